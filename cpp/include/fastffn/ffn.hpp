@@ -1,0 +1,53 @@
+// linear and ffn: the dense layers, in any weight format.
+//
+//   linear:  y = x · wᵀ + b
+//   ffn:     y = activation(x · w_upᵀ + b_up) · w_downᵀ + b_down
+//   gated:   y = (activation(x · w_gateᵀ + b_gate) ⊙ (x · w_upᵀ + b_up)) · w_downᵀ + b_down      (Shazeer 2020, arXiv:2002.05202)
+//
+// Shapes: x [..., d_model]; w_up, w_gate [d_ff, d_model]; w_down [d_model_out, d_ff]; biases [out_features]; y [..., d_model_out].
+// x, y: f32, f16 or bf16 (each its own), last dimension contiguous, other strides free but not negative. Biases: f32, f16, bf16.
+// Accumulation is f32 (int32 for int8). bf16 weights round x and the hidden activations to bf16; int8 weights quantise
+// them per token to [-127, 127] with scale absmax/127; f32 and f16 weights keep them in f32.
+// A NaN or infinity in a token reaches that token's outputs as IEEE arithmetic says; with int8 the token's row becomes NaN.
+// Same bits for any number of threads. x and y must not overlap.
+#pragma once
+
+#include <cstdint>
+
+#include "fastffn/context.hpp"
+#include "fastffn/packed.hpp"
+#include "fastffn/status.hpp"
+#include "fastffn/tensor.hpp"
+
+namespace fastffn {
+
+enum class Activation : std::uint8_t {
+    identity = 0,
+    relu = 1,
+    relu2 = 2,      // max(x, 0)²
+    gelu = 3,       // x · Φ(x), with the exact error function
+    gelu_tanh = 4,  // its tanh approximation
+    silu = 5,       // x · sigmoid(x)
+};
+constexpr int activation_count = 6;
+
+const char* activation_name(Activation activation) noexcept;
+Status parse_activation(const char* name, Activation* activation);
+
+struct FfnWeights {
+    PackedView w_up, w_down;
+    PackedView w_gate;                           // data == nullptr: not gated
+    const TensorView* b_up = nullptr;            // nullptr: no bias
+    const TensorView* b_down = nullptr;
+    const TensorView* b_gate = nullptr;
+    Activation activation = Activation::gelu;
+};
+
+Status linear(Context& context, const TensorView& x, const PackedView& w, const TensorView* bias, const TensorView& y);
+Status ffn(Context& context, const TensorView& x, const FfnWeights& weights, const TensorView& y);
+
+// Exact bytes of workspace that such a call takes from its context.
+Status linear_workspace(const TensorView& x, const PackedView& w, int threads, std::int64_t* bytes);
+Status ffn_workspace(const TensorView& x, const FfnWeights& weights, int threads, std::int64_t* bytes);
+
+}  // namespace fastffn

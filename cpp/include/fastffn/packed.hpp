@@ -1,0 +1,74 @@
+// Packed weights: one matrix, or a stack of `count` of them, as plain bytes with a 64-byte header.
+//
+// A packed weight is position independent and needs no alignment, so NumPy, safetensors, torch state_dicts, mmap and
+// DLPack carry it unchanged as a contiguous uint8 array. (64-byte aligned is fastest: one cache line per load.)
+// One layout per format serves every CPU instruction set.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "fastffn/status.hpp"
+#include "fastffn/tensor.hpp"
+
+namespace fastffn {
+
+enum class Format : std::uint8_t {
+    f32 = 1,
+    f16 = 2,
+    bf16 = 3,
+    int8 = 4,  // symmetric per output row; activations quantised per token at run time; int32 accumulation
+};
+constexpr int format_limit = 16;  // one more than the largest value a Format may take in header version 1
+
+const char* format_name(Format format) noexcept;
+Status parse_format(const char* name, Format* format);  // "bf16" → Format::bf16; the error lists the known names
+// Every format of this build, in a fixed order; returns how many were written (at most `capacity`).
+int list_formats(Format* formats, int capacity) noexcept;
+
+// The first 64 bytes of every packed weight, little endian.
+struct PackedHeader {
+    char magic[8];                // "fastffn\0"
+    std::uint16_t version;        // of this header and of the layouts: 1
+    std::uint8_t format;          // Format
+    std::uint8_t layout;          // 1: CPU panels of 16 output columns
+    std::uint32_t flags;          // per format; 0 here
+    std::int64_t out_features;    // rows of the weight as torch.nn.Linear holds it
+    std::int64_t in_features;     // columns: the reduction dimension
+    std::int64_t count;           // matrices in the stack: 1 unless packed from a [count, out, in] array
+    std::int64_t matrix_bytes;    // payload bytes per matrix, a multiple of 64
+    std::uint32_t payload_check;  // checksum of the payload; verify_packed compares it
+    std::uint32_t header_check;   // checksum of the 60 bytes before it; every call compares it
+};
+static_assert(sizeof(PackedHeader) == 64, "the header is one cache line");
+
+struct PackedInfo {
+    Format format;
+    std::int64_t out_features, in_features, count;
+    std::int64_t bytes;          // header and payload
+    std::uint32_t flags;
+};
+
+// A packed weight as callers pass it: bytes and how many there are.
+struct PackedView {
+    const void* data = nullptr;
+    std::int64_t bytes = 0;
+};
+
+// Bytes that pack() writes for w of shape [out_features, in_features] or [count, out_features, in_features].
+Status packed_bytes(const TensorView& w, Format format, std::int64_t* bytes);
+
+// Packs w (f32, f16, bf16 or f64; any strides) into `out`, which holds exactly packed_bytes().
+// int8 refuses NaN and infinite weights; dimensions of 0 are refused.
+Status pack(const TensorView& w, Format format, void* out, std::int64_t out_bytes);
+
+// Writes the weights back, dequantised, to w of the shape they were packed from (f32, f16 or bf16, contiguous).
+Status unpack(const PackedView& packed, const TensorView& w);
+
+// Checks the header and the size in constant time; fills info. `name` is what errors call the argument.
+Status inspect(const PackedView& packed, PackedInfo* info, const char* name = "packed");
+
+// inspect(), and reads every byte to compare the payload's checksum.
+Status verify_packed(const PackedView& packed, const char* name = "packed");
+
+}  // namespace fastffn
