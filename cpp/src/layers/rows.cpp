@@ -56,13 +56,14 @@ Status view_rows(const char* operation, const char* name, const TensorView& arra
     if (array.ndim < 1 || array.ndim > max_dims)
         return fail("has " + std::to_string(array.ndim) + " dimensions, expected 1 to " + std::to_string(max_dims));
     const int last = array.ndim - 1;
+    const bool empty = array.size() == 0;  // exporters give empty arrays any strides
     for (int i = 0; i <= last; ++i) {
         if (array.shape[i] < 0) return fail("has shape " + array.shape_string() + " with a negative extent");
-        if (array.shape[i] > 1 && array.strides[i] < 0)
+        if (!empty && array.shape[i] > 1 && array.strides[i] < 0)
             return fail("has the negative stride " + std::to_string(array.strides[i]) + " in dimension " +
                         std::to_string(i) + "; copy it first");
     }
-    if (array.shape[last] > 1 && array.strides[last] != 1)
+    if (!empty && array.shape[last] > 1 && array.strides[last] != 1)
         return fail("has stride " + std::to_string(array.strides[last]) +
                     " in its last dimension, expected 1; make it contiguous first");
     const std::int64_t element = dtype_bytes(array.dtype);
