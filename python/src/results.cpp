@@ -111,7 +111,9 @@ void Result::allocate_torch_slow() {
     for (int i = 0; i < view.ndim; ++i) shape[i] = view.shape[i];
     object_ = torch.attr("empty")(shape, py::arg("dtype") = torch.attr(name), py::arg("device") = "cpu");
     // Writes go through the capsule, which may be dropped: the tensor itself keeps the memory.
-    view = read_dlpack(call_, "the result", object_, Role::output).view;
+    Array array;
+    read_dlpack(call_, "the result", object_, Role::output, &array);
+    view = array.view;
 }
 
 void Result::allocate_owned(py::handle like) {
