@@ -156,7 +156,10 @@ bool buffer_dtype(const Py_buffer& buffer, DType* dtype) {
 
 void read_buffer(const Call& call, const char* name, py::handle object, Role role, Array* array) {
     PyObject* memory = PyMemoryView_FromObject(object.ptr());
-    if (!memory) raise_from_current(PyExc_BufferError, where(call, name) + " refused to give its buffer");
+    if (!memory) {
+        py::error_already_set cause;
+        raise_from(PyExc_BufferError, where(call, name) + " (" + type_name(object) + ") could not be exported", cause);
+    }
     array->owner = py::reinterpret_steal<py::object>(memory);
     const Py_buffer& buffer = *PyMemoryView_GET_BUFFER(memory);
     TensorView& view = array->view;
@@ -199,9 +202,21 @@ void read_array(Call& call, const char* name, py::handle object, Role role, Arra
     if (entry.kind == Kind::numpy) return read_numpy(call, name, object, role, array);
     if (PyObject_HasAttrString(object.ptr(), "__dlpack__")) return read_dlpack(call, name, object, role, array);
     if (PyObject_CheckBuffer(object.ptr())) return read_buffer(call, name, object, role, array);
-    raise(PyExc_TypeError, where(call, name) + " is a " + type_name(object) +
+    raise(PyExc_TypeError, where(call, name) + " has type " + type_name(object) +
                                ", expected an array: NumPy, torch, or anything with __dlpack__ or the buffer protocol");
 }
+
+namespace {
+
+std::string dlpack_dtype_name(dlpack::DataType type) {
+    static constexpr const char* kinds[] = {"int",    "uint",    "float", "an opaque handle of ",
+                                            "bfloat", "complex", "bool"};
+    const std::string lanes = type.lanes == 1 ? "" : "x" + std::to_string(type.lanes);
+    if (type.code < 7) return kinds[type.code] + std::to_string(type.bits) + lanes;
+    return "float" + std::to_string(type.bits) + lanes + " (DLPack type code " + std::to_string(type.code) + ")";
+}
+
+}  // namespace
 
 void read_dltensor(const Call& call, const char* name, const dlpack::Tensor& tensor, TensorView* view) {
     if (tensor.device.type != dlpack::device_cpu) check_device(call, name, tensor.device);
@@ -233,9 +248,7 @@ void read_dltensor(const Call& call, const char* name, const dlpack::Tensor& ten
             view->dtype = DType::i64;
             break;
         default:
-            raise_dtype(call, name,
-                        "(DLPack code " + std::to_string(type.code) + ", " + std::to_string(type.bits) + " bits, " +
-                            std::to_string(type.lanes) + " lanes)");
+            raise_dtype(call, name, dlpack_dtype_name(type));
     }
     view->ndim = tensor.ndim;
     std::int64_t elements = 1;

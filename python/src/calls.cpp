@@ -75,7 +75,7 @@ Activation activation_argument(PyObject* object) {
     for (int i = 0; i < activation_count; ++i)
         if (object == interned[i]) return static_cast<Activation>(i);
     if (!PyUnicode_Check(object))
-        raise(PyExc_TypeError, "ffn: activation is a " + type_name(object) + ", expected a name such as 'silu'");
+        raise(PyExc_TypeError, "ffn: activation has type " + type_name(object) + ", expected a name such as 'silu'");
     Activation activation;
     const Status status = parse_activation(py::cast<std::string>(py::handle(object)).c_str(), &activation);
     if (!status.ok()) raise(PyExc_ValueError, "ffn: " + status.message());

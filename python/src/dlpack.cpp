@@ -67,10 +67,8 @@ void read_dlpack(const Call& call, const char* name, py::handle object, Role rol
             check_device(call, name, {py::cast<std::int32_t>(device[0]), py::cast<std::int32_t>(device[1])});
         }
         array->owner = call_dlpack(object, role);
-    } catch (py::error_already_set& error) {
-        const std::string reason = py::cast<std::string>(py::str(error.value()));
-        error.restore();
-        raise_from_current(PyExc_BufferError, prefix + " (" + type_name(object) + ") could not be exported: " + reason);
+    } catch (py::error_already_set& cause) {
+        raise_from(PyExc_BufferError, prefix + " (" + type_name(object) + ") could not be exported", cause);
     }
     PyObject* capsule = array->owner.ptr();
     // The capsule is only borrowed: it keeps its name, and its own destructor frees the tensor when the call is over.

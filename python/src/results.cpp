@@ -29,10 +29,10 @@ py::dtype numpy_dtype(const Call& call, DType dtype) {
     }
     try {
         return py::dtype::from_args(py::module_::import("ml_dtypes").attr("bfloat16"));
-    } catch (py::error_already_set& error) {
-        error.restore();
-        raise_from_current(PyExc_RuntimeError, std::string(call.operation) +
-                                                   ": NumPy has no bf16 of its own; install ml_dtypes, or ask for f32");
+    } catch (py::error_already_set& cause) {
+        raise_from(PyExc_RuntimeError,
+                   std::string(call.operation) + ": NumPy has no bf16 of its own; install ml_dtypes, or ask for f32",
+                   cause);
     }
 }
 

@@ -58,11 +58,9 @@ py::object resolved(const Call& call, const char* name, py::handle object, Role 
 }
 
 [[noreturn]] void raise_unexportable(const Call& call, const char* name, py::handle object) {
-    py::error_already_set error;
-    const std::string reason = py::cast<std::string>(py::str(error.value()));
-    error.restore();
-    raise_from_current(PyExc_BufferError, std::string(call.operation) + ": " + name + " (" + type_name(object) +
-                                              ") could not be exported: " + reason);
+    py::error_already_set cause;
+    raise_from(PyExc_BufferError,
+               std::string(call.operation) + ": " + name + " (" + type_name(object) + ") could not be exported", cause);
 }
 
 }  // namespace

@@ -27,18 +27,11 @@ void read_packed(Call& call, const char* name, py::handle object, PackedArray* p
 
 namespace {
 
-// The library's own name of an operation, in messages that Python callers know under another.
-Status renamed(const Status& status, const std::string& from, const std::string& to) {
-    const std::string& message = status.message();
-    if (status.ok() || message.compare(0, from.size(), from) != 0) return status;
-    return {status.code(), to + message.substr(from.size())};
-}
-
 py::object pack_weights(py::object w, const std::string& format_text) {
     Call call{"pack"};
     check(check_isa());
     Format format;
-    check(parse_format(format_text.c_str(), &format));
+    check(renamed(parse_format(format_text.c_str(), &format), "", "pack: "));
     Array source;
     read_array(call, "w", w, Role::weight, &source);
     std::int64_t bytes = 0;
