@@ -6,7 +6,7 @@ import math
 from typing import Callable
 
 from .probe import Roof
-from .results import BASELINE, ModelResult
+from .results import BASELINE, ModelResult, VariantResult
 from .svg import (
     LEFT,
     Axis,
@@ -31,6 +31,11 @@ def styles_of(model: ModelResult) -> dict[str, Style]:
             dtype = variant.name.rpartition(" ")[2]
             styles[variant.name] = Style(styles[dtype].colour if dtype in styles else COLOURS - 1, peer=True)
     return styles
+
+
+def _peers_below(model: ModelResult) -> list[VariantResult]:
+    """The rows in drawing order: where marks meet, ours are on top."""
+    return sorted(model.variants, key=lambda variant: variant.ours)
 
 
 def roofline(model: ModelResult, roof: Roof | None) -> str:
@@ -62,7 +67,7 @@ def roofline(model: ModelResult, roof: Roof | None) -> str:
         chart.guide(corners)
     for variant in model.variants:
         chart.line(points[variant.name], styles_of(model)[variant.name])
-    for variant in model.variants:
+    for variant in _peers_below(model):
         for (x, y), tokens in zip(points[variant.name], variant.timings):
             tip = f"{variant.name}, T={tokens}: {y:.1f} GFLOP/s at {x:.2f} FLOP/byte"
             chart.mark(x, y, styles_of(model)[variant.name], tip)
@@ -94,11 +99,29 @@ def speed(model: ModelResult) -> str:
     )
     for name, line in lines.items():
         chart.line(line, styles_of(model)[name])
-    for variant in model.variants:
+    for variant in _peers_below(model):
         for tokens, ratio in lines[variant.name]:
             milliseconds = 1e3 * variant.timings[tokens].median
             tip = f"{variant.name}, T={tokens}: {milliseconds:.3f} ms, {ratio:.2f} times fastffn {BASELINE}"
             chart.mark(tokens, ratio, styles_of(model)[variant.name], tip)
+    return chart.render()
+
+
+def latency(model: ModelResult) -> str:
+    """Milliseconds of a layer, against the number of tokens."""
+    every = [1e3 * timing.median for variant in model.variants for timing in variant.timings.values()]
+    chart = Chart(
+        "Time against tokens",
+        ticks_axis("tokens per call", model.tokens, lambda value: f"{value:.0f}"),
+        log_axis("milliseconds per layer", every, short),
+    )
+    for variant in model.variants:
+        points = [(float(tokens), 1e3 * timing.median) for tokens, timing in variant.timings.items()]
+        chart.line(points, styles_of(model)[variant.name])
+    for variant in _peers_below(model):
+        for tokens, timing in variant.timings.items():
+            tip = f"{variant.name}, T={tokens}: median {1e3 * timing.median:.3f} ms of {timing.calls} calls"
+            chart.mark(tokens, 1e3 * timing.median, styles_of(model)[variant.name], tip)
     return chart.render()
 
 
@@ -119,7 +142,7 @@ def pareto(model: ModelResult) -> str:
             least = y
     if len(corners) > 1:
         chart.guide(corners)
-    for x, y, variant in points:
+    for x, y, variant in sorted(points, key=lambda point: point[2].ours):
         tip = f"{variant.name}: {x:.3f} bytes per weight, error {y:.2e}"
         chart.mark(x, y, styles_of(model)[variant.name], tip)
     for x, y, variant in points:
@@ -153,7 +176,7 @@ def outcome(model: ModelResult) -> str:
         x = log_axis("1 - cosine, the worst sentence (lower is better)", values, power_of_ten)
         x = Axis(x.label, x.low, x.high * (x.high / x.low) ** 0.35, True, x.ticks)
         title = "Agreement of embeddings"
-    chart = Chart(title, x, y, height=90 + 34 * max(count, 2), left=LEFT + 20)
+    chart = Chart(title, x, y, height=100 + 44 * max(count, 2), left=LEFT + 20)
     if model.reference_perplexity is not None:
         reference = model.reference_perplexity
         chart.guide([(reference, y.low), (reference, y.high)])
@@ -187,6 +210,7 @@ PLOTS: tuple[tuple[str, str, Callable[[ModelResult, Roof | None], str]], ...] = 
         roofline,
     ),
     ("Speed against tokens", "Above 1: faster than fastffn with f32 weights.", lambda model, roof: speed(model)),
+    ("Time against tokens", "Medians, as in the table.", lambda model, roof: latency(model)),
     ("Error against bytes", "To the left and down is better. The thin line joins the best.", lambda model, roof: pareto(model)),
     ("The whole model", "", lambda model, roof: outcome(model)),
     ("Error by layer", "Outputs against float64, on the inputs that each layer truly saw.", lambda model, roof: layers(model)),

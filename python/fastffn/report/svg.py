@@ -66,8 +66,12 @@ class Chart:
         self._path(points, f'class="line{" peer" if style.peer else ""}" style="stroke:var(--s{style.colour})"')
 
     def guide(self, points: Sequence[tuple[float, float]]) -> None:
-        """A thin line that is no data."""
+        """A thin line that is no data; labels keep off its upright and level parts."""
         self._path(points, 'class="guide"')
+        pixels = [self.at(*point) for point in points]
+        for (x0, y0), (x1, y1) in zip(pixels, pixels[1:]):
+            if abs(x1 - x0) < 1 or abs(y1 - y0) < 1:
+                self._boxes.append((min(x0, x1) - 1, min(y0, y1) - 1, max(x0, x1) + 1, max(y0, y1) + 1))
 
     def _path(self, points: Sequence[tuple[float, float]], attributes: str) -> None:
         pixels = [self.at(*point) for point in points]
