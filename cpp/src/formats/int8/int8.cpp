@@ -69,7 +69,7 @@ void unpack_row(const MatrixView& matrix, std::int64_t row, float* weights) noex
 const FormatDefinition int8_format = {
     Format::int8, "int8", matrix_bytes, pack, unpack_row,
     {&ref::int8_kernels, FASTFFN_X86_KERNELS(&avx2::int8_kernels, nullptr, &avx512vnni::int8_kernels, nullptr,
-                                             &amx::int8_kernels)},
+                                             nullptr)},
 };
 
 }  // namespace fastffn
