@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import platform
-from pathlib import Path
 
 import numpy as np
 
 import fastffn as ff
+from fastffn import _core
 
 from .variants import has_torch
 
@@ -19,6 +19,7 @@ def facts(threads: int, with_torch: bool = True) -> dict[str, str]:
     out = {
         "fastffn": str(ff.__version__),
         "CPU": f"{_cpu_name()}, {usable} usable" + (" core" if usable == 1 else " cores"),
+        "kernels": ", ".join(ff.active_kernel(name) for name in ff.formats()),
         "threads": str(threads),
         "Python": f"{platform.python_version()}, NumPy {np.__version__}",
     }
@@ -34,10 +35,5 @@ def facts(threads: int, with_torch: bool = True) -> dict[str, str]:
 
 
 def _cpu_name() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
+    found = _core.machine()
+    return found["brand"] or found["vendor"] or platform.machine()
