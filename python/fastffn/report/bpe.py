@@ -41,7 +41,10 @@ def byte_alphabet() -> list[str]:
 
 
 class BpeTokenizer:
-    """``encode(text)`` → token ids, ``decode(ids)`` → text; lossless both ways for any text."""
+    """``encode(text)`` → token ids, ``decode(ids)`` → text: lossless where the vocabulary has all 256 bytes.
+
+    Some leave out control bytes that text never holds; `unknown`, where given, stands for those.
+    """
 
     def __init__(
         self,
@@ -50,10 +53,12 @@ class BpeTokenizer:
         patterns: Sequence[str],
         special: dict[str, int] | None = None,
         bos: int | None = None,
+        unknown: int | None = None,
     ) -> None:
         self.tokens = list(tokens)
         self.special = dict(special or {})
         self.bos = bos  # put before a text by those models that were trained so; else None
+        self.unknown = unknown
         self._patterns = tuple(patterns)
         self._ids = {token: index for index, token in reversed(list(enumerate(self.tokens)))}
         self._ranks = {pair: rank for rank, pair in enumerate(merges)}
@@ -82,7 +87,7 @@ class BpeTokenizer:
         types = metadata.get("tokenizer.ggml.token_type", [1] * len(tokens))
         special = {token: i for i, (token, kind) in enumerate(zip(tokens, types)) if kind in (_CONTROL, _USER_DEFINED)}
         bos = metadata.get("tokenizer.ggml.bos_token_id") if metadata.get("tokenizer.ggml.add_bos_token") else None
-        return cls(tokens, merges, PRE_TOKENIZERS[pre], special, bos)
+        return cls(tokens, merges, PRE_TOKENIZERS[pre], special, bos, metadata.get("tokenizer.ggml.unknown_token_id"))
 
     @classmethod
     def from_json(cls, path: str | Path) -> BpeTokenizer:
@@ -102,9 +107,10 @@ class BpeTokenizer:
                 tokens[index] = token
             merges = [_pair(merge) for merge in model["merges"]]
             patterns = _json_patterns(data.get("pre_tokenizer"))
+            unknown = vocabulary.get(model.get("unk_token") or "")
         except (OSError, KeyError, TypeError, ValueError) as error:
             raise FileFormatError(f"{path.name} cannot be read as a tokenizer: {error!r}") from error
-        return cls(tokens, merges, patterns, special)
+        return cls(tokens, merges, patterns, special, unknown=unknown)
 
     def encode(self, text: str, parse_special: bool = False) -> list[int]:
         """Token ids. With `parse_special`, special tokens written out in the text become theirs; else plain text."""
@@ -141,10 +147,11 @@ class BpeTokenizer:
                 break
             _, at = min(candidates)
             parts[at : at + 2] = [parts[at] + parts[at + 1]]
-        missing = [part for part in parts if part not in self._ids]
-        if missing:
-            raise FileFormatError(f"tokenizer: its vocabulary has no token {missing[0]!r}, which {word!r} needs")
-        return [self._ids[part] for part in parts]
+        ids = [self._ids.get(part, self.unknown) for part in parts]
+        if None in ids:
+            missing = parts[ids.index(None)]
+            raise FileFormatError(f"tokenizer: its vocabulary has no token {missing!r}, which {word!r} needs")
+        return [index for index in ids if index is not None]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of the ids; special tokens as they are written, bytes that are no UTF-8 as U+FFFD."""

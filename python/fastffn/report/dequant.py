@@ -39,7 +39,7 @@ def _nibbles(packed: U8) -> U8:
 
 def _fifth_bits(blocks: U8, begin: int) -> U8:
     """The 32 bits at byte `begin`, lowest first, each as 0 or 16: [blocks, 32]."""
-    return np.unpackbits(blocks[:, begin : begin + 4], axis=1, bitorder="little") << 4
+    return np.unpackbits(blocks[:, begin : begin + 4], axis=1, bitorder="little") * np.uint8(16)
 
 
 def _floats_f32(blocks: U8) -> F32:
@@ -113,7 +113,7 @@ def _q4_k(blocks: U8) -> F32:
 def _q5_k(blocks: U8) -> F32:
     # Byte l of the 32 holds the fifth bits of value l in all eight runs, run 0 lowest.
     bits = np.unpackbits(blocks[:, 16:48, None], axis=2, bitorder="little").transpose(0, 2, 1)
-    return _k_combine(blocks, _k_runs(blocks[:, 48:176]) | (bits << 4))
+    return _k_combine(blocks, _k_runs(blocks[:, 48:176]) | (bits * np.uint8(16)))
 
 
 def _q6_k(blocks: U8) -> F32:

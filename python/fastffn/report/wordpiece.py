@@ -69,8 +69,8 @@ class WordPieceTokenizer:
             code, category = ord(character), unicodedata.category(character)
             if character in "\t\n\r" or category == "Zs":
                 spaced.append(" ")
-            elif code in (0, 0xFFFD) or category.startswith("C"):
-                continue
+            elif code == 0xFFFD or category in ("Cc", "Cf", "Co", "Cs"):
+                continue  # controls, formats and private use; unassigned ones stay, and become [UNK]
             elif any(low <= code <= high for low, high in _IDEOGRAPHS):
                 spaced.append(f" {character} ")
             else:
