@@ -12,6 +12,9 @@ namespace fastffn {
 // set it, as the pool is OpenMP's. 1 inside another parallel region and in a child forked after the pool was used.
 int default_threads() noexcept;
 
+// What runs the threads and why, such as "openmp (libgomp.so.1)". FASTFFN_THREADING forces one: openmp, threads, serial.
+const char* threading_backend() noexcept;
+
 class Context {
   public:
     // threads = 0: default_threads() at each call.

@@ -32,11 +32,12 @@ struct PackedHeader {
     std::uint16_t version;        // of this header and of the layouts: 1
     std::uint8_t format;          // Format
     std::uint8_t layout;          // 1: CPU panels of 16 output columns
-    std::uint32_t flags;          // per format; 0 here
+    std::uint32_t flags;          // per format; 0 for the formats here
     std::int64_t out_features;    // rows of the weight as torch.nn.Linear holds it
     std::int64_t in_features;     // columns: the reduction dimension
     std::int64_t count;           // matrices in the stack: 1 unless packed from a [count, out, in] array
     std::int64_t matrix_bytes;    // payload bytes per matrix, a multiple of 64
+    std::uint32_t parameters[2];  // per format (group or block size); 0 for the formats here
     std::uint32_t payload_check;  // checksum of the payload; verify_packed compares it
     std::uint32_t header_check;   // checksum of the 60 bytes before it; every call compares it
 };

@@ -1,0 +1,54 @@
+// What layers do to f32 tiles between and after multiplications, per instruction set.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "core/kernel.hpp"
+
+namespace fastffn {
+
+enum class Activation : std::uint8_t;
+
+// up[r][c] = activation(up[r][c] + up_bias[c])                                        without a gate
+// up[r][c] = activation(gate[r][c] + gate_bias[c]) · (up[r][c] + up_bias[c])           with one
+// for r < rows, c < cols; cols a multiple of 16; strides in floats, multiples of 16; tiles 64-byte aligned.
+struct ActivateArgs {
+    Activation activation;
+    float* up;
+    const float* gate;       // nullptr: not gated
+    const float* up_bias;    // [cols] or nullptr
+    const float* gate_bias;  // [cols] or nullptr
+    std::int64_t rows, cols, stride, gate_stride;
+};
+
+// dst[r][c] = dtype(tile[r][c] + bias[c]); writes exactly `cols` elements per row.
+struct StoreArgs {
+    const float* tile;
+    std::int64_t tile_stride;
+    const float* bias;  // [cols rounded up to 16] or nullptr
+    std::int64_t rows, cols;
+    std::byte* dst;  // no alignment promised
+    DType dtype;
+    std::int64_t dst_stride;  // bytes
+};
+
+struct ElementwiseKernels {
+    const char* name;
+    void (*activate)(const ActivateArgs& args) noexcept;
+    void (*store)(const StoreArgs& args) noexcept;
+};
+
+const ElementwiseKernels& elementwise_kernels(Isa isa) noexcept;
+
+namespace ref {
+extern const ElementwiseKernels elementwise;
+}
+namespace avx2 {
+extern const ElementwiseKernels elementwise;
+}
+namespace avx512 {
+extern const ElementwiseKernels elementwise;
+}
+
+}  // namespace fastffn

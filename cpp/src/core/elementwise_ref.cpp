@@ -1,0 +1,65 @@
+// Activations and stores as plain loops: the specification the vector versions are tested against.
+#include <cmath>
+
+#include "core/convert.hpp"
+#include "core/elementwise.hpp"
+#include "fastffn/cpu.hpp"
+#include "fastffn/ffn.hpp"
+
+namespace fastffn {
+
+namespace ref {
+
+namespace {
+
+float apply(Activation activation, float x) {
+    switch (activation) {
+        case Activation::identity: return x;
+        case Activation::relu: return x > 0 || x != x ? x : 0.0f;  // NaN stays NaN
+        case Activation::relu2: return x > 0 || x != x ? x * x : 0.0f;
+        case Activation::gelu: return 0.5f * x * std::erfc(-x * 0.70710678118654752f);
+        case Activation::gelu_tanh: {
+            const float inner = 0.79788456080286536f * (x + 0.044715f * x * x * x);
+            return x / (1.0f + std::exp(-2.0f * inner));  // 0.5 (1 + tanh u) = 1 / (1 + exp(-2u))
+        }
+        case Activation::silu: return x / (1.0f + std::exp(-x));
+    }
+    return x;
+}
+
+void activate(const ActivateArgs& a) noexcept {
+    for (std::int64_t r = 0; r < a.rows; ++r) {
+        float* up = a.up + r * a.stride;
+        const float* gate = a.gate ? a.gate + r * a.gate_stride : nullptr;
+        for (std::int64_t c = 0; c < a.cols; ++c) {
+            const float u = up[c] + (a.up_bias ? a.up_bias[c] : 0.0f);
+            up[c] = gate ? apply(a.activation, gate[c] + (a.gate_bias ? a.gate_bias[c] : 0.0f)) * u
+                         : apply(a.activation, u);
+        }
+    }
+}
+
+void store(const StoreArgs& a) noexcept {
+    const std::int64_t bytes = element_bytes(a.dtype);
+    for (std::int64_t r = 0; r < a.rows; ++r)
+        for (std::int64_t c = 0; c < a.cols; ++c)
+            store_f32(a.dst + r * a.dst_stride + c * bytes, a.dtype,
+                      a.tile[r * a.tile_stride + c] + (a.bias ? a.bias[c] : 0.0f));
+}
+
+}  // namespace
+
+const ElementwiseKernels elementwise = {"ref", activate, store};
+
+}  // namespace ref
+
+const ElementwiseKernels& elementwise_kernels(Isa isa) noexcept {
+#if FASTFFN_X86
+    if (isa >= Isa::avx512) return avx512::elementwise;
+    if (isa >= Isa::avx2) return avx2::elementwise;
+#endif
+    (void)isa;
+    return ref::elementwise;
+}
+
+}  // namespace fastffn

@@ -1,0 +1,75 @@
+// The seam between layers and formats: what a format must do, per instruction set.
+//
+// A layer owns loops, tiles, threads, activation and combine. A format turns rows of activations into the form its
+// inner loop eats (prepare), and multiplies prepared rows by blocks of 16 output columns, called panels, into an f32
+// tile (multiply). Both are noexcept, allocate nothing and trust their arguments.
+//
+// Kernel files are compiled with their own instruction-set flags. This header is safe there: plain structs only.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace fastffn {
+
+enum class DType : std::uint8_t;
+enum class Isa : int;
+
+constexpr std::int64_t panel_columns = 16;  // one AVX-512 register of f32, one AMX tile row of int32
+
+constexpr std::int64_t round_up(std::int64_t value, std::int64_t multiple) {
+    return (value + multiple - 1) / multiple * multiple;
+}
+constexpr std::int64_t divide_up(std::int64_t value, std::int64_t divisor) { return (value + divisor - 1) / divisor; }
+
+// One matrix of a packed stack.
+struct MatrixView {
+    const std::byte* payload;  // no alignment promised
+    std::int64_t out_features;
+    std::int64_t in_features;
+    std::uint32_t flags;
+
+    std::int64_t panels() const { return divide_up(out_features, panel_columns); }
+};
+
+// Rows [row0, row0 + rows) and columns [col0, col0 + cols) of a [total_rows, depth] matrix, to be brought into prepared
+// form. `src` is the first of these elements. col0 is a multiple of 64, and so is cols unless it reaches depth.
+struct PrepareArgs {
+    const std::byte* src;
+    DType dtype;              // f32, f16 or bf16
+    std::int64_t src_stride;  // bytes from row to row
+    std::int64_t rows, cols;
+    std::int64_t row0, col0;
+    std::int64_t total_rows, depth;
+    std::byte* prepared;  // 64-byte aligned, prepared_bytes(total_rows, depth)
+};
+
+// tile[r][c] = Σ_k prepared[row0 + r][k] · w[first_panel * 16 + c][k] for r < rows, c < panels * 16.
+// Columns past out_features are written with anything.
+struct MultiplyArgs {
+    MatrixView matrix;
+    const std::byte* prepared;
+    std::int64_t total_rows;  // as given to prepare
+    std::int64_t row0, rows;
+    std::int64_t first_panel, panels;
+    float* tile;               // 64-byte aligned
+    std::int64_t tile_stride;  // floats from row to row, a multiple of 16
+};
+
+struct FormatKernels {
+    const char* name;  // "bf16/avx512bf16": what ran, for reports and tests
+    // Few rows are bound by reading weights: up to this many, tasks are long runs of panels; more are tiled.
+    std::int64_t few_rows;
+    // Panels per task when there are many rows.
+    std::int64_t block_panels;
+    // True when prepare must see whole rows (a scale per row): the layer then keeps the hidden rows until all is known.
+    bool whole_rows;
+    // Bytes of one prepared element of the reduction dimension, for sizing token tiles.
+    std::int64_t element_bytes;
+
+    std::int64_t (*prepared_bytes)(std::int64_t total_rows, std::int64_t depth) noexcept;
+    void (*prepare)(const PrepareArgs& args) noexcept;
+    void (*multiply)(const MultiplyArgs& args) noexcept;
+};
+
+}  // namespace fastffn

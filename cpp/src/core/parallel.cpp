@@ -1,0 +1,212 @@
+// The backends of parallel_for.
+//
+// OpenMP comes from whichever libgomp-compatible runtime the process already has, else from libgomp.so.1, looked up at
+// run time through the entry points that compilers call. So the library shares torch's pool and its thread count (two
+// pools would fight for the cores: idle OpenMP workers spin), and still loads on systems without libgomp, where plain
+// threads take over.
+#include "core/parallel.hpp"
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+
+#if defined(__unix__) || defined(__APPLE__)
+#include <dlfcn.h>
+#include <pthread.h>
+#endif
+
+#include "fastffn/context.hpp"
+
+namespace fastffn {
+
+namespace {
+
+struct Region {
+    std::int64_t tasks;
+    TaskFunction function;
+    void* argument;
+    int limit;  // workers are numbered below this
+    std::atomic<std::int64_t> next{0};
+
+    void work(int worker) {
+        if (worker >= limit) return;
+        for (;;) {
+            const std::int64_t task = next.fetch_add(1, std::memory_order_relaxed);
+            if (task >= tasks) return;
+            function(argument, task, worker);
+        }
+    }
+};
+
+std::atomic<bool> pool_used{false};
+std::atomic<bool> forked{false};
+
+enum class Backend { openmp, threads, serial };
+
+struct OpenMp {
+    void (*parallel)(void (*)(void*), void*, unsigned, unsigned) = nullptr;
+    int (*max_threads)() = nullptr;
+    int (*thread_num)() = nullptr;
+    int (*in_parallel)() = nullptr;
+
+    template <class Function>
+    static bool find(void* library, const char* name, Function* function) {
+        void* symbol = dlsym(library, name);
+        std::memcpy(function, &symbol, sizeof symbol);
+        return symbol != nullptr;
+    }
+    bool load(void* library) {
+        return find(library, "GOMP_parallel", &parallel) && find(library, "omp_get_max_threads", &max_threads) &&
+               find(library, "omp_get_thread_num", &thread_num) && find(library, "omp_in_parallel", &in_parallel);
+    }
+};
+
+// A fixed team of plain threads for systems without OpenMP and for ThreadSanitizer, which cannot see into libgomp.
+// One region runs at a time; a second caller meanwhile works alone.
+class ThreadPool {
+  public:
+    void run(int threads, Region* region) {
+        std::unique_lock<std::mutex> owner(owner_, std::try_to_lock);
+        if (!owner.owns_lock()) {
+            region->work(0);
+            return;
+        }
+        {
+            std::lock_guard<std::mutex> lock(mutex_);
+            while (workers_ < threads - 1)
+                std::thread(&ThreadPool::loop, this, ++workers_, generation_).detach();
+            region_ = region;
+            active_ = threads;
+            busy_ = workers_;
+            ++generation_;
+        }
+        wake_.notify_all();
+        region->work(0);
+        std::unique_lock<std::mutex> lock(mutex_);
+        done_.wait(lock, [&] { return busy_ == 0; });
+        region_ = nullptr;
+    }
+
+  private:
+    void loop(int worker, std::uint64_t seen) {
+        std::unique_lock<std::mutex> lock(mutex_);
+        for (;;) {
+            wake_.wait(lock, [&] { return generation_ != seen; });
+            seen = generation_;
+            Region* region = region_;
+            const bool takes_part = worker < active_;
+            lock.unlock();
+            if (takes_part) {
+                inside = true;
+                region->work(worker);
+            }
+            lock.lock();
+            if (--busy_ == 0) done_.notify_one();
+        }
+    }
+
+    std::mutex owner_, mutex_;
+    std::condition_variable wake_, done_;
+    Region* region_ = nullptr;
+    std::uint64_t generation_ = 0;
+    int workers_ = 0, active_ = 0, busy_ = 0;
+
+  public:
+    static thread_local bool inside;
+};
+thread_local bool ThreadPool::inside = false;
+
+struct Threading {
+    Backend backend = Backend::serial;
+    std::string description;
+    OpenMp openmp;
+    std::unique_ptr<ThreadPool> pool;
+
+    Threading() {
+        const char* forced = std::getenv("FASTFFN_THREADING");
+        const std::string wanted = forced ? forced : "";
+#if defined(__unix__) || defined(__APPLE__)
+        pthread_atfork(nullptr, nullptr, [] { forked = pool_used.load(); });
+#endif
+        if (wanted == "serial" || !FASTFFN_HAS_THREADS) {
+            description = wanted == "serial" ? "serial (FASTFFN_THREADING)" : "serial (built without threads)";
+            return;
+        }
+        if (wanted != "threads") {
+            if (openmp.load(RTLD_DEFAULT)) {
+                backend = Backend::openmp;
+                description = "openmp (the runtime this process had loaded)";
+                return;
+            }
+            if (void* library = dlopen("libgomp.so.1", RTLD_NOW | RTLD_GLOBAL)) {
+                if (openmp.load(library)) {
+                    backend = Backend::openmp;
+                    description = "openmp (libgomp.so.1)";
+                    return;
+                }
+            }
+        }
+        backend = Backend::threads;
+        description = wanted == "threads" ? "threads (FASTFFN_THREADING)" : "threads (no libgomp.so.1 found)";
+        pool = std::make_unique<ThreadPool>();
+    }
+};
+
+// Never destroyed: in a forked child the pool's threads do not exist, and joining them would hang at exit.
+Threading& threading() {
+    static Threading& instance = *new Threading;
+    return instance;
+}
+
+void run_openmp_worker(void* argument) {
+    static_cast<Region*>(argument)->work(threading().openmp.thread_num());
+}
+
+}  // namespace
+
+const char* threading_backend() noexcept { return threading().description.c_str(); }
+
+int default_threads() noexcept {
+    Threading& t = threading();
+    if (forked) return 1;
+    switch (t.backend) {
+        case Backend::openmp: return t.openmp.in_parallel() ? 1 : t.openmp.max_threads();
+        case Backend::threads: {
+            if (ThreadPool::inside) return 1;
+            if (const char* text = std::getenv("OMP_NUM_THREADS")) {
+                const int count = std::atoi(text);
+                if (count > 0) return count;
+            }
+            const unsigned count = std::thread::hardware_concurrency();
+            return count ? static_cast<int>(count) : 1;
+        }
+        case Backend::serial: break;
+    }
+    return 1;
+}
+
+void run_tasks(int threads, std::int64_t tasks, TaskFunction function, void* argument) noexcept {
+    if (tasks <= 0) return;
+    Region region{tasks, function, argument, threads};
+    if (threads > 1 && tasks > 1 && !forked) {
+        Threading& t = threading();
+        if (t.backend == Backend::openmp && !t.openmp.in_parallel()) {
+            pool_used.store(true, std::memory_order_relaxed);
+            t.openmp.parallel(&run_openmp_worker, &region, static_cast<unsigned>(threads), 0);
+            return;
+        }
+        if (t.backend == Backend::threads && !ThreadPool::inside) {
+            pool_used.store(true, std::memory_order_relaxed);
+            t.pool->run(threads, &region);
+            return;
+        }
+    }
+    region.work(0);
+}
+
+}  // namespace fastffn

@@ -1,0 +1,55 @@
+#include "fastffn/tensor.hpp"
+
+#include "core/names.hpp"
+#include "fastffn/version.hpp"
+
+namespace fastffn {
+
+namespace {
+struct DTypeRow {
+    const char* name;
+    std::int64_t bytes;
+};
+constexpr DTypeRow dtype_rows[] = {{"f32", 4}, {"f16", 2}, {"bf16", 2}, {"u8", 1},
+                                   {"i8", 1},  {"i32", 4}, {"i64", 8},  {"f64", 8}};
+}  // namespace
+
+const char* version() noexcept { return FASTFFN_VERSION; }
+
+const char* dtype_name(DType dtype) noexcept { return dtype_rows[static_cast<int>(dtype)].name; }
+
+std::int64_t dtype_bytes(DType dtype) noexcept { return dtype_rows[static_cast<int>(dtype)].bytes; }
+
+TensorView::TensorView(void* data_, DType dtype_, std::initializer_list<std::int64_t> shape_)
+    : data(data_), dtype(dtype_), ndim(static_cast<int>(shape_.size())) {
+    int i = 0;
+    for (std::int64_t extent : shape_) shape[i++] = extent;
+    std::int64_t stride = 1;
+    for (i = ndim - 1; i >= 0; --i) {
+        strides[i] = stride;
+        stride *= shape[i];
+    }
+}
+
+std::int64_t TensorView::size() const noexcept {
+    std::int64_t elements = 1;
+    for (int i = 0; i < ndim; ++i) elements *= shape[i];
+    return elements;
+}
+
+std::string TensorView::shape_string() const {
+    std::string text = "(";
+    for (int i = 0; i < ndim; ++i) text += (i ? ", " : "") + std::to_string(shape[i]);
+    return text + (ndim == 1 ? ",)" : ")");
+}
+
+std::string quoted_list(const std::vector<std::string>& names) {
+    std::string text;
+    for (std::size_t i = 0; i < names.size(); ++i) {
+        if (i) text += i + 1 == names.size() ? " or " : ", ";
+        text += names[i];
+    }
+    return text;
+}
+
+}  // namespace fastffn

@@ -1,0 +1,58 @@
+// The packed layout that all plain formats share, for files compiled without special flags.
+//
+// A matrix [out_features, in_features] is cut into panels of 16 output columns. Within a panel the reduction dimension
+// runs in steps; a step holds, for each of the 16 columns, `depth_per_step` consecutive weights:
+//
+//     format   depth_per_step   bytes per step
+//     f32            1               64
+//     f16            1               32
+//     bf16           2               64      pairs, as VDPBF16PS and TDPBF16PS want them
+//     int8           4               64      quads, as VPDPBUSD and TDPBSSD want them
+//
+// Steps are padded with zero weights to a multiple of 16, so that 16 steps of 64 bytes are one AMX tile.
+#pragma once
+
+#include <cstring>
+#include <vector>
+
+#include "core/convert.hpp"
+#include "core/kernel.hpp"
+#include "core/parallel.hpp"
+#include "fastffn/context.hpp"
+#include "formats/format.hpp"
+
+namespace fastffn {
+namespace {
+
+inline std::int64_t padded_steps(std::int64_t in_features, std::int64_t depth_per_step) {
+    return round_up(divide_up(in_features, depth_per_step), 16);
+}
+
+inline float load_weight(const std::byte* src, DType dtype) {
+    if (dtype != DType::f64) return load_f32(src, dtype);
+    double value;
+    std::memcpy(&value, src, 8);
+    return static_cast<float>(value);
+}
+
+// Calls put(row, weights) for every row of the matrix, [0, out_features), rows of a panel on one thread, in order.
+// weights: f32, in_features of them.
+template <class Put>
+void for_each_row(const PlainMatrix& matrix, Put&& put) {
+    const std::int64_t panels = divide_up(matrix.out_features, panel_columns);
+    parallel_for(default_threads(), panels, [&](std::int64_t panel, int) {
+        std::vector<float> weights(static_cast<std::size_t>(matrix.in_features));
+        const std::int64_t begin = panel * panel_columns;
+        const std::int64_t end =
+            begin + panel_columns < matrix.out_features ? begin + panel_columns : matrix.out_features;
+        for (std::int64_t row = begin; row < end; ++row) {
+            const std::byte* src = matrix.data + row * matrix.row_stride;
+            for (std::int64_t k = 0; k < matrix.in_features; ++k)
+                weights[static_cast<std::size_t>(k)] = load_weight(src + k * matrix.col_stride, matrix.dtype);
+            put(row, weights.data());
+        }
+    });
+}
+
+}  // namespace
+}  // namespace fastffn

@@ -1,0 +1,35 @@
+// f16: IEEE half-precision weights, one depth per step, widened to f32 as they are read.
+#include "formats/common/panels.hpp"
+#include "formats/kernels.hpp"
+
+namespace fastffn {
+
+namespace {
+
+std::int64_t matrix_bytes(std::int64_t out_features, std::int64_t in_features) noexcept {
+    return divide_up(out_features, panel_columns) * padded_steps(in_features, 1) * 32;
+}
+
+Status pack(const PlainMatrix& matrix, std::byte* payload, const std::string&) {
+    const std::int64_t panel_bytes = padded_steps(matrix.in_features, 1) * 32;
+    for_each_row(matrix, [&](std::int64_t row, const float* weights) {
+        std::byte* column = payload + row / panel_columns * panel_bytes + row % panel_columns * 2;
+        for (std::int64_t k = 0; k < matrix.in_features; ++k) store_f32(column + k * 32, DType::f16, weights[k]);
+    });
+    return {};
+}
+
+void unpack_row(const MatrixView& matrix, std::int64_t row, float* weights) noexcept {
+    const std::int64_t panel_bytes = padded_steps(matrix.in_features, 1) * 32;
+    const std::byte* column = matrix.payload + row / panel_columns * panel_bytes + row % panel_columns * 2;
+    for (std::int64_t k = 0; k < matrix.in_features; ++k) weights[k] = load_f32(column + k * 32, DType::f16);
+}
+
+}  // namespace
+
+const FormatDefinition f16_format = {
+    Format::f16, "f16", matrix_bytes, pack, unpack_row,
+    {&ref::f16_kernels, FASTFFN_X86_KERNELS(&avx2::f16_kernels, &avx512::f16_kernels, nullptr, nullptr, nullptr)},
+};
+
+}  // namespace fastffn

@@ -1,0 +1,22 @@
+// f16 in plain loops.
+#include "formats/common/float_ref.hpp"
+#include "formats/kernels.hpp"
+
+namespace fastffn::ref {
+
+namespace {
+
+void multiply(const MultiplyArgs& a) noexcept {
+    const std::int64_t panel_bytes = round_up(divide_up(a.matrix.in_features, 1), 16) * 32;
+    float_ref_multiply(a, panel_bytes, [](const std::byte* panel, std::int64_t k, std::int64_t c) {
+        return load_f32(panel + k * 32 + c * 2, DType::f16);
+    });
+}
+
+}  // namespace
+
+const FormatKernels f16_kernels = {
+    "f16/ref", 1, 4, false, 4, float_ref_prepared_bytes, float_ref_prepare<false>, multiply,
+};
+
+}  // namespace fastffn::ref

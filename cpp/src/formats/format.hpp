@@ -1,0 +1,53 @@
+// What a weight format is, apart from its kernels: a name, a layout, and how weights go in and out of it.
+#pragma once
+
+#include "core/kernel.hpp"
+#include "fastffn/cpu.hpp"
+#include "fastffn/packed.hpp"
+
+namespace fastffn {
+
+// One plain [out_features, in_features] matrix of a stack, any strides (bytes), f32, f16, bf16 or f64.
+struct PlainMatrix {
+    const std::byte* data;
+    DType dtype;
+    std::int64_t out_features, in_features;
+    std::int64_t row_stride, col_stride;
+};
+
+struct FormatDefinition {
+    Format id;
+    const char* name;
+    // Payload bytes of one matrix; a multiple of 64.
+    std::int64_t (*matrix_bytes)(std::int64_t out_features, std::int64_t in_features) noexcept;
+    // payload: matrix_bytes(), zeroed. `which` names the matrix in errors: "pack" or "pack, matrix 3".
+    Status (*pack)(const PlainMatrix& matrix, std::byte* payload, const std::string& which);
+    // One row of weights as f32.
+    void (*unpack_row)(const MatrixView& matrix, std::int64_t row, float* weights) noexcept;
+    // Kernels by instruction set; nullptr: the next lower set's serve.
+    const FormatKernels* kernels[isa_count];
+};
+
+// nullptr when unknown.
+const FormatDefinition* find_format(Format format) noexcept;
+
+// The kernels of the best set up to `isa`.
+const FormatKernels& format_kernels(const FormatDefinition& format, Isa isa) noexcept;
+
+// A packed weight whose header was checked.
+struct PackedMatrix {
+    const FormatDefinition* format = nullptr;
+    PackedHeader header;
+    const std::byte* payload = nullptr;
+
+    MatrixView view(std::int64_t index = 0) const {
+        return {payload + index * header.matrix_bytes, header.out_features, header.in_features, header.flags};
+    }
+};
+
+// Checks a packed weight as every call does: `operation` and `name` go into the message.
+Status open_packed(const PackedView& packed, const char* operation, const char* name, PackedMatrix* matrix);
+
+extern const FormatDefinition f32_format, f16_format, bf16_format, int8_format;
+
+}  // namespace fastffn

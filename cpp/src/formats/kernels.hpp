@@ -1,0 +1,35 @@
+// The kernels that exist: format × instruction set. A new kernel file adds its line here and its name to its format's
+// table; tests and benchmarks enumerate the tables.
+#pragma once
+
+#include "core/kernel.hpp"
+
+namespace fastffn {
+
+namespace ref {
+extern const FormatKernels f32_kernels, f16_kernels, bf16_kernels, int8_kernels;
+}
+namespace avx2 {
+extern const FormatKernels f32_kernels, f16_kernels, bf16_kernels, int8_kernels;
+}
+namespace avx512 {
+extern const FormatKernels f32_kernels, f16_kernels, bf16_kernels;
+}
+namespace avx512vnni {
+extern const FormatKernels int8_kernels;
+}
+namespace avx512bf16 {
+extern const FormatKernels bf16_kernels;
+}
+namespace amx {
+extern const FormatKernels bf16_kernels, int8_kernels;
+}
+
+// avx2, avx512, avx512vnni, avx512bf16, amx: nullptr everywhere but on x86-64.
+#if FASTFFN_X86
+#define FASTFFN_X86_KERNELS(avx2, avx512, vnni, bf16, amx) avx2, avx512, vnni, bf16, amx
+#else
+#define FASTFFN_X86_KERNELS(avx2, avx512, vnni, bf16, amx) nullptr, nullptr, nullptr, nullptr, nullptr
+#endif
+
+}  // namespace fastffn

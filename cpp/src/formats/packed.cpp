@@ -1,0 +1,222 @@
+// The packed container: header, checksums, and packing and unpacking through the format's own functions.
+#include "fastffn/packed.hpp"
+
+#include <cstring>
+#include <limits>
+#include <vector>
+
+#include "core/convert.hpp"
+#include "core/names.hpp"
+#include "core/parallel.hpp"
+#include "fastffn/context.hpp"
+#include "formats/format.hpp"
+
+namespace fastffn {
+
+namespace {
+
+constexpr char magic[8] = {'f', 'a', 's', 't', 'f', 'f', 'n', '\0'};
+constexpr std::uint16_t header_version = 1;
+constexpr std::uint8_t cpu_panels_layout = 1;
+// Far above any real layer, and small enough that no product of two of them overflows a signed 64-bit integer.
+constexpr std::int64_t dimension_limit = std::int64_t{1} << 31;
+constexpr std::int64_t bytes_limit = std::int64_t{1} << 46;
+
+// A multiplicative checksum over 64-bit words: it finds damage, it is no defence against forgery (kernels are safe with
+// any payload). Four lanes, because one multiply per word would wait for the one before it.
+std::uint32_t checksum(const std::byte* data, std::int64_t bytes) {
+    constexpr std::uint64_t factor = 0x9e3779b97f4a7c15u;  // 2^64 over the golden ratio
+    std::uint64_t lanes[4] = {1, 2, 3, 4};
+    std::int64_t at = 0;
+    auto mix = [&](std::uint64_t& lane, std::uint64_t word) {
+        lane = (lane ^ word) * factor;
+        lane ^= lane >> 29;
+    };
+    for (; at + 32 <= bytes; at += 32) {
+        std::uint64_t words[4];
+        std::memcpy(words, data + at, 32);
+        for (int i = 0; i < 4; ++i) mix(lanes[i], words[i]);
+    }
+    for (; at < bytes; at += 8) {
+        std::uint64_t word = 0;
+        std::memcpy(&word, data + at, static_cast<std::size_t>(bytes - at < 8 ? bytes - at : 8));
+        mix(lanes[0], word);
+    }
+    std::uint64_t sum = static_cast<std::uint64_t>(bytes);
+    for (std::uint64_t lane : lanes) mix(sum, lane);
+    return static_cast<std::uint32_t>(sum ^ (sum >> 32));
+}
+
+std::uint32_t header_checksum(const PackedHeader& header) {
+    return checksum(reinterpret_cast<const std::byte*>(&header), 60);
+}
+
+bool is_float(DType dtype) {
+    return dtype == DType::f32 || dtype == DType::f16 || dtype == DType::bf16 || dtype == DType::f64;
+}
+
+// Shape and dtype of a plain weight, as a header without checksums.
+Status plan_pack(const char* operation, const TensorView& w, const FormatDefinition& format, PackedHeader* header) {
+    auto fail = [&](const std::string& text) {
+        return Status(StatusCode::invalid_argument, std::string(operation) + ": " + text);
+    };
+    if (w.ndim != 2 && w.ndim != 3)
+        return fail("w has shape " + w.shape_string() +
+                    ", expected [out_features, in_features] or [count, out_features, in_features]");
+    if (!is_float(w.dtype))
+        return fail(std::string("w has dtype ") + dtype_name(w.dtype) + ", expected f32, f16, bf16 or f64");
+    std::int64_t extents[3] = {1, 0, 0};
+    for (int i = 0; i < w.ndim; ++i) extents[3 - w.ndim + i] = w.shape[i];
+    for (std::int64_t extent : extents)
+        if (extent < 1 || extent >= dimension_limit)
+            return fail("w has shape " + w.shape_string() + ", expected every dimension from 1 to 2^31 - 1");
+    *header = {};
+    std::memcpy(header->magic, magic, sizeof magic);
+    header->version = header_version;
+    header->format = static_cast<std::uint8_t>(format.id);
+    header->layout = cpu_panels_layout;
+    header->count = extents[0];
+    header->out_features = extents[1];
+    header->in_features = extents[2];
+    if (extents[1] > bytes_limit / 16 / extents[2]) return fail("w has shape " + w.shape_string() + ", too large");
+    header->matrix_bytes = format.matrix_bytes(extents[1], extents[2]);
+    if (header->matrix_bytes > bytes_limit / extents[0])
+        return fail("w has shape " + w.shape_string() + ", too large");
+    return {};
+}
+
+std::int64_t total_bytes(const PackedHeader& header) {
+    return static_cast<std::int64_t>(sizeof(PackedHeader)) + header.count * header.matrix_bytes;
+}
+
+Status find_or_fail(const char* operation, Format format, const FormatDefinition** definition) {
+    *definition = find_format(format);
+    if (*definition) return {};
+    return {StatusCode::invalid_argument,
+            std::string(operation) + ": format number " + std::to_string(static_cast<int>(format)) + " is not known"};
+}
+
+}  // namespace
+
+Status packed_bytes(const TensorView& w, Format format, std::int64_t* bytes) {
+    const FormatDefinition* definition = nullptr;
+    if (Status status = find_or_fail("packed_bytes", format, &definition); !status.ok()) return status;
+    PackedHeader header;
+    if (Status status = plan_pack("pack", w, *definition, &header); !status.ok()) return status;
+    *bytes = total_bytes(header);
+    return {};
+}
+
+Status pack(const TensorView& w, Format format, void* out, std::int64_t out_bytes) {
+    const FormatDefinition* definition = nullptr;
+    if (Status status = find_or_fail("pack", format, &definition); !status.ok()) return status;
+    PackedHeader header;
+    if (Status status = plan_pack("pack", w, *definition, &header); !status.ok()) return status;
+    if (!w.data || !out) return {StatusCode::invalid_argument, "pack: w and out must not be null"};
+    if (out_bytes != total_bytes(header))
+        return {StatusCode::invalid_argument, "pack: out has " + std::to_string(out_bytes) + " bytes, expected " +
+                                                  std::to_string(total_bytes(header))};
+    auto* bytes = static_cast<std::byte*>(out);
+    const std::int64_t element = dtype_bytes(w.dtype);
+    const int rows_dim = w.ndim - 2;
+    std::memset(bytes, 0, static_cast<std::size_t>(out_bytes));
+    for (std::int64_t i = 0; i < header.count; ++i) {
+        const std::int64_t offset = w.ndim == 3 ? i * w.strides[0] * element : 0;
+        const PlainMatrix matrix{static_cast<const std::byte*>(w.data) + offset, w.dtype, header.out_features,
+                                 header.in_features, w.strides[rows_dim] * element, w.strides[rows_dim + 1] * element};
+        const std::string which = header.count == 1 ? "pack" : "pack: matrix " + std::to_string(i);
+        Status status = definition->pack(matrix, bytes + sizeof header + i * header.matrix_bytes, which);
+        if (!status.ok()) return status;
+    }
+    header.payload_check = checksum(bytes + sizeof header, out_bytes - static_cast<std::int64_t>(sizeof header));
+    header.header_check = header_checksum(header);
+    std::memcpy(bytes, &header, sizeof header);
+    return {};
+}
+
+Status unpack(const PackedView& packed, const TensorView& w) {
+    PackedMatrix matrix;
+    if (Status status = verify_packed(packed, "packed"); !status.ok()) return status;
+    if (Status status = open_packed(packed, "unpack", "packed", &matrix); !status.ok()) return status;
+    const PackedHeader& header = matrix.header;
+    TensorView expected = header.count == 1 && w.ndim == 2
+                              ? TensorView(w.data, w.dtype, {header.out_features, header.in_features})
+                              : TensorView(w.data, w.dtype, {header.count, header.out_features, header.in_features});
+    bool same = w.ndim == expected.ndim;
+    for (int i = 0; same && i < w.ndim; ++i)
+        same = w.shape[i] == expected.shape[i] && (w.shape[i] == 1 || w.strides[i] == expected.strides[i]);
+    if (!same)
+        return {StatusCode::invalid_argument, "unpack: w has shape " + w.shape_string() + ", expected contiguous " +
+                                                  expected.shape_string()};
+    if (!is_float(w.dtype) || w.dtype == DType::f64)
+        return {StatusCode::invalid_argument,
+                std::string("unpack: w has dtype ") + dtype_name(w.dtype) + ", expected f32, f16 or bf16"};
+    auto* dst = static_cast<std::byte*>(w.data);
+    const std::int64_t element = dtype_bytes(w.dtype), row_bytes = header.in_features * element;
+    parallel_for(default_threads(), header.count, [&](std::int64_t i, int) {
+        std::vector<float> row(static_cast<std::size_t>(header.in_features));
+        for (std::int64_t r = 0; r < header.out_features; ++r) {
+            matrix.format->unpack_row(matrix.view(i), r, row.data());
+            std::byte* at = dst + (i * header.out_features + r) * row_bytes;
+            for (std::int64_t c = 0; c < header.in_features; ++c)
+                store_f32(at + c * element, w.dtype, row[static_cast<std::size_t>(c)]);
+        }
+    });
+    return {};
+}
+
+Status open_packed(const PackedView& packed, const char* operation, const char* name, PackedMatrix* matrix) {
+    auto fail = [&](const std::string& text) {
+        return Status(StatusCode::corrupt, std::string(operation) + ": " + name + " " + text);
+    };
+    if (!packed.data) return {StatusCode::invalid_argument, std::string(operation) + ": " + name + " is null"};
+    if (packed.bytes < static_cast<std::int64_t>(sizeof(PackedHeader)))
+        return fail("has " + std::to_string(packed.bytes) +
+                    " bytes, less than the 64-byte header of a packed weight; make it with pack()");
+    PackedHeader& header = matrix->header;
+    std::memcpy(&header, packed.data, sizeof header);
+    if (std::memcmp(header.magic, magic, sizeof magic) != 0)
+        return fail("is not a packed weight (its first bytes are not 'fastffn'); make it with pack()");
+    if (header.header_check != header_checksum(header)) return fail("has a damaged header (its checksum differs)");
+    if (header.version != header_version)
+        return fail("has header version " + std::to_string(header.version) + ", this library reads version " +
+                    std::to_string(header_version) + "; pack the weight again");
+    matrix->format = find_format(static_cast<Format>(header.format));
+    if (!matrix->format)
+        return fail("has format number " + std::to_string(header.format) + ", unknown to this version of the library");
+    if (header.layout != cpu_panels_layout)
+        return fail("has layout " + std::to_string(header.layout) + ", expected the CPU layout " +
+                    std::to_string(cpu_panels_layout));
+    // The checksum above is no proof of origin: a forged header must still not lead a kernel out of the payload.
+    auto in_range = [](std::int64_t extent) { return extent >= 1 && extent < dimension_limit; };
+    if (!in_range(header.out_features) || !in_range(header.in_features) || !in_range(header.count) ||
+        header.out_features > bytes_limit / 16 / header.in_features ||
+        header.matrix_bytes != matrix->format->matrix_bytes(header.out_features, header.in_features) ||
+        header.matrix_bytes > bytes_limit / header.count)
+        return fail("has a header whose sizes contradict each other");
+    if (packed.bytes != total_bytes(header))
+        return fail("has " + std::to_string(packed.bytes) + " bytes, its header says " +
+                    std::to_string(total_bytes(header)) +
+                    (packed.bytes < total_bytes(header) ? "; it was truncated" : "; something follows it"));
+    matrix->payload = static_cast<const std::byte*>(packed.data) + sizeof header;
+    return {};
+}
+
+Status inspect(const PackedView& packed, PackedInfo* info, const char* name) {
+    PackedMatrix matrix;
+    if (Status status = open_packed(packed, "inspect", name, &matrix); !status.ok()) return status;
+    const PackedHeader& header = matrix.header;
+    *info = {matrix.format->id, header.out_features, header.in_features, header.count, packed.bytes, header.flags};
+    return {};
+}
+
+Status verify_packed(const PackedView& packed, const char* name) {
+    PackedMatrix matrix;
+    if (Status status = open_packed(packed, "verify", name, &matrix); !status.ok()) return status;
+    const std::int64_t bytes = packed.bytes - static_cast<std::int64_t>(sizeof(PackedHeader));
+    if (checksum(matrix.payload, bytes) != matrix.header.payload_check)
+        return {StatusCode::corrupt, std::string("verify: ") + name + " has damaged weights (their checksum differs)"};
+    return {};
+}
+
+}  // namespace fastffn

@@ -1,0 +1,213 @@
+// linear and ffn: every check, then the engine.
+#include "fastffn/ffn.hpp"
+
+#include <cstring>
+
+#include "core/cpu.hpp"
+#include "core/names.hpp"
+#include "layers/engine.hpp"
+
+namespace fastffn {
+
+namespace {
+
+constexpr const char* activation_names[activation_count] = {"identity", "relu", "relu2", "gelu", "gelu_tanh", "silu"};
+
+std::string matrix_shape(const MatrixView& m) {
+    return "(" + std::to_string(m.out_features) + ", " + std::to_string(m.in_features) + ")";
+}
+
+Status open_operand(const char* operation, const char* name, const PackedView& packed, Operand* operand) {
+    PackedMatrix matrix;
+    if (Status status = open_packed(packed, operation, name, &matrix); !status.ok()) return status;
+    if (matrix.header.count != 1)
+        return {StatusCode::invalid_argument, std::string(operation) + ": " + name + " is a stack of " +
+                                                  std::to_string(matrix.header.count) +
+                                                  " matrices, expected a single one"};
+    operand->matrix = matrix.view();
+    operand->kernels = &format_kernels(*matrix.format, chosen_isa());
+    return {};
+}
+
+Status check_bias(const char* operation, const char* name, const TensorView* bias, const Operand& operand,
+                  const char* weight_name) {
+    if (!bias) return {};
+    auto fail = [&](const std::string& text) {
+        return Status(StatusCode::invalid_argument, std::string(operation) + ": " + name + " has " + text);
+    };
+    if (bias->dtype != DType::f32 && bias->dtype != DType::f16 && bias->dtype != DType::bf16)
+        return fail(std::string("dtype ") + dtype_name(bias->dtype) + ", expected f32, f16 or bf16");
+    if (bias->ndim != 1 || bias->shape[0] != operand.matrix.out_features)
+        return fail("shape " + bias->shape_string() + ", expected (" + std::to_string(operand.matrix.out_features) +
+                    ",) from " + weight_name + " " + matrix_shape(operand.matrix));
+    if (bias->shape[0] > 1 && bias->strides[0] < 0) return fail("a negative stride; copy it first");
+    if (!bias->data) return fail("no data");
+    return {};
+}
+
+// What ffn and linear have in common once their weights are open: x, y, and that nothing overlaps.
+Status check_rows(const char* operation, const TensorView& x, const TensorView& y, const Operand& first,
+                  const char* first_name, const Operand& last, const char* last_name, RowsView* x_rows,
+                  RowsView* y_rows) {
+    if (Status status = view_rows(operation, "x", x, x_rows); !status.ok()) return status;
+    if (x_rows->cols != first.matrix.in_features)
+        return {StatusCode::invalid_argument, std::string(operation) + ": x has shape " + x.shape_string() +
+                                                  ", expected (..., " + std::to_string(first.matrix.in_features) +
+                                                  ") from " + first_name + " " + matrix_shape(first.matrix)};
+    if (!y_rows) return {};
+    if (Status status = view_rows(operation, "out", y, y_rows); !status.ok()) return status;
+    TensorView expected = x;
+    expected.shape[x.ndim - 1] = last.matrix.out_features;
+    bool same = y.ndim == x.ndim;
+    for (int i = 0; same && i < y.ndim; ++i) same = y.shape[i] == expected.shape[i];
+    if (!same)
+        return {StatusCode::invalid_argument, std::string(operation) + ": out has shape " + y.shape_string() +
+                                                  ", expected " + expected.shape_string() + " from x " +
+                                                  x.shape_string() + " and " + last_name + " " +
+                                                  matrix_shape(last.matrix)};
+    for (int i = 0; i < y.ndim - 1; ++i)
+        if (y.shape[i] > 1 && y.strides[i] == 0)
+            return {StatusCode::invalid_argument, std::string(operation) + ": out has stride 0 in dimension " +
+                                                      std::to_string(i) + ": its rows share memory"};
+    return {};
+}
+
+Status overlap_error(const char* operation, const char* name) {
+    return {StatusCode::invalid_argument,
+            std::string(operation) + ": out overlaps " + name + " in memory; give it memory of its own"};
+}
+
+Status open_linear(const TensorView& x, const PackedView& w, const TensorView* bias, const TensorView* y,
+                   DenseLayer* layer, RowsView* x_rows, RowsView* y_rows) {
+    if (Status status = check_isa(); !status.ok()) return status;
+    if (Status status = open_operand("linear", "w", w, &layer->down); !status.ok()) return status;
+    layer->down.bias = bias;
+    if (Status status = check_bias("linear", "bias", bias, layer->down, "w"); !status.ok()) return status;
+    if (Status status = check_rows("linear", x, y ? *y : x, layer->down, "w", layer->down, "w", x_rows, y_rows);
+        !status.ok())
+        return status;
+    if (y) {
+        if (may_overlap(*y, x)) return overlap_error("linear", "x");
+        if (may_overlap(*y, w.data, w.bytes)) return overlap_error("linear", "w");
+        if (bias && may_overlap(*y, *bias)) return overlap_error("linear", "bias");
+    }
+    layer->elementwise = &elementwise_kernels(chosen_isa());
+    return {};
+}
+
+Status open_ffn(const TensorView& x, const FfnWeights& weights, const TensorView* y, DenseLayer* layer,
+                RowsView* x_rows, RowsView* y_rows) {
+    if (Status status = check_isa(); !status.ok()) return status;
+    if (static_cast<int>(weights.activation) >= activation_count)
+        return {StatusCode::invalid_argument,
+                "ffn: activation number " + std::to_string(static_cast<int>(weights.activation)) + " is not known"};
+    layer->activation = weights.activation;
+    layer->has_hidden = true;
+    layer->has_gate = weights.w_gate.data != nullptr;
+    if (Status status = open_operand("ffn", "w_up", weights.w_up, &layer->up); !status.ok()) return status;
+    if (Status status = open_operand("ffn", "w_down", weights.w_down, &layer->down); !status.ok()) return status;
+    const MatrixView &up = layer->up.matrix, &down = layer->down.matrix;
+    if (layer->has_gate) {
+        if (Status status = open_operand("ffn", "w_gate", weights.w_gate, &layer->gate); !status.ok()) return status;
+        const MatrixView& gate = layer->gate.matrix;
+        if (gate.out_features != up.out_features || gate.in_features != up.in_features)
+            return {StatusCode::invalid_argument, "ffn: w_gate has shape " + matrix_shape(gate) + ", expected " +
+                                                      matrix_shape(up) + " from w_up"};
+    } else if (weights.b_gate) {
+        return {StatusCode::invalid_argument, "ffn: b_gate is given without w_gate"};
+    }
+    if (down.in_features != up.out_features)
+        return {StatusCode::invalid_argument, "ffn: w_down has shape " + matrix_shape(down) + ", expected (" +
+                                                  std::to_string(down.out_features) + ", " +
+                                                  std::to_string(up.out_features) + ") from x " + x.shape_string() +
+                                                  " and w_up " + matrix_shape(up)};
+    layer->up.bias = weights.b_up;
+    layer->gate.bias = weights.b_gate;
+    layer->down.bias = weights.b_down;
+    if (Status status = check_bias("ffn", "b_up", weights.b_up, layer->up, "w_up"); !status.ok()) return status;
+    if (Status status = check_bias("ffn", "b_gate", weights.b_gate, layer->gate, "w_gate"); !status.ok())
+        return status;
+    if (Status status = check_bias("ffn", "b_down", weights.b_down, layer->down, "w_down"); !status.ok())
+        return status;
+    if (Status status = check_rows("ffn", x, y ? *y : x, layer->up, "w_up", layer->down, "w_down", x_rows, y_rows);
+        !status.ok())
+        return status;
+    if (y) {
+        if (may_overlap(*y, x)) return overlap_error("ffn", "x");
+        const PackedView* packed[] = {&weights.w_up, &weights.w_down, &weights.w_gate};
+        const char* packed_names[] = {"w_up", "w_down", "w_gate"};
+        const TensorView* biases[] = {weights.b_up, weights.b_down, weights.b_gate};
+        const char* bias_names[] = {"b_up", "b_down", "b_gate"};
+        for (int i = 0; i < 3; ++i) {
+            if (may_overlap(*y, packed[i]->data, packed[i]->bytes)) return overlap_error("ffn", packed_names[i]);
+            if (biases[i] && may_overlap(*y, *biases[i])) return overlap_error("ffn", bias_names[i]);
+        }
+    }
+    layer->elementwise = &elementwise_kernels(chosen_isa());
+    return {};
+}
+
+int resolve_threads(int threads) { return threads > 0 ? threads : default_threads(); }
+
+Status run(const char* operation, Context& context, const DenseLayer& layer, const RowsView& x, const RowsView& y) {
+    if (x.rows == 0) return {};
+    const DensePlan plan = plan_dense(layer, x.rows, resolve_threads(context.threads()));
+    std::byte* workspace = context.workspace(plan.workspace_bytes);
+    if (!workspace)
+        return {StatusCode::out_of_memory, std::string(operation) + ": no memory for a workspace of " +
+                                               std::to_string(plan.workspace_bytes) + " bytes"};
+    context.set_last_kernel(layer.first().kernels->name);
+    run_dense(layer, plan, x, y, workspace);
+    return {};
+}
+
+}  // namespace
+
+const char* activation_name(Activation activation) noexcept {
+    const int index = static_cast<int>(activation);
+    return index < activation_count ? activation_names[index] : "unknown";
+}
+
+Status parse_activation(const char* name, Activation* activation) {
+    for (int i = 0; i < activation_count; ++i)
+        if (std::strcmp(name, activation_names[i]) == 0) {
+            *activation = static_cast<Activation>(i);
+            return {};
+        }
+    return {StatusCode::invalid_argument,
+            "activation '" + std::string(name) + "' is not known; expected " +
+                quoted_list({activation_names, activation_names + activation_count})};
+}
+
+Status linear(Context& context, const TensorView& x, const PackedView& w, const TensorView* bias,
+              const TensorView& y) {
+    DenseLayer layer;
+    RowsView x_rows, y_rows;
+    if (Status status = open_linear(x, w, bias, &y, &layer, &x_rows, &y_rows); !status.ok()) return status;
+    return run("linear", context, layer, x_rows, y_rows);
+}
+
+Status ffn(Context& context, const TensorView& x, const FfnWeights& weights, const TensorView& y) {
+    DenseLayer layer;
+    RowsView x_rows, y_rows;
+    if (Status status = open_ffn(x, weights, &y, &layer, &x_rows, &y_rows); !status.ok()) return status;
+    return run("ffn", context, layer, x_rows, y_rows);
+}
+
+Status linear_workspace(const TensorView& x, const PackedView& w, int threads, std::int64_t* bytes) {
+    DenseLayer layer;
+    RowsView x_rows;
+    if (Status status = open_linear(x, w, nullptr, nullptr, &layer, &x_rows, nullptr); !status.ok()) return status;
+    *bytes = x_rows.rows ? plan_dense(layer, x_rows.rows, resolve_threads(threads)).workspace_bytes : 0;
+    return {};
+}
+
+Status ffn_workspace(const TensorView& x, const FfnWeights& weights, int threads, std::int64_t* bytes) {
+    DenseLayer layer;
+    RowsView x_rows;
+    if (Status status = open_ffn(x, weights, nullptr, &layer, &x_rows, nullptr); !status.ok()) return status;
+    *bytes = x_rows.rows ? plan_dense(layer, x_rows.rows, resolve_threads(threads)).workspace_bytes : 0;
+    return {};
+}
+
+}  // namespace fastffn

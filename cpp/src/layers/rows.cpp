@@ -1,0 +1,78 @@
+#include "layers/rows.hpp"
+
+namespace fastffn {
+
+namespace {
+
+struct Span {
+    std::uintptr_t begin, end;
+};
+
+Span span_of(const TensorView& array) {
+    const std::int64_t element = dtype_bytes(array.dtype);
+    std::int64_t last = 0;
+    for (int i = 0; i < array.ndim; ++i) {
+        if (array.shape[i] == 0) return {0, 0};
+        last += (array.shape[i] - 1) * array.strides[i];
+    }
+    const auto begin = reinterpret_cast<std::uintptr_t>(array.data);
+    return {begin, begin + static_cast<std::uintptr_t>((last + 1) * element)};
+}
+
+bool intersect(Span a, Span b) { return a.begin < b.end && b.begin < a.end; }
+
+}  // namespace
+
+bool may_overlap(const TensorView& a, const TensorView& b) noexcept { return intersect(span_of(a), span_of(b)); }
+
+bool may_overlap(const TensorView& a, const void* data, std::int64_t bytes) noexcept {
+    const auto begin = reinterpret_cast<std::uintptr_t>(data);
+    return intersect(span_of(a), {begin, begin + static_cast<std::uintptr_t>(bytes)});
+}
+
+Status view_rows(const char* operation, const char* name, const TensorView& array, RowsView* rows) {
+    auto fail = [&](const std::string& text) {
+        return Status(StatusCode::invalid_argument, std::string(operation) + ": " + name + " " + text);
+    };
+    if (array.dtype != DType::f32 && array.dtype != DType::f16 && array.dtype != DType::bf16)
+        return fail(std::string("has dtype ") + dtype_name(array.dtype) + ", expected f32, f16 or bf16");
+    if (array.ndim < 1 || array.ndim > max_dims)
+        return fail("has " + std::to_string(array.ndim) + " dimensions, expected 1 to " + std::to_string(max_dims));
+    const int last = array.ndim - 1;
+    for (int i = 0; i <= last; ++i) {
+        if (array.shape[i] < 0) return fail("has shape " + array.shape_string() + " with a negative extent");
+        if (array.shape[i] > 1 && array.strides[i] < 0)
+            return fail("has the negative stride " + std::to_string(array.strides[i]) + " in dimension " +
+                        std::to_string(i) + "; copy it first");
+    }
+    if (array.shape[last] > 1 && array.strides[last] != 1)
+        return fail("has stride " + std::to_string(array.strides[last]) +
+                    " in its last dimension, expected 1; make it contiguous first");
+    const std::int64_t element = dtype_bytes(array.dtype);
+    rows->data = static_cast<std::byte*>(array.data);
+    rows->dtype = array.dtype;
+    rows->cols = array.shape[last];
+    rows->rows = 1;
+    rows->dims = 0;
+    for (int i = 0; i < last; ++i) {
+        rows->rows *= array.shape[i];
+        if (array.shape[i] == 1) continue;
+        const std::int64_t stride = array.strides[i] * element;
+        if (rows->dims && rows->strides[rows->dims - 1] == stride * array.shape[i]) {
+            rows->shape[rows->dims - 1] *= array.shape[i];  // one walk covers both dimensions
+            rows->strides[rows->dims - 1] = stride;
+        } else {
+            rows->shape[rows->dims] = array.shape[i];
+            rows->strides[rows->dims++] = stride;
+        }
+    }
+    if (rows->dims == 0) {
+        rows->shape[0] = 1;
+        rows->strides[0] = rows->cols * element;
+        rows->dims = 1;
+    }
+    if (!rows->data && rows->rows * rows->cols > 0) return fail("has shape " + array.shape_string() + " but no data");
+    return {};
+}
+
+}  // namespace fastffn
