@@ -1,0 +1,79 @@
+"""The compiled half of the package. Use the names that ``fastffn`` exports."""
+
+from typing import Any, TypedDict, TypeVar, final, overload
+
+_X = TypeVar("_X")
+_Y = TypeVar("_Y")
+
+__version__: str
+
+@overload
+def linear(x: _X, w: Any, bias: Any = None, *, out: None = None) -> _X: ...
+@overload
+def linear(x: Any, w: Any, bias: Any = None, *, out: _Y) -> _Y: ...
+@overload
+def ffn(
+    x: _X,
+    w_up: Any,
+    w_down: Any,
+    w_gate: Any = None,
+    b_up: Any = None,
+    b_down: Any = None,
+    b_gate: Any = None,
+    *,
+    activation: str,
+    out: None = None,
+) -> _X: ...
+@overload
+def ffn(
+    x: Any,
+    w_up: Any,
+    w_down: Any,
+    w_gate: Any = None,
+    b_up: Any = None,
+    b_down: Any = None,
+    b_gate: Any = None,
+    *,
+    activation: str,
+    out: _Y,
+) -> _Y: ...
+def linear_workspace(x: Any, w: Any, threads: int) -> int: ...
+def ffn_workspace(x: Any, w_up: Any, w_down: Any, w_gate: Any, threads: int) -> int: ...
+def pack(w: _X, format: str) -> _X: ...
+def unpack(packed: _X, dtype: str) -> _X: ...
+def inspect(packed: Any) -> tuple[str, int, int, int, int]: ...
+def verify(packed: Any) -> None: ...
+def formats() -> tuple[str, ...]: ...
+def activations() -> tuple[str, ...]: ...
+def active_kernel(format: str) -> str: ...
+def last_kernel() -> str: ...
+def set_num_threads(threads: int) -> None: ...
+def get_num_threads() -> int: ...
+def seconds_per_call(operation: str, repeats: int, *args: Any, **keywords: Any) -> float: ...
+
+class _Machine(TypedDict):
+    vendor: str
+    brand: str
+    isa_found: str
+    isa_chosen: str
+    isa_reason: str
+    isa_error: str
+    l1d_bytes: int
+    l2_bytes: int
+    l3_bytes: int
+    threading: str
+    cuda: str
+    compiler: str
+
+def machine() -> _Machine: ...
+@final
+class Array:
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def dtype(self) -> str: ...
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+    def __dlpack__(
+        self, *, stream: object = None, max_version: object = None, dl_device: object = None, copy: object = None
+    ) -> Any: ...
+    def __dlpack_device__(self) -> tuple[int, int]: ...

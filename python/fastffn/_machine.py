@@ -1,0 +1,29 @@
+"""What runs the calls: threads and kernels."""
+
+from __future__ import annotations
+
+from fastffn import _core
+
+
+def set_num_threads(threads: int) -> None:
+    """Threads of the calls to come, in the whole process.
+
+    Args:
+        threads: 1 or more; 0 for the default, which is OpenMP's: OMP_NUM_THREADS and torch.set_num_threads() set it.
+    """
+    _core.set_num_threads(threads)
+
+
+def get_num_threads() -> int:
+    """Threads that a call from here would use."""
+    return _core.get_num_threads()
+
+
+def active_kernel(format: str) -> str:
+    """Name of the kernels that ``format`` runs now, such as "bf16/amx".
+
+    Raises:
+        ValueError: an unknown format.
+        RuntimeError or ValueError: FASTFFN_ISA names an instruction set that is unknown or that this CPU lacks.
+    """
+    return _core.active_kernel(format)

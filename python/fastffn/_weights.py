@@ -1,0 +1,112 @@
+"""Packed weights: make, read and check them."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, TypeVar
+
+from fastffn import _core
+
+Array = TypeVar("Array")
+
+# What arrays and frameworks call the dtypes, beside our own names.
+_DTYPE_NAMES = {"float32": "f32", "float16": "f16", "half": "f16", "bfloat16": "bf16", "float": "f32"}
+
+
+class PackedInfo(NamedTuple):
+    """What packed weights hold.
+
+    Attributes:
+        format: name of the format, such as "bf16"; see :func:`formats`.
+        out_features: rows of the weight as ``torch.nn.Linear`` holds it.
+        in_features: its columns, the dimension that a product sums over.
+        count: matrices in the stack; 1 unless it was packed from [count, out_features, in_features].
+        nbytes: bytes in all: a header of 64, and the weights with their padding.
+    """
+
+    format: str
+    out_features: int
+    in_features: int
+    count: int
+    nbytes: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the weights that were packed: two dimensions, or three for a stack."""
+        matrix = (self.out_features, self.in_features)
+        return matrix if self.count == 1 else (self.count, *matrix)
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Bits that a weight takes, scales, padding and header included."""
+        return 8 * self.nbytes / (self.count * self.out_features * self.in_features)
+
+
+def formats() -> tuple[str, ...]:
+    """Names of the weight formats of this build."""
+    return _core.formats()
+
+
+def activations() -> tuple[str, ...]:
+    """Names of the activations that :func:`fastffn.ffn` takes."""
+    return _core.activations()
+
+
+def pack(w: Array, format: str) -> Array:
+    """Weights in the order and format that the kernels read.
+
+    Args:
+        w: [out_features, in_features] as ``torch.nn.Linear.weight``, or a stack [count, out_features, in_features];
+            f32, f16, bf16 or f64, any strides. A Parameter that requires grad is fine: the result is data.
+        format: one of :func:`formats`. "int8" is symmetric with one scale per output row, and :func:`fastffn.ffn`
+            quantises the activations per token.
+
+    Returns:
+        A contiguous one-dimensional uint8 array of w's kind: a header of 64 bytes and the weights. One layout serves
+        every instruction set, so it may be saved and loaded on another machine.
+
+    Raises:
+        ValueError: an unknown format; a shape or dtype that does not fit; for int8, NaN or infinite weights.
+        TypeError: w is no array.
+        BufferError: w cannot be read where it is.
+    """
+    return _core.pack(w, format)
+
+
+def unpack(packed: Array, dtype: Any = "f32") -> Array:
+    """The weights that ``packed`` holds, dequantised.
+
+    Args:
+        packed: packed weights of any kind of array.
+        dtype: "f32", "f16" or "bf16", or a NumPy or torch dtype of these. (NumPy's bf16 is that of ml_dtypes.)
+
+    Returns:
+        [out_features, in_features], or [count, out_features, in_features] of a stack; the kind of ``packed``.
+
+    Raises:
+        ValueError: damaged, truncated or foreign bytes (the checksum of all of them is compared); an unknown dtype.
+        RuntimeError: bf16 for NumPy without ml_dtypes.
+    """
+    name = dtype if isinstance(dtype, str) else getattr(dtype, "name", None) or getattr(dtype, "__name__", str(dtype))
+    name = name.removeprefix("torch.")
+    return _core.unpack(packed, _DTYPE_NAMES.get(name, name))
+
+
+def info(packed: Any) -> PackedInfo:
+    """What ``packed`` holds, from its header alone.
+
+    Raises:
+        ValueError: bytes that are no packed weights of this version, a damaged header, or a size that does not fit it.
+    """
+    return PackedInfo(*_core.inspect(packed))
+
+
+def verify(packed: Any) -> None:
+    """Reads every byte of ``packed`` and compares the checksum that :func:`pack` wrote.
+
+    Calls check the header only: verify what comes from disk or the network once, after loading. The checksum finds
+    damage; it is no defence against forgery.
+
+    Raises:
+        ValueError: as :func:`info`, or weights whose checksum differs.
+    """
+    _core.verify(packed)

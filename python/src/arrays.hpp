@@ -1,0 +1,64 @@
+// Array arguments: any kind of Python array becomes a TensorView without a copy.
+//
+//   NumPy                 its array struct (also carries ml_dtypes' bfloat16, which neither buffers nor DLPack export)
+//   torch.Tensor          DLPack's C exchange API, for exactly this type and Parameter
+//   other torch tensors   detached, then as below
+//   anything else         __dlpack__, else the buffer protocol
+//
+// Everything here runs with the GIL held.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <cstdint>
+#include <string>
+
+#include "fastffn/tensor.hpp"
+#include "third_party/dlpack_abi.hpp"
+
+namespace fastffn::python {
+
+namespace py = pybind11;
+
+enum class Kind : std::uint8_t { numpy, torch, torch_slow, other };
+
+// What is known about an array type; looked up once per type.
+struct TypeEntry {
+    PyTypeObject* type;
+    Kind kind;
+    bool masked;                          // numpy.ma: refused, as ignoring the mask would be wrong
+    const dlpack::ExchangeApi* exchange;  // for Kind::torch
+};
+const TypeEntry& type_entry(PyTypeObject* type);
+
+enum class Role : std::uint8_t {
+    input,   // read; must not carry gradients
+    weight,  // read once into a format: may be a Parameter that requires grad
+    packed,  // bytes
+    output,  // written
+};
+
+// One call from Python: names its errors, and asks torch for its grad mode at most once.
+struct Call {
+    const char* operation;
+    int grad_enabled = -1;  // unknown, 0, 1
+};
+
+struct Array {
+    TensorView view;
+    Kind kind = Kind::other;
+    py::object owner;  // keeps the memory where the argument alone does not
+};
+
+// `name` is what errors call the argument.
+Array read_array(Call& call, const char* name, py::handle object, Role role);
+
+// A copied-out DLTensor as a view; throws for devices, dtypes and layouts that fastffn does not take.
+TensorView view_of(const Call& call, const char* name, const dlpack::Tensor& tensor);
+
+// "float32 array of shape (2, 3)", for errors.
+std::string describe(const TensorView& view);
+
+std::string type_name(py::handle object);
+
+}  // namespace fastffn::python

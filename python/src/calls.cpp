@@ -1,0 +1,254 @@
+// linear and ffn: arguments to views, a result of the same kind, the call without the GIL. Small layers take a few
+// microseconds in all, so both functions are plain C ones, bound without pybind11.
+#include "calls.hpp"
+
+#include <chrono>
+#include <optional>
+#include <string>
+
+#include "arguments.hpp"
+#include "contexts.hpp"
+#include "docstrings.hpp"
+#include "errors.hpp"
+#include "fastffn/ffn.hpp"
+#include "packed_argument.hpp"
+#include "results.hpp"
+
+namespace fastffn::python {
+
+namespace {
+
+// A call that reads less than this (about 3 µs of work) keeps the GIL: giving it up and taking it back costs 0.1 µs
+// alone, and up to a switch interval (5 ms) where other threads want it.
+constexpr std::int64_t gil_release_bytes = 64 << 10;
+
+class MaybeReleaseGil {
+  public:
+    MaybeReleaseGil(const TensorView& x, std::int64_t weight_bytes) {
+        std::int64_t rows = 1;
+        for (int i = 0; i + 1 < x.ndim; ++i) rows *= x.shape[i];
+        if (weight_bytes >= gil_release_bytes || rows * weight_bytes >= gil_release_bytes) state_ = PyEval_SaveThread();
+    }
+    ~MaybeReleaseGil() {
+        if (state_) PyEval_RestoreThread(state_);
+    }
+    MaybeReleaseGil(const MaybeReleaseGil&) = delete;
+    MaybeReleaseGil& operator=(const MaybeReleaseGil&) = delete;
+
+  private:
+    PyThreadState* state_ = nullptr;
+};
+
+struct Linear {
+    static constexpr const char* operation = "linear";
+    enum { X, W, Bias, Out, count };
+    static Parameters parameters;
+
+    Call call{operation};
+    Array x, bias;
+    PackedArray w;
+    const TensorView* bias_view = nullptr;
+
+    explicit Linear(PyObject* const* slots) {
+        x = read_array(call, "x", slots[X], Role::input);
+        w = read_packed(call, "w", slots[W]);
+        if (slots[Bias]) {
+            bias = read_array(call, "bias", slots[Bias], Role::input);
+            bias_view = &bias.view;
+        }
+    }
+    const PackedView& last() const { return w.view; }
+    std::int64_t weight_bytes() const { return w.view.bytes; }
+    Status workspace(int threads, std::int64_t* bytes) const {
+        return linear_workspace(x.view, w.view, threads, bytes);
+    }
+    Status run(Context& context, const TensorView& y) const { return linear(context, x.view, w.view, bias_view, y); }
+};
+Parameters Linear::parameters{"linear", {"x", "w", "bias", "out", nullptr}, 2, 3};
+
+Activation activation_argument(PyObject* object) {
+    // Source code's strings are interned, so the same name is mostly the same object.
+    static PyObject* interned[activation_count] = {};
+    if (!interned[0])
+        for (int i = 0; i < activation_count; ++i)
+            interned[i] = PyUnicode_InternFromString(activation_name(static_cast<Activation>(i)));
+    for (int i = 0; i < activation_count; ++i)
+        if (object == interned[i]) return static_cast<Activation>(i);
+    if (!PyUnicode_Check(object))
+        raise(PyExc_TypeError, "ffn: activation is a " + type_name(object) + ", expected a name such as 'silu'");
+    Activation activation;
+    const Status status = parse_activation(py::cast<std::string>(py::handle(object)).c_str(), &activation);
+    if (!status.ok()) raise(PyExc_ValueError, "ffn: " + status.message());
+    return activation;
+}
+
+struct Ffn {
+    static constexpr const char* operation = "ffn";
+    enum { X, WUp, WDown, WGate, BUp, BDown, BGate, ActivationName, Out, count };
+    static Parameters parameters;
+
+    Call call{operation};
+    Array x, b_up, b_down, b_gate;
+    PackedArray w_up, w_down, w_gate;
+    FfnWeights weights;
+
+    explicit Ffn(PyObject* const* slots) {
+        if (!slots[ActivationName]) {
+            std::string names;
+            for (int i = 0; i < activation_count; ++i)
+                names += std::string(i ? ", " : "") + activation_name(static_cast<Activation>(i));
+            raise(PyExc_TypeError, "ffn() missing required keyword argument: 'activation' (one of " + names + ")");
+        }
+        weights.activation = activation_argument(slots[ActivationName]);
+        x = read_array(call, "x", slots[X], Role::input);
+        w_up = read_packed(call, "w_up", slots[WUp]);
+        w_down = read_packed(call, "w_down", slots[WDown]);
+        weights.w_up = w_up.view;
+        weights.w_down = w_down.view;
+        if (slots[WGate]) {
+            w_gate = read_packed(call, "w_gate", slots[WGate]);
+            weights.w_gate = w_gate.view;
+        }
+        weights.b_up = read_bias("b_up", slots[BUp], &b_up);
+        weights.b_down = read_bias("b_down", slots[BDown], &b_down);
+        weights.b_gate = read_bias("b_gate", slots[BGate], &b_gate);
+    }
+    const TensorView* read_bias(const char* name, PyObject* object, Array* bias) {
+        if (!object) return nullptr;
+        *bias = read_array(call, name, object, Role::input);
+        return &bias->view;
+    }
+    const PackedView& last() const { return weights.w_down; }
+    std::int64_t weight_bytes() const { return weights.w_up.bytes + weights.w_down.bytes + weights.w_gate.bytes; }
+    Status workspace(int threads, std::int64_t* bytes) const { return ffn_workspace(x.view, weights, threads, bytes); }
+    Status run(Context& context, const TensorView& y) const { return ffn(context, x.view, weights, y); }
+};
+Parameters Ffn::parameters{
+    "ffn", {"x", "w_up", "w_down", "w_gate", "b_up", "b_down", "b_gate", "activation", "out", nullptr}, 3, 7};
+
+// The result's shape is x's with the last weight's rows. Errors of x and the weights come from the query for workspace,
+// which makes every check of the call but those of the result.
+template <class Operation>
+Result new_result(const Operation& operation, PyObject* x) {
+    const TensorView& view = operation.x.view;
+    PackedInfo info;
+    if (view.ndim == 0 || !inspect(operation.last(), &info).ok()) {
+        std::int64_t bytes = 0;
+        check(operation.workspace(1, &bytes));
+        raise(PyExc_ValueError, std::string(Operation::operation) + ": x has shape (), expected (..., in_features)");
+    }
+    std::int64_t shape[max_dims];
+    for (int i = 0; i + 1 < view.ndim; ++i) shape[i] = view.shape[i];
+    shape[view.ndim - 1] = info.out_features;
+    return {operation.call, x, operation.x, view.dtype, view.ndim, shape};
+}
+
+template <class Operation>
+PyObject* entry(PyObject*, PyObject* const* args, Py_ssize_t count, PyObject* keywords) noexcept {
+    try {
+        PyObject* slots[Operation::count];
+        Operation::parameters.bind(args, count, keywords, slots);
+        Operation operation(slots);
+        std::optional<Result> result;
+        Array out;
+        if (slots[Operation::Out])
+            out = read_array(operation.call, "out", slots[Operation::Out], Role::output);
+        else
+            result.emplace(new_result(operation, slots[Operation::X]));
+        const TensorView& y = result ? result->view : out.view;
+        Status status;
+        {
+            const ContextLease context;
+            const MaybeReleaseGil released(operation.x.view, operation.weight_bytes());
+            status = operation.run(*context, y);
+        }
+        check(status);
+        if (result) return result->finish().release().ptr();
+        Py_INCREF(slots[Operation::Out]);
+        return slots[Operation::Out];
+    } catch (...) {
+        set_python_error();
+        return nullptr;
+    }
+}
+
+template <class Operation>
+std::int64_t workspace_bytes(const Operation& operation, int threads) {
+    if (threads < 0)
+        raise(PyExc_ValueError, std::string(Operation::operation) + "_workspace: threads is " +
+                                    std::to_string(threads) + ", expected 0 (as in calls) or more");
+    std::int64_t bytes = 0;
+    check(operation.workspace(threads ? threads : thread_setting(), &bytes));
+    return bytes;
+}
+
+PyObject* pointer_or_null(const py::object& object) {
+    return object.is_none() ? nullptr : object.ptr();
+}
+
+std::int64_t linear_workspace_bytes(const py::object& x, const py::object& w, int threads) {
+    PyObject* slots[Linear::count] = {x.ptr(), w.ptr()};
+    return workspace_bytes(Linear(slots), threads);
+}
+
+std::int64_t ffn_workspace_bytes(const py::object& x, const py::object& w_up, const py::object& w_down,
+                                 const py::object& w_gate, int threads) {
+    const py::str activation(activation_name(Activation::identity));  // every activation takes the same memory
+    PyObject* slots[Ffn::count] = {x.ptr(), w_up.ptr(), w_down.ptr(), pointer_or_null(w_gate)};
+    slots[Ffn::ActivationName] = activation.ptr();
+    return workspace_bytes(Ffn(slots), threads);
+}
+
+// Seconds per call of the C++ function alone, on arguments that were read once: what a call from Python is measured
+// against (python/examples/call_overhead.py).
+template <class Operation>
+double seconds_per_call(const py::args& args, const py::kwargs& keywords, int repeats) {
+    PyObject* slots[Operation::count] = {};
+    const py::tuple names = py::tuple(py::len(keywords));
+    std::vector<PyObject*> values;
+    for (py::handle argument : args) values.push_back(argument.ptr());
+    std::size_t i = 0;
+    for (auto item : keywords) {
+        names[i++] = item.first;
+        values.push_back(item.second.ptr());
+    }
+    Operation::parameters.bind(values.data(), static_cast<Py_ssize_t>(args.size()), names.ptr(), slots);
+    if (!slots[Operation::Out]) raise(PyExc_TypeError, "seconds_per_call() needs out=");
+    Operation operation(slots);
+    const Array out = read_array(operation.call, "out", slots[Operation::Out], Role::output);
+    const ContextLease context;
+    const auto begin = std::chrono::steady_clock::now();
+    for (int call = 0; call < repeats; ++call) check(operation.run(*context, out.view));
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count() / repeats;
+}
+
+py::tuple activation_names() {
+    py::tuple names(activation_count);
+    for (int i = 0; i < activation_count; ++i) names[i] = activation_name(static_cast<Activation>(i));
+    return names;
+}
+
+template <class Operation>
+PyMethodDef method(const char* docstring) {
+    auto* function = &entry<Operation>;
+    return {Operation::operation, reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(function)),
+            METH_FASTCALL | METH_KEYWORDS, docstring};
+}
+
+}  // namespace
+
+void register_calls(py::module_& module) {
+    static PyMethodDef methods[] = {method<Linear>(linear_docstring), method<Ffn>(ffn_docstring), {}};
+    if (PyModule_AddFunctions(module.ptr(), methods) != 0) throw py::error_already_set();
+    module.def("linear_workspace", &linear_workspace_bytes, py::arg("x"), py::arg("w"), py::arg("threads"));
+    module.def("ffn_workspace", &ffn_workspace_bytes, py::arg("x"), py::arg("w_up"), py::arg("w_down"),
+               py::arg("w_gate"), py::arg("threads"));
+    module.def("activations", &activation_names);
+    module.def("seconds_per_call",
+               [](const std::string& operation, int repeats, const py::args& args, const py::kwargs& keywords) {
+                   return operation == "linear" ? seconds_per_call<Linear>(args, keywords, repeats)
+                                                : seconds_per_call<Ffn>(args, keywords, repeats);
+               });
+}
+
+}  // namespace fastffn::python

@@ -1,0 +1,10 @@
+// linear and ffn.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+namespace fastffn::python {
+
+void register_calls(pybind11::module_& module);
+
+}  // namespace fastffn::python

@@ -1,0 +1,98 @@
+#include "dlpack.hpp"
+
+#include "errors.hpp"
+
+namespace fastffn::python {
+
+const dlpack::ExchangeApi* exchange_api(PyTypeObject* type) {
+    const auto capsule = py::reinterpret_steal<py::object>(
+        PyObject_GetAttrString(reinterpret_cast<PyObject*>(type), "__dlpack_c_exchange_api__"));
+    if (!capsule || !PyCapsule_IsValid(capsule.ptr(), "dlpack_exchange_api")) {
+        PyErr_Clear();
+        return nullptr;
+    }
+    auto* header = static_cast<dlpack::ExchangeHeader*>(PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api"));
+    while (header && header->version.major != dlpack::major_version) header = header->previous;
+    auto* table = reinterpret_cast<const dlpack::ExchangeApi*>(header);
+    return table && table->borrow ? table : nullptr;
+}
+
+void check_device(const Call& call, const char* name, dlpack::Device device) {
+    const char* kind = "another";
+    switch (device.type) {
+        case dlpack::device_cpu:
+        case dlpack::device_cuda_host:
+        case dlpack::device_rocm_host:
+        case dlpack::device_cuda_managed:
+            return;
+        case dlpack::device_cuda:
+            kind = "a CUDA";
+            break;
+        case dlpack::device_rocm:
+            kind = "a ROCm";
+            break;
+        default:
+            break;
+    }
+    raise(PyExc_RuntimeError,
+          std::string(call.operation) + ": " + name + " is on " + kind + " device (DLPack type " +
+              std::to_string(device.type) + ", number " + std::to_string(device.id) +
+              "), and this fastffn has no CUDA plugin: it computes on the CPU; move the array there");
+}
+
+namespace {
+
+// Calls object.__dlpack__ with the newest protocol that the object understands.
+py::object call_dlpack(py::handle object, Role role) {
+    const py::object method = object.attr("__dlpack__");
+    const py::tuple version = py::make_tuple(dlpack::major_version, dlpack::minor_version);
+    try {
+        // A copy would swallow what we write.
+        if (role == Role::output) return method(py::arg("max_version") = version, py::arg("copy") = false);
+        return method(py::arg("max_version") = version);
+    } catch (py::error_already_set& error) {
+        if (!error.matches(PyExc_TypeError)) throw;
+    }
+    return method();
+}
+
+}  // namespace
+
+Array read_dlpack(const Call& call, const char* name, py::handle object, Role role) {
+    const std::string prefix = std::string(call.operation) + ": " + name;
+    Array result;
+    try {
+        // Asking a GPU array for a capsule may synchronise its stream, so look at the device first.
+        if (PyObject_HasAttrString(object.ptr(), "__dlpack_device__")) {
+            const auto device = py::cast<py::tuple>(object.attr("__dlpack_device__")());
+            check_device(call, name, {py::cast<std::int32_t>(device[0]), py::cast<std::int32_t>(device[1])});
+        }
+        result.owner = call_dlpack(object, role);
+    } catch (py::error_already_set& error) {
+        const std::string reason = py::cast<std::string>(py::str(error.value()));
+        error.restore();
+        raise_from_current(PyExc_BufferError, prefix + " (" + type_name(object) + ") could not be exported: " + reason);
+    }
+    PyObject* capsule = result.owner.ptr();
+    // The capsule is only borrowed: it keeps its name, and its own destructor frees the tensor when the call is over.
+    if (PyCapsule_IsValid(capsule, "dltensor_versioned")) {
+        auto* managed =
+            static_cast<dlpack::ManagedTensorVersioned*>(PyCapsule_GetPointer(capsule, "dltensor_versioned"));
+        if (managed->version.major != dlpack::major_version)
+            raise(PyExc_BufferError, prefix + " exports DLPack version " + std::to_string(managed->version.major) +
+                                         "." + std::to_string(managed->version.minor) + ", expected 1.x");
+        if (role == Role::output && (managed->flags & dlpack::flag_read_only))
+            raise(PyExc_ValueError, prefix + " is read-only");
+        if (role == Role::output && (managed->flags & dlpack::flag_is_copied))
+            raise(PyExc_BufferError, prefix + " exports a copy of itself, so nothing can be written to it");
+        result.view = view_of(call, name, managed->tensor);
+    } else if (PyCapsule_IsValid(capsule, "dltensor")) {
+        auto* managed = static_cast<dlpack::ManagedTensor*>(PyCapsule_GetPointer(capsule, "dltensor"));
+        result.view = view_of(call, name, managed->tensor);
+    } else {
+        raise(PyExc_BufferError, prefix + ": __dlpack__ of " + type_name(object) + " returned no DLPack capsule");
+    }
+    return result;
+}
+
+}  // namespace fastffn::python

@@ -1,0 +1,17 @@
+// Reading arrays through DLPack: the C exchange API where a type has one, else the __dlpack__ method.
+#pragma once
+
+#include "arrays.hpp"
+
+namespace fastffn::python {
+
+// The exchange table of an array type, or nullptr.
+const dlpack::ExchangeApi* exchange_api(PyTypeObject* type);
+
+// Through the object's __dlpack__ method, in either capsule version.
+Array read_dlpack(const Call& call, const char* name, py::handle object, Role role);
+
+// Throws for memory that a CPU cannot address, naming the device.
+void check_device(const Call& call, const char* name, dlpack::Device device);
+
+}  // namespace fastffn::python

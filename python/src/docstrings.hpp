@@ -1,0 +1,65 @@
+// Docstrings of the functions that are not bound by pybind11. The first line is the signature that inspect reads.
+#pragma once
+
+namespace fastffn::python {
+
+constexpr const char* linear_docstring = R"(linear($module, /, x, w, bias=None, *, out=None)
+--
+
+y = x · wᵀ + bias, with packed weights.
+
+Args:
+    x: [..., in_features], f32, f16 or bf16; the last dimension contiguous, other strides free but not negative.
+        NumPy, torch (CPU), or any array with ``__dlpack__`` or the buffer protocol; never copied.
+    w: packed weights of one matrix [out_features, in_features]; see :func:`fastffn.pack`.
+    bias: [out_features], f32, f16 or bf16; None for none.
+    out: where to write y: [..., out_features], f32, f16 or bf16, writable, sharing no memory with the inputs. It is
+        returned as it is, and the call allocates nothing. None makes a new array.
+
+Returns:
+    y, [..., out_features]: without ``out``, an array of x's kind and dtype.
+
+Raises:
+    ValueError: a shape, dtype, layout or value that does not fit; packed weights that are damaged or truncated.
+    TypeError: an argument that is no array.
+    BufferError: an array that cannot be read where it is.
+    RuntimeError: an array on a GPU; a torch tensor that requires grad while grad mode is on; a FASTFFN_ISA that this
+        CPU lacks.
+    MemoryError: no memory for the workspace.
+
+Sums are f32 (int32 for int8). f32 and f16 weights use x in f32, bf16 weights round x to bf16, int8 weights quantise
+each token of x to [-127, 127] with scale absmax / 127. The result has the same bits for any number of threads.)";
+
+constexpr const char* ffn_docstring =
+    R"(ffn($module, /, x, w_up, w_down, w_gate=None, b_up=None, b_down=None, b_gate=None, *, activation, out=None)
+--
+
+The feed-forward layer of a transformer, with packed weights, in one pass.
+
+    y = activation(x · w_upᵀ + b_up) · w_downᵀ + b_down
+    y = (activation(x · w_gateᵀ + b_gate) ⊙ (x · w_upᵀ + b_up)) · w_downᵀ + b_down     with w_gate
+
+The gated form is GLU (Shazeer 2020, arXiv:2002.05202): SwiGLU with silu, GEGLU with gelu, ReGLU with relu.
+
+Args:
+    x: [..., d_model], f32, f16 or bf16; the last dimension contiguous, other strides free but not negative. NumPy,
+        torch (CPU), or any array with ``__dlpack__`` or the buffer protocol; never copied.
+    w_up, w_gate: packed weights [d_ff, d_model]; see :func:`fastffn.pack`. Formats may differ.
+    w_down: packed weights [d_model_out, d_ff].
+    b_up, b_gate: [d_ff]; b_down: [d_model_out]; f32, f16 or bf16; None for none.
+    activation: one of :func:`fastffn.activations`: "identity", "relu", "relu2", "gelu" (the exact one, with erf),
+        "gelu_tanh", "silu". There is no default, because models differ.
+    out: where to write y: [..., d_model_out], f32, f16 or bf16, writable, sharing no memory with the inputs. It is
+        returned as it is, and the call allocates nothing. None makes a new array.
+
+Returns:
+    y, [..., d_model_out]: without ``out``, an array of x's kind and dtype.
+
+Raises:
+    ValueError, TypeError, BufferError, RuntimeError, MemoryError: as :func:`fastffn.linear`.
+
+The hidden activations [tokens, d_ff] exist only as a tile in the cache. Sums are f32 (int32 for int8). f32 and f16
+weights use x and the hidden activations in f32, bf16 weights round them to bf16, int8 weights quantise them per token
+to [-127, 127] with scale absmax / 127. The result has the same bits for any number of threads.)";
+
+}  // namespace fastffn::python

@@ -1,0 +1,68 @@
+// What this machine and this build have, for `python -m fastffn`.
+#include "machine.hpp"
+
+#include <string>
+
+#include "build_info.hpp"
+#include "contexts.hpp"
+#include "errors.hpp"
+#include "fastffn/cpu.hpp"
+#include "fastffn/version.hpp"
+
+namespace py = pybind11;
+
+namespace fastffn::python {
+
+namespace {
+
+py::dict machine() {
+    const CpuReport& report = cpu_report();
+    const Status isa = check_isa();
+    py::dict result;
+    result["vendor"] = report.vendor;
+    result["brand"] = report.brand;
+    result["isa_found"] = isa_name(report.found);
+    result["isa_chosen"] = isa_name(report.chosen);
+    result["isa_reason"] = report.reason;
+    result["isa_error"] = isa.ok() ? "" : isa.message();
+    result["l1d_bytes"] = report.l1d_bytes;
+    result["l2_bytes"] = report.l2_bytes;
+    result["l3_bytes"] = report.l3_bytes;
+    result["threading"] = threading_backend();
+    result["cuda"] = cuda_state;
+    result["compiler"] = compiler;
+    return result;
+}
+
+std::string active_kernel_name(const std::string& format_text) {
+    Format format;
+    check(parse_format(format_text.c_str(), &format));
+    std::string name;
+    check(active_kernel(format, &name));
+    return name;
+}
+
+void set_num_threads(int threads) {
+    if (threads < 0)
+        raise(PyExc_ValueError,
+              "set_num_threads: threads is " + std::to_string(threads) + ", expected 0 (OpenMP's default) or more");
+    set_thread_setting(threads);
+}
+
+int get_num_threads() {
+    const int threads = thread_setting();
+    return threads ? threads : default_threads();
+}
+
+}  // namespace
+
+void register_machine(py::module_& module) {
+    module.attr("__version__") = version();
+    module.def("machine", &machine);
+    module.def("active_kernel", &active_kernel_name, py::arg("format"));
+    module.def("set_num_threads", &set_num_threads, py::arg("threads"));
+    module.def("get_num_threads", &get_num_threads);
+    module.def("last_kernel", &last_kernel);
+}
+
+}  // namespace fastffn::python

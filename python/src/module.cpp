@@ -1,0 +1,27 @@
+// fastffn._core: the compiled half of the Python package.
+#include <pybind11/pybind11.h>
+
+#include <exception>
+
+#include "calls.hpp"
+#include "errors.hpp"
+#include "machine.hpp"
+#include "owned_array.hpp"
+#include "packed_argument.hpp"
+
+namespace py = pybind11;
+
+PYBIND11_MODULE(_core, module) {
+    using namespace fastffn::python;
+    py::register_local_exception_translator([](std::exception_ptr error) {
+        try {
+            if (error) std::rethrow_exception(error);
+        } catch (const PythonError&) {
+            set_python_error();
+        }
+    });
+    register_machine(module);
+    register_owned_array(module);
+    register_weights(module);
+    register_calls(module);
+}

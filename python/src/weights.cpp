@@ -1,0 +1,122 @@
+// pack, unpack, inspect and verify, as fastffn/_weights.py calls them.
+#include <pybind11/pybind11.h>
+
+#include "contexts.hpp"
+#include "errors.hpp"
+#include "fastffn/cpu.hpp"
+#include "owned_array.hpp"
+#include "packed_argument.hpp"
+#include "results.hpp"
+
+namespace fastffn::python {
+
+PackedArray read_packed(Call& call, const char* name, py::handle object) {
+    PackedArray packed;
+    packed.array = read_array(call, name, object, Role::packed);
+    const TensorView& view = packed.array.view;
+    if (view.dtype != DType::u8)
+        raise(PyExc_ValueError, std::string(call.operation) + ": " + name + " is a plain " + describe(view) +
+                                    ", expected packed weights; make them with fastffn.pack(" + name + ", format)");
+    if (view.ndim != 1 || (view.shape[0] > 1 && view.strides[0] != 1))
+        raise(PyExc_ValueError, std::string(call.operation) + ": " + name + " is a " + describe(view) +
+                                    (view.ndim == 1 ? " that is not contiguous" : "") +
+                                    ", expected packed weights: a contiguous one-dimensional uint8 array");
+    // A null pointer of an empty array must reach the library as "too short", not as "no weight given".
+    static const std::byte nothing{};
+    packed.view = {view.data ? view.data : &nothing, view.shape[0]};
+    return packed;
+}
+
+namespace {
+
+// The library's own name of an operation, in messages that Python callers know under another.
+Status renamed(const Status& status, const std::string& from, const std::string& to) {
+    const std::string& message = status.message();
+    if (status.ok() || message.compare(0, from.size(), from) != 0) return status;
+    return {status.code(), to + message.substr(from.size())};
+}
+
+py::object pack_weights(py::object w, const std::string& format_text) {
+    Call call{"pack"};
+    check(check_isa());
+    Format format;
+    check(parse_format(format_text.c_str(), &format));
+    const Array source = read_array(call, "w", w, Role::weight);
+    std::int64_t bytes = 0;
+    check(packed_bytes(source.view, format, &bytes));
+    Result result(call, w, source, DType::u8, 1, &bytes);
+    Status status;
+    {
+        const py::gil_scoped_release release;
+        status = pack(source.view, format, result.view.data, bytes);
+    }
+    check(status);
+    return result.finish();
+}
+
+DType unpack_dtype(const std::string& name) {
+    for (DType dtype : {DType::f32, DType::f16, DType::bf16})
+        if (name == dtype_name(dtype)) return dtype;
+    raise(PyExc_ValueError, "unpack: dtype is '" + name + "', expected f32, f16 or bf16");
+}
+
+py::object unpack_weights(py::object packed, const std::string& dtype_text) {
+    Call call{"unpack"};
+    check(check_isa());
+    const DType dtype = unpack_dtype(dtype_text);
+    const PackedArray source = read_packed(call, "packed", packed);
+    PackedInfo info;
+    check(renamed(inspect(source.view, &info, "packed"), "inspect:", "unpack:"));
+    const std::int64_t shape[3] = {info.count, info.out_features, info.in_features};
+    const int skip = info.count == 1 ? 1 : 0;
+    Result result(call, packed, source.array, dtype, 3 - skip, shape + skip);
+    Status status;
+    {
+        const py::gil_scoped_release release;
+        status = unpack(source.view, result.view);
+    }
+    check(renamed(status, "verify:", "unpack:"));
+    return result.finish();
+}
+
+py::tuple inspect_weights(py::object packed) {
+    Call call{"info"};
+    check(check_isa());
+    const PackedArray source = read_packed(call, "packed", packed);
+    PackedInfo info;
+    check(renamed(inspect(source.view, &info, "packed"), "inspect:", "info:"));
+    return py::make_tuple(format_name(info.format), info.out_features, info.in_features, info.count, info.bytes);
+}
+
+void verify_weights(py::object packed) {
+    Call call{"verify"};
+    check(check_isa());
+    const PackedArray source = read_packed(call, "packed", packed);
+    Status status;
+    {
+        const py::gil_scoped_release release;
+        status = verify_packed(source.view, "packed");
+    }
+    check(status);
+}
+
+py::tuple format_names() {
+    Format formats[format_limit];
+    const int count = list_formats(formats, format_limit);
+    py::tuple names(count);
+    for (int i = 0; i < count; ++i) names[i] = format_name(formats[i]);
+    return names;
+}
+
+}  // namespace
+
+void register_weights(py::module_& module) {
+    module.def("pack", &pack_weights, py::arg("w"), py::arg("format"));
+    module.def("unpack", &unpack_weights, py::arg("packed"), py::arg("dtype"));
+    module.def("inspect", &inspect_weights, py::arg("packed"),
+               "(format, out_features, in_features, count, nbytes) of packed weights, in constant time.");
+    module.def("verify", &verify_weights, py::arg("packed"));
+    module.def("formats", &format_names);
+}
+
+}  // namespace fastffn::python
