@@ -14,22 +14,13 @@
 
 #include <cstdint>
 
+#include "fastffn/activation.hpp"
 #include "fastffn/context.hpp"
 #include "fastffn/packed.hpp"
 #include "fastffn/status.hpp"
 #include "fastffn/tensor.hpp"
 
 namespace fastffn {
-
-enum class Activation : std::uint8_t {
-    identity = 0,
-    relu = 1,
-    relu2 = 2,      // max(x, 0)²
-    gelu = 3,       // x · Φ(x), with the exact error function
-    gelu_tanh = 4,  // its tanh approximation
-    silu = 5,       // x · sigmoid(x)
-};
-constexpr int activation_count = 6;
 
 const char* activation_name(Activation activation) noexcept;
 Status parse_activation(const char* name, Activation* activation);

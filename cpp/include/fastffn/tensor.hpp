@@ -6,9 +6,9 @@
 #include <initializer_list>
 #include <string>
 
-namespace fastffn {
+#include "fastffn/dtype.hpp"
 
-enum class DType : std::uint8_t { f32 = 0, f16 = 1, bf16 = 2, u8 = 3, i8 = 4, i32 = 5, i64 = 6, f64 = 7 };
+namespace fastffn {
 
 const char* dtype_name(DType dtype) noexcept;    // "f32", "bf16", …
 std::int64_t dtype_bytes(DType dtype) noexcept;  // bytes of one element

@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "fastffn/tensor.hpp"
+#include "fastffn/dtype.hpp"
 
 namespace fastffn {
 namespace {

@@ -52,7 +52,7 @@ std::int64_t largest_tile_floats(const Operand& operand, std::int64_t token_tile
     // The last token tile may be shorter and then fall into the few-rows regime with its longer runs.
     const std::int64_t few = operand.kernels->few_rows < token_tile ? operand.kernels->few_rows : token_tile;
     const std::int64_t run = plan_blocks(operand, few, threads).panels_per_task * panel_columns * few;
-    const std::int64_t block = operand.kernels->block_panels * panel_columns * token_tile;
+    const std::int64_t block = operand.kernels->block_panels * panel_columns * round_up(token_tile, 16);
     return token_tile > operand.kernels->few_rows && block > run ? block : run;
 }
 
@@ -219,7 +219,9 @@ DensePlan plan_dense(const DenseLayer& layer, std::int64_t tokens, int threads) 
     plan.prepared_x_gate =
         two_forms ? take(layer.gate.kernels->prepared_bytes(plan.token_tile, d_model)) : plan.prepared_x;
     if (layer.has_hidden) plan.prepared_hidden = take(layer.down.kernels->prepared_bytes(plan.token_tile, d_ff));
-    if (keeps_rows) plan.hidden = take(plan.token_tile * plan.hidden_stride * 4);
+    const bool many = layer.has_hidden && plan.token_tile > layer.up.kernels->few_rows;
+    if (keeps_rows)
+        plan.hidden = take((many ? round_up(plan.token_tile, 16) : plan.token_tile) * plan.hidden_stride * 4);
     std::int64_t floats = largest_tile_floats(layer.down, plan.token_tile, plan.threads);
     if (layer.has_hidden) {
         const std::int64_t hidden_floats = largest_tile_floats(layer.up, plan.token_tile, plan.threads);

@@ -1,0 +1,15 @@
+// Activations and stores with avx2.
+#include "core/simd_avx2.hpp"
+
+#include "core/elementwise_simd.hpp"
+
+namespace fastffn::avx2 {
+
+namespace {
+void activate(const ActivateArgs& args) noexcept { activate_any<F32>(args); }
+void store_tile(const StoreArgs& args) noexcept { store_any<F32>(args); }
+}  // namespace
+
+const ElementwiseKernels elementwise = {"avx2", activate, store_tile};
+
+}  // namespace fastffn::avx2

@@ -1,0 +1,15 @@
+// Activations and stores with avx512.
+#include "core/simd_avx512.hpp"
+
+#include "core/elementwise_simd.hpp"
+
+namespace fastffn::avx512 {
+
+namespace {
+void activate(const ActivateArgs& args) noexcept { activate_any<F32>(args); }
+void store_tile(const StoreArgs& args) noexcept { store_any<F32>(args); }
+}  // namespace
+
+const ElementwiseKernels elementwise = {"avx512", activate, store_tile};
+
+}  // namespace fastffn::avx512

@@ -1,0 +1,71 @@
+// activate and store of elementwise.hpp, written once; each instruction set's file includes it after its F32.
+#pragma once
+
+#include "core/activations.hpp"
+#include "core/elementwise.hpp"
+
+namespace fastffn {
+namespace {
+
+template <class V, Activation activation, bool gated>
+void activate_rows(const ActivateArgs& a) {
+    for (std::int64_t r = 0; r < a.rows; ++r) {
+        float* up = a.up + r * a.stride;
+        const float* gate = gated ? a.gate + r * a.gate_stride : nullptr;
+        for (std::int64_t c = 0; c < a.cols; c += V::width) {
+            V u = V::load(up + c);
+            if (a.up_bias) u = u + V::load(a.up_bias + c);
+            if constexpr (gated) {
+                V g = V::load(gate + c);
+                if (a.gate_bias) g = g + V::load(a.gate_bias + c);
+                store(up + c, activated<activation>(g) * u);
+            } else {
+                store(up + c, activated<activation>(u));
+            }
+        }
+    }
+}
+
+template <class V, Activation activation>
+void activate_either(const ActivateArgs& a) {
+    if (a.gate)
+        activate_rows<V, activation, true>(a);
+    else
+        activate_rows<V, activation, false>(a);
+}
+
+template <class V>
+void activate_any(const ActivateArgs& a) {
+    switch (a.activation) {
+        case Activation::identity: return activate_either<V, Activation::identity>(a);
+        case Activation::relu: return activate_either<V, Activation::relu>(a);
+        case Activation::relu2: return activate_either<V, Activation::relu2>(a);
+        case Activation::gelu: return activate_either<V, Activation::gelu>(a);
+        case Activation::gelu_tanh: return activate_either<V, Activation::gelu_tanh>(a);
+        case Activation::silu: return activate_either<V, Activation::silu>(a);
+    }
+}
+
+template <class V, DType dtype>
+void store_rows(const StoreArgs& a) {
+    constexpr std::int64_t bytes = dtype == DType::f32 ? 4 : 2;
+    for (std::int64_t r = 0; r < a.rows; ++r) {
+        const float* row = a.tile + r * a.tile_stride;
+        std::byte* dst = a.dst + r * a.dst_stride;
+        for (std::int64_t c = 0; c < a.cols; c += V::width) {
+            V value = V::load(row + c);
+            if (a.bias) value = value + V::load(a.bias + c);
+            store_as(dst + c * bytes, dtype, value, a.cols - c);
+        }
+    }
+}
+
+template <class V>
+void store_any(const StoreArgs& a) {
+    if (a.dtype == DType::f32) return store_rows<V, DType::f32>(a);
+    if (a.dtype == DType::f16) return store_rows<V, DType::f16>(a);
+    return store_rows<V, DType::bf16>(a);
+}
+
+}  // namespace
+}  // namespace fastffn

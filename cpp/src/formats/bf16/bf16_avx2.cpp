@@ -1,0 +1,14 @@
+// bf16 with AVX2; the kernel is in bf16_simd.hpp.
+#include "core/simd_avx2.hpp"
+#include "formats/common/registers_avx2.hpp"
+
+#include "formats/bf16/bf16_simd.hpp"
+#include "formats/kernels.hpp"
+
+namespace fastffn::avx2 {
+
+const FormatKernels bf16_kernels = {
+    "bf16/avx2", few_rows_limit, panels_per_task, false, 4, prepared_bytes, prepare<F32>, multiply,
+};
+
+}  // namespace fastffn::avx2

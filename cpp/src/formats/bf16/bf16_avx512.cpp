@@ -1,0 +1,14 @@
+// bf16 with AVX-512; the kernel is in bf16_simd.hpp.
+#include "core/simd_avx512.hpp"
+#include "formats/common/registers_avx512.hpp"
+
+#include "formats/bf16/bf16_simd.hpp"
+#include "formats/kernels.hpp"
+
+namespace fastffn::avx512 {
+
+const FormatKernels bf16_kernels = {
+    "bf16/avx512base", few_rows_limit, panels_per_task, false, 4, prepared_bytes, prepare<F32>, multiply,
+};
+
+}  // namespace fastffn::avx512

@@ -1,0 +1,213 @@
+// The inner loops of every plain format, written once for AVX2 and AVX-512.
+//
+//   few rows   one panel at a time, its whole depth, several accumulators per row: each packed byte is read once, in order
+//   many rows  blocks of 6 rows × `block_registers` registers of columns (AVX-512: 4 panels, 24 accumulators; AVX2: one
+//              panel, 12). Per step AVX-512 loads 4 weights and 6 activations for 24 multiply-adds, so two loads a cycle
+//              keep two multiply-adds a cycle busy. The reduction runs in chunks whose weights stay in L1 while all rows
+//              pass over them; partial sums wait in the f32 (or int32) tile meanwhile.
+//
+// A Dot says what one multiply-add is (see registers_avx512.hpp, registers_avx2.hpp): Register, Acc, zero, load_acc,
+// store_acc, sum, load_weights, broadcast, dot, register_bytes, block_registers, few_unroll.
+// An Op says how a format's packed bytes reach it:
+//   row_words        prepared words that a step consumes
+//   step_bytes       packed bytes of a panel that a step consumes
+//   step(acc, words, weights)       one step of one register of columns, straight from packed bytes
+//   Native           the Dot for many rows
+//   expands, expand(weights, steps, expanded)   packed bytes of one panel → 64 bytes per word, where Native needs that
+// Sums of one output run over the depth in the same order for any number of threads.
+#pragma once
+
+#include <immintrin.h>
+
+#include "core/kernel.hpp"
+#include "formats/common/words.hpp"
+
+namespace fastffn {
+namespace {
+
+constexpr int block_rows = 6;
+
+// rows × registers of one chunk, weights at 64 bytes per word and panel.
+template <class Dot, int rows, int registers>
+void block(const std::byte* a, std::int64_t a_stride, const std::byte* b, std::int64_t b_panel, std::int64_t words,
+           float* tile, std::int64_t tile_stride, bool continues) {
+    constexpr int per_panel = 64 / Dot::register_bytes, lanes = Dot::register_bytes / 4;
+    typename Dot::Acc acc[rows][registers];
+#pragma GCC unroll 6
+    for (int r = 0; r < rows; ++r)
+#pragma GCC unroll 4
+        for (int i = 0; i < registers; ++i)
+            acc[r][i] = continues ? Dot::load_acc(tile + r * tile_stride + i * lanes) : Dot::zero();
+    for (std::int64_t k = 0; k < words; ++k) {
+        typename Dot::Register weights[registers];
+#pragma GCC unroll 4
+        for (int i = 0; i < registers; ++i)
+            weights[i] =
+                Dot::load_weights(b + i / per_panel * b_panel + k * 64 + i % per_panel * Dot::register_bytes);
+#pragma GCC unroll 6
+        for (int r = 0; r < rows; ++r) {
+            const typename Dot::Register word = Dot::broadcast(a + r * a_stride + k * 4);
+#pragma GCC unroll 4
+            for (int i = 0; i < registers; ++i) acc[r][i] = Dot::dot(acc[r][i], word, weights[i]);
+        }
+    }
+#pragma GCC unroll 6
+    for (int r = 0; r < rows; ++r)
+#pragma GCC unroll 4
+        for (int i = 0; i < registers; ++i) Dot::store_acc(tile + r * tile_stride + i * lanes, acc[r][i]);
+}
+
+using BlockFunction = void (*)(const std::byte*, std::int64_t, const std::byte*, std::int64_t, std::int64_t, float*,
+                               std::int64_t, bool);
+
+template <class Dot, int registers>
+BlockFunction block_of_rows(std::int64_t rows) {
+    constexpr BlockFunction functions[block_rows] = {block<Dot, 1, registers>, block<Dot, 2, registers>,
+                                                     block<Dot, 3, registers>, block<Dot, 4, registers>,
+                                                     block<Dot, 5, registers>, block<Dot, 6, registers>};
+    return functions[rows - 1];
+}
+
+template <class Dot>
+BlockFunction block_of(std::int64_t rows, std::int64_t panels) {
+    constexpr int per_panel = 64 / Dot::register_bytes;
+    if constexpr (Dot::block_registers > per_panel) {
+        switch (panels) {
+            case 1: return block_of_rows<Dot, per_panel>(rows);
+            case 2: return block_of_rows<Dot, 2 * per_panel>(rows);
+            case 3: return block_of_rows<Dot, 3 * per_panel>(rows);
+            default: break;
+        }
+    }
+    return block_of_rows<Dot, Dot::block_registers>(rows);
+}
+
+// One panel, its whole depth, for a few rows. `unroll` accumulators per row and register hide the latency of a step.
+template <class Op, int rows>
+void run_panel(const std::byte* a, std::int64_t a_stride, const std::byte* b, std::int64_t steps, float* tile,
+               std::int64_t tile_stride) {
+    // A packed weight is read front to back; fetching this far ahead keeps more lines in flight than the hardware
+    // prefetcher does alone, which stops at each 4 KiB page.
+    constexpr std::int64_t prefetch_bytes = 4096;
+    constexpr int registers = 64 / Op::register_bytes, unroll = Op::few_unroll(rows);
+    constexpr std::int64_t register_step = Op::step_bytes / registers;
+    typename Op::Acc acc[rows][registers][unroll];
+#pragma GCC unroll 6
+    for (int r = 0; r < rows; ++r)
+#pragma GCC unroll 2
+        for (int i = 0; i < registers; ++i)
+#pragma GCC unroll 4
+            for (int u = 0; u < unroll; ++u) acc[r][i][u] = Op::zero();
+    std::int64_t k = 0;
+    for (; k + unroll <= steps; k += unroll) {
+#pragma GCC unroll 4
+        for (int u = 0; u < unroll; ++u) {
+            const std::byte* weights = b + (k + u) * Op::step_bytes;
+            if (u * Op::step_bytes % 64 == 0)
+                _mm_prefetch(reinterpret_cast<const char*>(weights + prefetch_bytes), _MM_HINT_T0);
+#pragma GCC unroll 6
+            for (int r = 0; r < rows; ++r)
+#pragma GCC unroll 2
+                for (int i = 0; i < registers; ++i)
+                    acc[r][i][u] = Op::step(acc[r][i][u], a + r * a_stride + (k + u) * Op::row_words * 4,
+                                            weights + i * register_step);
+        }
+    }
+    for (; k < steps; ++k)
+#pragma GCC unroll 6
+        for (int r = 0; r < rows; ++r)
+#pragma GCC unroll 2
+            for (int i = 0; i < registers; ++i)
+                acc[r][i][0] = Op::step(acc[r][i][0], a + r * a_stride + k * Op::row_words * 4,
+                                        b + k * Op::step_bytes + i * register_step);
+#pragma GCC unroll 6
+    for (int r = 0; r < rows; ++r)
+#pragma GCC unroll 2
+        for (int i = 0; i < registers; ++i) {
+#pragma GCC unroll 4
+            for (int half = unroll / 2; half >= 1; half /= 2)
+#pragma GCC unroll 4
+                for (int u = 0; u < half; ++u) acc[r][i][u] = Op::sum(acc[r][i][u], acc[r][i][u + half]);
+            Op::store_acc(tile + r * tile_stride + i * (Op::register_bytes / 4), acc[r][i][0]);
+        }
+}
+
+constexpr std::int64_t few_rows_limit = 6;
+
+// What both loops need to know of a call.
+struct PanelCall {
+    const std::byte* a;  // prepared rows, from row0 on
+    std::int64_t a_stride;
+    const std::byte* b;  // packed panels, from first_panel on
+    std::int64_t panel_bytes;
+    std::int64_t steps;
+    std::int64_t rows, panels;
+    float* tile;
+    std::int64_t tile_stride;
+};
+
+// finish(row, rows, panel, panels): called once per region of the tile whose sums are complete.
+template <class Op, class Finish>
+void multiply_few(const PanelCall& call, Finish finish) {
+    for (std::int64_t p = 0; p < call.panels; ++p) {
+        const std::byte* b = call.b + p * call.panel_bytes;
+        float* tile = call.tile + p * 16;
+        switch (call.rows) {
+            case 1: run_panel<Op, 1>(call.a, call.a_stride, b, call.steps, tile, call.tile_stride); break;
+            case 2: run_panel<Op, 2>(call.a, call.a_stride, b, call.steps, tile, call.tile_stride); break;
+            case 3: run_panel<Op, 3>(call.a, call.a_stride, b, call.steps, tile, call.tile_stride); break;
+            case 4: run_panel<Op, 4>(call.a, call.a_stride, b, call.steps, tile, call.tile_stride); break;
+            case 5: run_panel<Op, 5>(call.a, call.a_stride, b, call.steps, tile, call.tile_stride); break;
+            default: run_panel<Op, 6>(call.a, call.a_stride, b, call.steps, tile, call.tile_stride); break;
+        }
+        finish(0, call.rows, p, 1);
+    }
+}
+
+template <class Op, class Finish>
+void multiply_many(const PanelCall& call, Finish finish) {
+    using Native = typename Op::Native;
+    constexpr std::int64_t block_panels = Native::block_registers * Native::register_bytes / 64;
+    alignas(64) std::byte expanded[Op::expands ? block_panels * chunk_steps * 64 : 64];
+    const std::int64_t chunk = balanced_chunk(call.steps * Op::row_words) / Op::row_words;
+    const std::int64_t row_blocks = divide_up(call.rows, block_rows);
+    const std::int64_t base_rows = call.rows / row_blocks, longer_blocks = call.rows % row_blocks;
+    for (std::int64_t p = 0; p < call.panels; p += block_panels) {
+        const std::int64_t panels = call.panels - p < block_panels ? call.panels - p : block_panels;
+        for (std::int64_t k = 0; k < call.steps; k += chunk) {
+            const std::int64_t steps = call.steps - k < chunk ? call.steps - k : chunk;
+            const std::byte* b = call.b + p * call.panel_bytes + k * Op::step_bytes;
+            std::int64_t b_panel = call.panel_bytes;
+            if constexpr (Op::expands) {
+                b_panel = chunk * Op::row_words * 64;
+                for (std::int64_t i = 0; i < panels; ++i)
+                    Op::expand(b + i * call.panel_bytes, steps, expanded + i * b_panel);
+                b = expanded;
+            }
+            const bool last = k + steps == call.steps;
+            std::int64_t row = 0;
+            for (std::int64_t i = 0; i < row_blocks; ++i) {
+                const std::int64_t rows = base_rows + (i < longer_blocks);
+                float* tile = call.tile + row * call.tile_stride + p * 16;
+                block_of<Native>(rows, panels)(call.a + row * call.a_stride + k * Op::row_words * 4, call.a_stride, b,
+                                               b_panel, steps * Op::row_words, tile, call.tile_stride, k > 0);
+                if (last) finish(row, rows, p, panels);
+                row += rows;
+            }
+        }
+    }
+}
+
+// Which loop runs depends on the rows of the token tile alone, not on how threads split it.
+template <class Op, class Finish>
+void multiply_panels(const PanelCall& call, std::int64_t total_rows, Finish finish) {
+    if (total_rows <= few_rows_limit)
+        multiply_few<Op>(call, finish);
+    else
+        multiply_many<Op>(call, finish);
+}
+
+inline void nothing_to_finish(std::int64_t, std::int64_t, std::int64_t, std::int64_t) {}
+
+}  // namespace
+}  // namespace fastffn

@@ -1,0 +1,14 @@
+// f16 with AVX-512; the kernel is in f16_simd.hpp.
+#include "core/simd_avx512.hpp"
+#include "formats/common/registers_avx512.hpp"
+
+#include "formats/f16/f16_simd.hpp"
+#include "formats/kernels.hpp"
+
+namespace fastffn::avx512 {
+
+const FormatKernels f16_kernels = {
+    "f16/avx512base", few_rows_limit, panels_per_task, false, 4, prepared_bytes, prepare<F32>, multiply,
+};
+
+}  // namespace fastffn::avx512

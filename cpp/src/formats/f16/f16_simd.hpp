@@ -1,0 +1,42 @@
+// f16 for any vector width: weights widen to f32 as they are read (once per chunk when there are many rows), products
+// and sums in f32. Include after simd_ and registers_<isa>.hpp.
+#pragma once
+
+#include "formats/common/blocks.hpp"
+#include "formats/common/prepare_words.hpp"
+
+namespace fastffn {
+namespace {
+
+struct Op : SumF32 {
+    using Native = FmaF32;
+    static constexpr std::int64_t row_words = 1, step_bytes = 32;
+    static constexpr bool expands = true;
+    static Acc step(Acc acc, const std::byte* words, const std::byte* weights) {
+        return multiply_add(broadcast(words), widen_f16(weights), acc);
+    }
+    static void expand(const std::byte* weights, std::int64_t steps, std::byte* expanded) {
+        for (std::int64_t at = 0; at < steps * 64; at += register_bytes)
+            store_floats(expanded + at, widen_f16(weights + at / 2));
+    }
+};
+
+std::int64_t prepared_bytes(std::int64_t total_rows, std::int64_t depth) noexcept {
+    return f32_words_bytes(total_rows, depth);
+}
+
+template <class V>
+void prepare(const PrepareArgs& a) noexcept {
+    prepare_f32_words<V>(a, a.depth, [](V x) { return x; });
+}
+
+void multiply(const MultiplyArgs& a) noexcept {
+    const std::int64_t depth = a.matrix.in_features, panel_bytes = round_up(depth, 16) * 32;
+    const std::int64_t stride = words_stride(depth);
+    multiply_panels<Op>({a.prepared + a.row0 * stride, stride, a.matrix.payload + a.first_panel * panel_bytes,
+                         panel_bytes, depth, a.rows, a.panels, a.tile, a.tile_stride},
+                        a.total_rows, nothing_to_finish);
+}
+
+}  // namespace
+}  // namespace fastffn

@@ -1,0 +1,14 @@
+// f32 with AVX2; the kernel is in f32_simd.hpp.
+#include "core/simd_avx2.hpp"
+#include "formats/common/registers_avx2.hpp"
+
+#include "formats/f32/f32_simd.hpp"
+#include "formats/kernels.hpp"
+
+namespace fastffn::avx2 {
+
+const FormatKernels f32_kernels = {
+    "f32/avx2", few_rows_limit, panels_per_task, false, 4, prepared_bytes, prepare<F32>, multiply,
+};
+
+}  // namespace fastffn::avx2
