@@ -70,8 +70,10 @@ def test_bounds_hold_for_f32_arithmetic_and_reject_a_lost_element(fmt):
 
     def float32_layer(x, up, down, gate):
         def mul(a, w):
-            a = formats.activation_values(a, fmt).astype(np.float32)
-            return np.float32(a) @ w.astype(np.float32).T
+            a = formats.activation_values(a, fmt)
+            if fmt == "int8":  # exact integer sums, rounded once
+                return (a @ w.T).astype(np.float32)
+            return a.astype(np.float32) @ w.astype(np.float32).T
 
         g = mul(x, gate)
         return mul(g / (1 + np.exp(-g)) * mul(x, up), down)
@@ -99,7 +101,7 @@ def test_bounds_are_tight():
     rng = np.random.default_rng(2)
     up, down, gate = random_layer(rng, 256, 700)
     x = rng.standard_normal((8, 256))
-    for fmt, limit in (("f32", 3e-4), ("f16", 3e-4), ("bf16", 2e-3), ("int8", 5e-3)):
+    for fmt, limit in (("f32", 3e-4), ("f16", 3e-4), ("bf16", 4e-3), ("int8", 5e-3)):
         values = [formats.weight_values(w, fmt) for w in (up, down, gate)]
         bounded = tolerance.ffn(x, values[0], values[1], fmt, values[2], activation="silu")
         assert np.median(bounded.error) / np.sqrt(np.mean(bounded.value**2)) < limit, fmt

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .activations import ACTIVATIONS, SLOPE
-from .formats import ROUND, round_bf16
+from .formats import INT8_SMALLEST_ROW, ROUND, round_bf16
 
 U = 2.0**-24
 SMALLEST_NORMAL = 2.0**-126
@@ -74,9 +74,10 @@ def quantised(x):
     largest = np.abs(x.value).max(axis=-1, keepdims=True, initial=0)
     high = (np.abs(x.value) + x.error).max(axis=-1, keepdims=True, initial=0)
     low = np.maximum(np.abs(x.value) - x.error, 0).max(axis=-1, keepdims=True, initial=0)
-    scale = largest / 127
+    scale = np.where(largest < INT8_SMALLEST_ROW, 0, largest / 127)
     scale_error = np.maximum(high - largest, largest - low) / 127 + U * scale + SMALLEST
     live = scale > 0
+    scale_error = np.where(live, scale_error, 0)
     ratio = np.divide(x.value, scale, out=np.zeros_like(x.value), where=live)
     relative = np.divide(scale_error, scale, out=np.zeros_like(scale), where=live)
     shift = np.divide(x.error, scale, out=np.zeros_like(x.value), where=live) + np.abs(ratio) * (relative + 4 * U)
@@ -99,8 +100,9 @@ def linear(x, w, fmt, bias=None):
     error = weighted_sum(x.error, w)
     if fmt == "int8":
         # Integers add exactly; three roundings follow: the sum to f32, the product of the scales, their product. A product
-        # of scales under 2^-126 loses bits for good.
+        # of scales under 2^-126 loses bits for good. And w, as it comes from unpack, is code · scale rounded to f32.
         error = error + (scale_relative + 4 * U) * (np.abs(value) + error) + 127 * 127 * depth * SMALLEST
+        error = error + U * magnitude
     else:
         error = error + accumulation_units(depth) * U * magnitude + depth * SMALLEST
     if fmt == "bf16":
