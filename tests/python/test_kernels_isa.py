@@ -14,9 +14,9 @@ from kernel_support import FORMATS, Layer, normal
 LEVELS = ("ref", "avx2", "avx512base", "avx512vnni", "avx512bf16", "amx")
 # What each level runs for each format: the best kernels at or below it.
 KERNELS = {
-    "f32": ("ref", "avx2", "avx512", "avx512", "avx512", "avx512"),
-    "f16": ("ref", "avx2", "avx512", "avx512", "avx512", "avx512"),
-    "bf16": ("ref", "avx2", "avx512", "avx512", "avx512bf16", "amx"),
+    "f32": ("ref", "avx2", "avx512base", "avx512base", "avx512base", "avx512base"),
+    "f16": ("ref", "avx2", "avx512base", "avx512base", "avx512base", "avx512base"),
+    "bf16": ("ref", "avx2", "avx512base", "avx512base", "avx512bf16", "amx"),
     "int8": ("ref", "avx2", "avx2", "avx512vnni", "avx512vnni", "amx"),
 }
 
