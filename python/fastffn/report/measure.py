@@ -39,11 +39,15 @@ def rows_for(captured: F32, tokens: int) -> F32:
     return np.ascontiguousarray(captured[picked])
 
 
-def layers_to_time(layer: FfnLayer, count: int, variants: int) -> list[int]:
-    """Which of `count` layers are timed: all, or as many as fit in memory packed for every variant."""
+def layers_that_fit(layer: FfnLayer, variants: int) -> int:
+    """How many such layers are timed at most, packed for every variant at once; two at least."""
     per_layer = 3 * layer.parameters * variants  # about: f32 takes 4 bytes per weight, the others 2 and less
-    fitting = max(2, min(count, _PACKED_BYTES // max(per_layer, 1)))
-    return sorted({int(i) for i in np.linspace(0, count - 1, min(count, fitting)).round()})
+    return max(2, _PACKED_BYTES // max(per_layer, 1))
+
+
+def evenly(count: int, most: int) -> list[int]:
+    """At most `most` of the numbers below `count`, evenly spread."""
+    return sorted({int(index) for index in np.linspace(0, count - 1, min(count, most)).round()})
 
 
 def time_variants(
