@@ -33,7 +33,7 @@ struct MatrixView {
 };
 
 // Rows [row0, row0 + rows) and columns [col0, col0 + cols) of a [total_rows, depth] matrix, to be brought into prepared
-// form. `src` is the first of these elements. col0 is a multiple of 64, and so is cols unless it reaches depth.
+// form. `src` is the first of these elements. col0 is a multiple of 16, and so is cols unless it reaches depth.
 struct PrepareArgs {
     const std::byte* src;
     DType dtype;              // f32, f16 or bf16
@@ -52,7 +52,7 @@ struct MultiplyArgs {
     std::int64_t total_rows;  // as given to prepare
     std::int64_t row0, rows;
     std::int64_t first_panel, panels;
-    float* tile;               // 64-byte aligned
+    float* tile;               // 64-byte aligned; many rows: room for whole blocks of 16 rows, the surplus is scratch
     std::int64_t tile_stride;  // floats from row to row, a multiple of 16
 };
 

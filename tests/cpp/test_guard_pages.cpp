@@ -1,0 +1,144 @@
+// No byte outside an array is read or written: every array lies right against a page that may not be touched, at its end
+// and then at its beginning, and inputs cannot be written. Results are those from plain memory, bit for bit.
+#include <sys/mman.h>
+
+#include <new>
+
+#include "check.hpp"
+#include "support.hpp"
+
+namespace {
+using namespace support;
+
+enum class Side { end, begin };
+
+class Guarded {
+  public:
+    Guarded(std::size_t bytes, Side side) : bytes_(bytes) {
+        const std::size_t page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
+        inner_ = (bytes + page - 1) / page * page;
+        if (inner_ == 0) inner_ = page;
+        total_ = inner_ + 2 * page;
+        base_ = static_cast<std::byte*>(mmap(nullptr, total_, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+        if (base_ == MAP_FAILED) throw std::bad_alloc();
+        mprotect(base_ + page, inner_, PROT_READ | PROT_WRITE);
+        data_ = base_ + page + (side == Side::end ? inner_ - bytes : 0);
+        inner_base_ = base_ + page;
+    }
+    Guarded(const std::vector<std::byte>& content, Side side) : Guarded(content.size(), side) {
+        if (!content.empty()) std::memcpy(data_, content.data(), content.size());
+        mprotect(inner_base_, inner_, PROT_READ);
+    }
+    ~Guarded() { munmap(base_, total_); }
+    Guarded(const Guarded&) = delete;
+    Guarded& operator=(const Guarded&) = delete;
+    std::byte* data() const { return data_; }
+    std::int64_t size() const { return static_cast<std::int64_t>(bytes_); }
+
+  private:
+    std::byte *base_, *inner_base_, *data_;
+    std::size_t bytes_, inner_, total_;
+};
+
+struct Shape {
+    std::int64_t tokens, d_model, d_ff;
+};
+const Shape shapes[] = {{1, 1, 1},    {1, 15, 17},  {2, 17, 31},  {3, 64, 64},   {5, 63, 65},  {7, 33, 100},
+                        {16, 48, 80}, {17, 65, 63}, {31, 16, 16}, {33, 130, 70}, {40, 31, 257}};
+
+// Rows one element apart from each other: padding that nobody may read lies between the rows, not after the last.
+std::vector<std::byte> with_gaps(const std::vector<std::byte>& rows, std::int64_t count, std::int64_t row_bytes, std::int64_t stride) {
+    std::vector<std::byte> out(static_cast<std::size_t>((count - 1) * stride + row_bytes), std::byte{0xFF});
+    for (std::int64_t r = 0; r < count; r++) std::memcpy(out.data() + r * stride, rows.data() + r * row_bytes, static_cast<std::size_t>(row_bytes));
+    return out;
+}
+
+void check_ffn(Format format, DType dtype, const Shape& s, Side side, bool gated, bool gaps) {
+    const Problem problem(format, dtype, s.tokens, s.d_model, s.d_ff, gated);
+    fastffn::Context context(1);
+    auto expected = problem.output();
+    problem.run(context, expected).value();
+
+    const std::int64_t element = fastffn::dtype_bytes(dtype), row_bytes = s.d_model * element;
+    const std::int64_t stride = row_bytes + (gaps ? element : 0);
+    const Guarded x(with_gaps(problem.x, s.tokens, row_bytes, stride), side);
+    const Guarded w_up(problem.w_up, side), w_down(problem.w_down, side), w_gate(problem.w_gate, side);
+    const Guarded b_up(problem.b_up, side), b_gate(problem.b_gate, side), b_down(problem.b_down, side);
+    const Guarded y(static_cast<std::size_t>((s.tokens - 1) * stride + row_bytes), side);
+    std::memset(y.data(), 0x5A, static_cast<std::size_t>(y.size()));
+
+    TensorView x_view(x.data(), dtype, {s.tokens, s.d_model}), y_view(y.data(), dtype, {s.tokens, s.d_model});
+    x_view.strides[0] = y_view.strides[0] = stride / element;
+    const TensorView up(b_up.data(), dtype, {s.d_ff}), gate(b_gate.data(), dtype, {s.d_ff}), down(b_down.data(), dtype, {s.d_model});
+    fastffn::FfnWeights weights;
+    weights.w_up = {w_up.data(), w_up.size()};
+    weights.w_down = {w_down.data(), w_down.size()};
+    if (gated) weights.w_gate = {w_gate.data(), w_gate.size()};
+    weights.b_up = &up;
+    weights.b_down = &down;
+    if (gated) weights.b_gate = &gate;
+    weights.activation = gated ? fastffn::Activation::silu : fastffn::Activation::gelu;
+    const Status status = fastffn::ffn(context, x_view, weights, y_view);
+    CHECK(status.ok()) << status.message();
+    bool same = true, gaps_kept = true;
+    for (std::int64_t r = 0; r < s.tokens; r++) {
+        same = same && std::memcmp(y.data() + r * stride, expected.data() + r * row_bytes, static_cast<std::size_t>(row_bytes)) == 0;
+        if (r + 1 < s.tokens)
+            for (std::int64_t i = row_bytes; i < stride; i++) gaps_kept = gaps_kept && y.data()[r * stride + i] == std::byte{0x5A};
+    }
+    CHECK(same) << fastffn::format_name(format) << " " << fastffn::dtype_name(dtype) << " tokens " << s.tokens << " d_model " << s.d_model
+                << " d_ff " << s.d_ff << (side == Side::end ? " end" : " begin");
+    CHECK(gaps_kept) << "bytes between the rows of y were written";
+}
+
+TEST(ffn_against_guard_pages) {
+    for (Format format : all_formats())
+        for (DType dtype : float_dtypes)
+            for (const Shape& shape : shapes)
+                for (Side side : {Side::end, Side::begin})
+                    for (bool gated : {false, true}) check_ffn(format, dtype, shape, side, gated, (shape.tokens & 1) != 0);
+}
+
+// Decode: many columns, one row, more than one thread.
+TEST(wide_ffn_against_guard_pages) {
+    for (Format format : all_formats())
+        for (std::int64_t tokens : {1, 4, 130})
+            for (Side side : {Side::end, Side::begin}) check_ffn(format, DType::f32, {tokens, 257, 1031}, side, true, true);
+}
+
+TEST(linear_against_guard_pages) {
+    for (Format format : all_formats())
+        for (DType dtype : float_dtypes)
+            for (const Shape& s : shapes)
+                for (Side side : {Side::end, Side::begin}) {
+                    const auto packed = pack_random(format, s.d_ff, s.d_model, 1);
+                    const Guarded w(packed, side), x(random_array(dtype, s.tokens * s.d_model, 2), side), b(random_array(dtype, s.d_ff, 3), side);
+                    const Guarded y(static_cast<std::size_t>(s.tokens * s.d_ff * fastffn::dtype_bytes(dtype)), side);
+                    const TensorView bias(b.data(), dtype, {s.d_ff});
+                    fastffn::Context context(2);
+                    const Status status = fastffn::linear(context, TensorView(x.data(), dtype, {s.tokens, s.d_model}), {w.data(), w.size()}, &bias,
+                                                          TensorView(y.data(), dtype, {s.tokens, s.d_ff}));
+                    CHECK(status.ok()) << status.message();
+                }
+}
+
+TEST(pack_and_unpack_against_guard_pages) {
+    for (Format format : all_formats())
+        for (const Shape& s : shapes)
+            for (Side side : {Side::end, Side::begin})
+                for (DType dtype : float_dtypes) {
+                    const Guarded plain(random_array(dtype, s.d_ff * s.d_model, 1), side);
+                    const TensorView w(plain.data(), dtype, {s.d_ff, s.d_model});
+                    std::int64_t bytes = 0;
+                    fastffn::packed_bytes(w, format, &bytes).value();
+                    const Guarded packed(static_cast<std::size_t>(bytes), side);
+                    fastffn::pack(w, format, packed.data(), bytes).value();
+                    const Guarded back(static_cast<std::size_t>(s.d_ff * s.d_model * fastffn::dtype_bytes(dtype)), side);
+                    const Status status = fastffn::unpack({packed.data(), bytes}, TensorView(back.data(), dtype, {s.d_ff, s.d_model}));
+                    CHECK(status.ok()) << status.message();
+                }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) { return check::run_all(argc, argv); }

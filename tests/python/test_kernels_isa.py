@@ -1,0 +1,114 @@
+"""FASTFFN_ISA: what is forced is what runs; what is unknown or not available is an error."""
+
+import ctypes
+import os
+import subprocess
+import sys
+
+import fastffn as ff
+import numpy as np
+import pytest
+from fastffn import _core
+from kernel_support import FORMATS, Layer, normal
+
+LEVELS = ("ref", "avx2", "avx512base", "avx512vnni", "avx512bf16", "amx")
+# What each level runs for each format: the best kernels at or below it.
+KERNELS = {
+    "f32": ("ref", "avx2", "avx512base", "avx512base", "avx512base", "avx512base"),
+    "f16": ("ref", "avx2", "avx512base", "avx512base", "avx512base", "avx512base"),
+    "bf16": ("ref", "avx2", "avx512base", "avx512base", "avx512bf16", "amx"),
+    "int8": ("ref", "avx2", "avx2", "avx512vnni", "avx512vnni", "amx"),
+}
+
+
+def run_python(program, isa, *arguments):
+    environment = dict(os.environ)
+    environment.pop("FASTFFN_ISA", None)
+    if isa is not None:
+        environment["FASTFFN_ISA"] = isa
+    return subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, env=environment)
+
+
+PROGRAM = """
+import numpy as np, fastffn as ff
+from fastffn import _core
+m = _core.machine()
+print("level", m["isa_found"], m["isa_chosen"])
+x = np.ones((%d, 40), np.float32)
+for f in ff.formats():
+    w = ff.pack(np.ones((24, 40), np.float32), f)
+    ff.linear(x, w)
+    print("ran", f, ff.active_kernel(f), _core.last_kernel())
+"""
+
+
+@pytest.fixture(scope="module")
+def best():
+    return run_python(PROGRAM % 1, None).stdout.split()[1]
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("tokens", [1, 40])
+def test_forced(level, tokens, best):
+    result = run_python(PROGRAM % tokens, level)
+    if LEVELS.index(level) > LEVELS.index(best):
+        assert result.returncode != 0
+        assert "RuntimeError" in result.stderr and level in result.stderr and best in result.stderr
+        return
+    assert result.returncode == 0, result.stderr
+    lines = [line.split() for line in result.stdout.splitlines()]
+    assert lines[0] == ["level", best, level]
+    for _, fmt, active, last in lines[1:]:
+        assert active == last == f"{fmt}/{KERNELS[fmt][LEVELS.index(level)]}"
+
+
+@pytest.mark.parametrize("name", ["sse2", "AVX2", "avx512f", " "])
+def test_unknown(name):
+    result = run_python(PROGRAM % 1, name)
+    assert result.returncode != 0
+    assert "ValueError" in result.stderr and f"'{name}'" in result.stderr and "avx512vnni" in result.stderr
+
+
+def test_every_entrance_refuses(tmp_path):
+    program = """
+import sys, numpy as np, fastffn as ff
+w = np.load(sys.argv[1])
+x = np.ones((1, 4), np.float32)
+for call in (lambda: ff.linear(x, w), lambda: ff.ffn(x, w, w, activation="relu"), lambda: ff.active_kernel("f32")):
+    try:
+        call()
+    except ValueError as error:
+        assert "FASTFFN_ISA='nonsense'" in str(error), error
+    else:
+        raise SystemExit("went through")
+"""
+    np.save(tmp_path / "w.npy", ff.pack(np.ones((4, 4), np.float32), "f32"))
+    result = run_python(program, "nonsense", str(tmp_path / "w.npy"))
+    assert result.returncode == 0, result.stderr
+
+
+def test_this_run():
+    """The suite itself runs the kernels that its environment asks for."""
+    level = _core.machine()["isa_chosen"]
+    forced = os.environ.get("FASTFFN_ISA")
+    if forced and forced != "avx512":
+        assert level == forced
+    for fmt in FORMATS:
+        for tokens in (1, 40):
+            Layer(fmt, 40, 24)(normal(np.random.default_rng(1), (tokens, 40)))
+            assert _core.last_kernel() == ff.active_kernel(fmt) == f"{fmt}/{KERNELS[fmt][LEVELS.index(level)]}"
+
+
+@pytest.mark.parametrize("fmt", ["bf16", "int8"])
+def test_emulated_amx_runs_amx_instructions(fmt):
+    try:
+        count = ctypes.CDLL(None).amx_emulator_count
+    except AttributeError:
+        pytest.skip("not under the AMX emulator")
+    if not ff.active_kernel(fmt).endswith("/amx"):
+        pytest.skip("not on the amx level")
+    count.restype = ctypes.c_ulonglong
+    before = count()
+    Layer(fmt, 130, 200, True)(normal(np.random.default_rng(1), (70, 130)))
+    # 70 × 200 × 130 takes 5 · 13 · 5 (bf16) tile products for each of three matrices, and int8 half of them.
+    assert count() - before > 300

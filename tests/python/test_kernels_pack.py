@@ -1,0 +1,137 @@
+"""pack and unpack: the values each format stores, against the oracle's roundings."""
+
+import fastffn as ff
+import ml_dtypes
+import numpy as np
+import pytest
+from kernel_support import DTYPES, FORMATS, normal
+from reference import formats as oracle
+
+formats = pytest.mark.parametrize("fmt", FORMATS)
+floats = pytest.mark.parametrize("fmt", ["f32", "f16", "bf16"])
+SHAPES = ((1, 1), (1, 300), (300, 1), (15, 17), (16, 64), (33, 65), (100, 130), (257, 31))
+
+
+def unpacked(packed, dtype="f32"):
+    return np.asarray(ff.unpack(packed, dtype))
+
+
+@floats
+@pytest.mark.parametrize("source", ["f32", "f16", "bf16", "f64"])
+def test_values(fmt, source):
+    rng = np.random.default_rng(1)
+    for shape in SHAPES:
+        w = rng.standard_normal(shape).astype(np.float32)
+        w = w.astype(np.float64) if source == "f64" else w.astype(DTYPES[source])
+        np.testing.assert_array_equal(unpacked(ff.pack(w, fmt)), oracle.weight_values(w, fmt).astype(np.float32))
+
+
+@floats
+def test_every_exponent_and_rounding(fmt):
+    """All bit patterns of the upper 16 bits of f32, with low bits that round down, up, and exactly half."""
+    high = np.arange(1 << 16, dtype=np.uint32) << 16
+    for low in (0, 1, 0x0FFF, 0x1000, 0x1001, 0x7FFF, 0x8000, 0x8001, 0xFFFF):
+        w = (high | low).view(np.float32).reshape(256, 256)
+        with np.errstate(invalid="ignore"):
+            expected = oracle.weight_values(w, fmt).astype(np.float32)
+        np.testing.assert_array_equal(unpacked(ff.pack(w, fmt)), expected)
+
+
+def test_f64_is_rounded_once():
+    """Just above the middle of two bf16 (f16) values, by less than f32 can tell: up, not to even."""
+    for fmt, step in (("bf16", 2.0**-7), ("f16", 2.0**-10)):
+        w = np.full((16, 16), 1 + step / 2 + 2.0**-40)
+        np.testing.assert_array_equal(unpacked(ff.pack(w, fmt)), np.float32(1 + step))
+
+
+def test_int8_codes():
+    """Codes are those of round-to-nearest-even on w / scale in f32 arithmetic: scale = max|w| / 127."""
+    rng = np.random.default_rng(2)
+    for shape in SHAPES:
+        w = normal(rng, shape)
+        scale = np.abs(w).max(axis=1, keepdims=True) / np.float32(127)
+        values = unpacked(ff.pack(w, "int8"))
+        codes = np.rint(w / scale)
+        np.testing.assert_array_equal(values, codes * scale)
+        # And float64 agrees, but where w / scale is within an f32 rounding of a half.
+        exact, exact_scale = oracle.quantise_rows(w)
+        moved = np.abs(values / exact_scale - exact) > 0.5
+        distance = np.abs(np.abs(w / exact_scale) % 1 - 0.5)
+        assert (distance[moved] < 1e-4).all()
+
+
+def test_int8_extremes():
+    w = np.zeros((6, 40), np.float32)
+    w[1] = 2.0**-149  # the scale of this row is not representable
+    w[2] = 3e38
+    w[3, ::2], w[3, 1::2] = 127, -127
+    w[4, 0], w[4, 1:] = 127, 63.5  # halves round to even: 64
+    w[5] = np.linspace(-1, 1, 40)
+    values = unpacked(ff.pack(w, "int8"))
+    assert (values[0] == 0).all()
+    assert (np.abs(values[1]) <= 2.0**-142).all()
+    np.testing.assert_allclose(values[2], w[2], rtol=1e-6)
+    np.testing.assert_array_equal(values[3], w[3])
+    np.testing.assert_array_equal(values[4], [127] + [64] * 39)
+    assert np.abs(values[5] - w[5]).max() <= 0.5 / 127 * 1.001
+
+
+@formats
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_unpack_dtypes(fmt, dtype):
+    w = normal(np.random.default_rng(3), (33, 50))
+    packed = ff.pack(w, fmt)
+    out = unpacked(packed, dtype)
+    assert out.dtype == DTYPES[dtype] and out.shape == (33, 50)
+    np.testing.assert_array_equal(out, unpacked(packed).astype(DTYPES[dtype]))
+
+
+@formats
+def test_pack_is_a_projection(fmt):
+    """Packing what was unpacked gives the same bytes: nothing is lost twice."""
+    packed = ff.pack(normal(np.random.default_rng(4), (33, 50)), fmt)
+    again = ff.pack(unpacked(packed), fmt)
+    if fmt == "int8":  # the scale is computed again from 127 · scale, which may round
+        np.testing.assert_allclose(unpacked(again), unpacked(packed), rtol=1e-6)
+    else:
+        np.testing.assert_array_equal(again, packed)
+
+
+@formats
+def test_strides(fmt):
+    rng = np.random.default_rng(5)
+    w = normal(rng, (40, 66))
+    expected = ff.pack(w[::2, ::3].copy(), fmt)
+    for view in (w[::2, ::3], np.asfortranarray(w[::2, ::3]), w[::2, ::3].copy()[::-1, ::-1].copy()[::-1, ::-1]):
+        np.testing.assert_array_equal(ff.pack(view, fmt), expected)
+    transposed = w.T.copy()
+    np.testing.assert_array_equal(ff.pack(transposed.T, fmt), ff.pack(w, fmt))
+
+
+@formats
+def test_stacks(fmt):
+    w = normal(np.random.default_rng(6), (3, 20, 33))
+    out = unpacked(ff.pack(w, fmt))
+    assert out.shape == w.shape
+    for i in range(3):
+        np.testing.assert_array_equal(out[i], unpacked(ff.pack(w[i], fmt)))
+
+
+@formats
+def test_deterministic(fmt):
+    w = normal(np.random.default_rng(7), (300, 200))
+    first = ff.pack(w, fmt)
+    try:
+        for threads in (1, 2, 5):
+            ff.set_num_threads(threads)
+            np.testing.assert_array_equal(ff.pack(w, fmt), first)
+    finally:
+        ff.set_num_threads(0)
+
+
+def test_bf16_oracle_is_ml_dtypes():
+    bits = np.random.default_rng(8).integers(0, 2**32, 100_000, dtype=np.uint64).astype(np.uint32)
+    w = bits.view(np.float32)
+    with np.errstate(invalid="ignore"):
+        expected = w.astype(ml_dtypes.bfloat16).astype(np.float32)
+    np.testing.assert_array_equal(oracle.round_bf16(w).astype(np.float32), expected)
