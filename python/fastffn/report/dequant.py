@@ -7,7 +7,7 @@ A block of 32 holds its two halves in the low and high nibbles of 16 bytes. A K-
 
 from __future__ import annotations
 
-from typing import Callable
+from collections.abc import Callable
 
 import numpy as np
 

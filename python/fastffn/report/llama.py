@@ -8,8 +8,9 @@ result into a perplexity; it is no decoder to deploy.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Callable
+from typing import Any
 
 import numpy as np
 

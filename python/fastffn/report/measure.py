@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import gc
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -34,7 +35,7 @@ class _Packed:
 
 
 def rows_for(captured: F32, tokens: int) -> F32:
-    """`tokens` rows out of the captured ones [rows, d_model]: spread over the text, repeated where there are too few."""
+    """`tokens` rows out of the captured ones [rows, d_model]: spread over the text, repeated where too few."""
     picked = np.linspace(0, captured.shape[0], tokens, endpoint=False).astype(np.int64)
     return np.ascontiguousarray(captured[picked])
 
@@ -70,10 +71,10 @@ def time_variants(
         progress(count)
         inputs = [
             [one.variant.prepare(rows_for(rows, count), layer) for one in packed]
-            for rows, layer in zip(captured, layers)
+            for rows, layer in zip(captured, layers, strict=True)
         ]
         samples = _rounds(packed, inputs, seconds)
-        for one, values in zip(packed, samples):
+        for one, values in zip(packed, samples, strict=True):
             timings[one.variant.name][count] = Timing(float(np.median(values)), min(values), len(values))
     return timings
 

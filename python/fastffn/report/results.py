@@ -107,9 +107,9 @@ class Report:
         if 8 * len(noisy) < len(ratios) or not noisy:
             return []
         return [
-            f"The times are noisy: in {len(noisy)} of {len(ratios)} rows the median call took more than {NOISY} times as"
-            f" long as the shortest, {max(noisy):.0f} times at worst. Other work is running on this machine: run again"
-            " when it is idle, or with fewer --threads."
+            f"The times are noisy: in {len(noisy)} of {len(ratios)} rows the median call took more than {NOISY}"
+            f" times as long as the shortest, {max(noisy):.0f} times at worst. Other work is running on this"
+            " machine: run again when it is idle, or with fewer --threads."
         ]
 
     def broken_promises(self) -> list[str]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import resources
-from typing import Callable, Sequence
 
 import numpy as np
 
@@ -55,7 +55,7 @@ def shipped_text() -> str:
 
 
 def chunks_of(ids: Sequence[int], total: int, longest: int) -> I64:
-    """Up to `total` ids cut into equal chunks of at most `longest`: [chunks, length]; a rest of a few ids is dropped."""
+    """Up to `total` ids in equal chunks of at most `longest`: [chunks, length]; a rest of a few ids is dropped."""
     count = min(len(ids), total)
     if count < 2:
         raise ReportError(f"the text gives {count} tokens; a perplexity needs at least 2")
@@ -123,9 +123,16 @@ def run_embedding_model(
     progress.stage(f"{opened.label}: the original on {len(sentences)} sentences", 0.1 * _PASS)
     original = model.embed(sentences, capture=lambda layer, x: captured.append(x.copy()), step=step)
     errors, sizes, timings, timed = _measure(
-        opened.label, model.config.layers, model.ffn_layer, captured, variants, settings, settings.seconds / 2, progress,
+        opened.label,
+        model.config.layers,
+        model.ffn_layer,
+        captured,
+        variants,
+        settings,
+        settings.seconds / 2,
+        progress,
         scale=0.1,
-    )  # fmt: skip
+    )
     cosines: dict[str, float] = {}
     for variant in variants:
         if variant.ours:

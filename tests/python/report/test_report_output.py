@@ -21,9 +21,12 @@ from fastffn.report.results import ModelResult, Report, VariantResult
 from fastffn.report.svg import WIDTH, Chart, Style, linear_axis, log_axis
 
 TOKENS = (1, 16, 1024)
+ROOF = Roof(2e10, 2e11)
 
 
-def variant(name: str, family: str = "fastffn", speed: float = 1.0, bits: int = 32, error: float = 1e-6) -> VariantResult:
+def variant(
+    name: str, family: str = "fastffn", speed: float = 1.0, bits: int = 32, error: float = 1e-6
+) -> VariantResult:
     timings = {tokens: Timing(1e-4 * tokens**0.7 / speed, 0.9e-4 * tokens**0.7 / speed, 50) for tokens in TOKENS}
     errors = OutputError(tuple(LayerError(layer, error * (1 + layer), 9 * error) for layer in range(4)))
     ours = family == "fastffn"
@@ -45,7 +48,7 @@ def embedder(cosine: float = 0.99999) -> ModelResult:
     return model(label="Toy embedder", kind="sentence embedder", reference_perplexity=None, variants=rows)
 
 
-def report(*models: ModelResult, roof: Roof | None = Roof(2e10, 2e11)) -> Report:
+def report(*models: ModelResult, roof: Roof | None = ROOF) -> Report:
     return Report({"CPU": "<invented>", "torch": "1 & only"}, 2, list(models), roof, False, 12.0)
 
 
