@@ -6,9 +6,10 @@ FASTFFN_TEST_SIZE=small takes fewer shapes: for slow ways to run kernels (plain 
 import os
 from dataclasses import dataclass, field
 
-import fastffn as ff
 import ml_dtypes
 import numpy as np
+
+import fastffn as ff
 from reference import tolerance
 from reference.formats import FORMATS
 

@@ -1,9 +1,10 @@
 """pack and unpack: the values each format stores, against the oracle's roundings."""
 
-import fastffn as ff
 import ml_dtypes
 import numpy as np
 import pytest
+
+import fastffn as ff
 from kernel_support import DTYPES, FORMATS, normal
 from reference import formats as oracle
 
