@@ -108,20 +108,18 @@ void check_dims(const Call& call, const char* name, long long ndim) {
                                     std::to_string(max_dims));
 }
 
-Array read_numpy(const Call& call, const char* name, py::handle object, Role role) {
-    const auto array = py::reinterpret_borrow<py::array>(object);
-    Array result;
-    result.kind = Kind::numpy;
-    TensorView& view = result.view;
-    const py::dtype dtype = array.dtype();
+void read_numpy(const Call& call, const char* name, py::handle object, Role role, Array* array) {
+    const auto numpy = py::reinterpret_borrow<py::array>(object);
+    array->kind = Kind::numpy;
+    TensorView& view = array->view;
+    const py::dtype dtype = numpy.dtype();
     if (!numpy_dtype(dtype, &view.dtype)) raise_dtype(call, name, py::cast<std::string>(py::str(dtype)));
-    check_dims(call, name, array.ndim());
-    if (role == Role::output && !array.writeable()) raise(PyExc_ValueError, where(call, name) + " is read-only");
-    view.data = const_cast<void*>(array.data());
-    view.ndim = static_cast<int>(array.ndim());
-    for (int i = 0; i < view.ndim; ++i) view.shape[i] = array.shape(i);
-    fill_strides(call, name, &view, array.strides(), dtype_bytes(view.dtype));
-    return result;
+    check_dims(call, name, numpy.ndim());
+    if (role == Role::output && !numpy.writeable()) raise(PyExc_ValueError, where(call, name) + " is read-only");
+    view.data = const_cast<void*>(numpy.data());
+    view.ndim = static_cast<int>(numpy.ndim());
+    for (int i = 0; i < view.ndim; ++i) view.shape[i] = numpy.shape(i);
+    fill_strides(call, name, &view, numpy.strides(), dtype_bytes(view.dtype));
 }
 
 bool buffer_dtype(const Py_buffer& buffer, DType* dtype) {
@@ -156,13 +154,15 @@ bool buffer_dtype(const Py_buffer& buffer, DType* dtype) {
     return buffer.itemsize == dtype_bytes(*dtype);
 }
 
-Array read_buffer(const Call& call, const char* name, py::handle object, Role role) {
-    Array result;
+void read_buffer(const Call& call, const char* name, py::handle object, Role role, Array* array) {
     PyObject* memory = PyMemoryView_FromObject(object.ptr());
-    if (!memory) raise_from_current(PyExc_BufferError, where(call, name) + " refused to give its buffer");
-    result.owner = py::reinterpret_steal<py::object>(memory);
+    if (!memory) {
+        py::error_already_set cause;
+        raise_from(PyExc_BufferError, where(call, name) + " (" + type_name(object) + ") could not be exported", cause);
+    }
+    array->owner = py::reinterpret_steal<py::object>(memory);
     const Py_buffer& buffer = *PyMemoryView_GET_BUFFER(memory);
-    TensorView& view = result.view;
+    TensorView& view = array->view;
     if (!buffer_dtype(buffer, &view.dtype))
         raise_dtype(call, name, std::string("'") + (buffer.format ? buffer.format : "B") + "' (a buffer format)");
     check_dims(call, name, buffer.ndim);
@@ -173,7 +173,6 @@ Array read_buffer(const Call& call, const char* name, py::handle object, Role ro
     view.ndim = buffer.ndim;
     for (int i = 0; i < view.ndim; ++i) view.shape[i] = buffer.shape[i];
     fill_strides(call, name, &view, buffer.strides, buffer.itemsize);
-    return result;
 }
 
 }  // namespace
@@ -193,77 +192,74 @@ const TypeEntry& type_entry(PyTypeObject* type) {
     return entries.back();
 }
 
-Array read_array(Call& call, const char* name, py::handle object, Role role) {
+void read_array(Call& call, const char* name, py::handle object, Role role, Array* array) {
     const TypeEntry& entry = type_entry(Py_TYPE(object.ptr()));
-    switch (entry.kind) {
-        case Kind::torch:
-            return read_torch(call, name, object, role, *entry.exchange);
-        case Kind::torch_slow:
-            return read_torch_slow(call, name, object, role);
-        case Kind::numpy:
-            if (entry.masked)
-                raise(PyExc_TypeError,
-                      where(call, name) + " is a masked array, whose mask fastffn cannot honour; fill it first");
-            return read_numpy(call, name, object, role);
-        case Kind::other:
-            break;
-    }
-    if (PyObject_HasAttrString(object.ptr(), "__dlpack__")) return read_dlpack(call, name, object, role);
-    if (PyObject_CheckBuffer(object.ptr())) return read_buffer(call, name, object, role);
-    raise(PyExc_TypeError, where(call, name) + " is a " + type_name(object) +
+    if (entry.kind == Kind::torch) return read_torch(call, name, object, role, *entry.exchange, array);
+    if (entry.kind == Kind::torch_slow) return read_torch_slow(call, name, object, role, array);
+    if (entry.masked)
+        raise(PyExc_TypeError,
+              where(call, name) + " is a masked array, whose mask fastffn cannot honour; fill it first");
+    if (entry.kind == Kind::numpy) return read_numpy(call, name, object, role, array);
+    if (PyObject_HasAttrString(object.ptr(), "__dlpack__")) return read_dlpack(call, name, object, role, array);
+    if (PyObject_CheckBuffer(object.ptr())) return read_buffer(call, name, object, role, array);
+    raise(PyExc_TypeError, where(call, name) + " has type " + type_name(object) +
                                ", expected an array: NumPy, torch, or anything with __dlpack__ or the buffer protocol");
 }
 
-TensorView view_of(const Call& call, const char* name, const dlpack::Tensor& tensor) {
-    check_device(call, name, tensor.device);
+namespace {
+
+std::string dlpack_dtype_name(dlpack::DataType type) {
+    static constexpr const char* kinds[] = {"int",    "uint",    "float", "an opaque handle of ",
+                                            "bfloat", "complex", "bool"};
+    const std::string lanes = type.lanes == 1 ? "" : "x" + std::to_string(type.lanes);
+    if (type.code < 7) return kinds[type.code] + std::to_string(type.bits) + lanes;
+    return "float" + std::to_string(type.bits) + lanes + " (DLPack type code " + std::to_string(type.code) + ")";
+}
+
+}  // namespace
+
+void read_dltensor(const Call& call, const char* name, const dlpack::Tensor& tensor, TensorView* view) {
+    if (tensor.device.type != dlpack::device_cpu) check_device(call, name, tensor.device);
     check_dims(call, name, tensor.ndim);
-    TensorView view;
     const dlpack::DataType type = tensor.dtype;
-    const int key = type.lanes == 1 ? type.code * 256 + type.bits : -1;
-    switch (key) {
+    switch (type.lanes == 1 ? type.code * 256 + type.bits : -1) {
         case dlpack::code_float * 256 + 32:
-            view.dtype = DType::f32;
+            view->dtype = DType::f32;
             break;
         case dlpack::code_float * 256 + 16:
-            view.dtype = DType::f16;
+            view->dtype = DType::f16;
             break;
         case dlpack::code_float * 256 + 64:
-            view.dtype = DType::f64;
+            view->dtype = DType::f64;
             break;
         case dlpack::code_bfloat * 256 + 16:
-            view.dtype = DType::bf16;
+            view->dtype = DType::bf16;
             break;
         case dlpack::code_uint * 256 + 8:
-            view.dtype = DType::u8;
+            view->dtype = DType::u8;
             break;
         case dlpack::code_int * 256 + 8:
-            view.dtype = DType::i8;
+            view->dtype = DType::i8;
             break;
         case dlpack::code_int * 256 + 32:
-            view.dtype = DType::i32;
+            view->dtype = DType::i32;
             break;
         case dlpack::code_int * 256 + 64:
-            view.dtype = DType::i64;
+            view->dtype = DType::i64;
             break;
         default:
-            raise_dtype(call, name,
-                        "(DLPack code " + std::to_string(type.code) + ", " + std::to_string(type.bits) + " bits, " +
-                            std::to_string(type.lanes) + " lanes)");
+            raise_dtype(call, name, dlpack_dtype_name(type));
     }
-    view.ndim = tensor.ndim;
+    view->ndim = tensor.ndim;
     std::int64_t elements = 1;
-    for (int i = view.ndim - 1; i >= 0; --i) {
-        view.shape[i] = tensor.shape[i];
-        view.strides[i] = tensor.strides ? tensor.strides[i] : elements;
+    for (int i = view->ndim - 1; i >= 0; --i) {
+        view->shape[i] = tensor.shape[i];
+        view->strides[i] = tensor.strides ? tensor.strides[i] : elements;
         elements *= tensor.shape[i];
     }
-    if (!tensor.data) {
-        if (elements != 0)
-            raise(PyExc_BufferError, where(call, name) + " has no memory behind it (a fake or meta array?)");
-        return view;
-    }
-    view.data = static_cast<std::byte*>(tensor.data) + tensor.byte_offset;
-    return view;
+    if (!tensor.data && elements != 0)
+        raise(PyExc_BufferError, where(call, name) + " has no memory behind it (a fake or meta array?)");
+    view->data = tensor.data ? static_cast<std::byte*>(tensor.data) + tensor.byte_offset : nullptr;
 }
 
 std::string describe(const TensorView& view) {

@@ -50,10 +50,10 @@ struct Linear {
     const TensorView* bias_view = nullptr;
 
     explicit Linear(PyObject* const* slots) {
-        x = read_array(call, "x", slots[X], Role::input);
-        w = read_packed(call, "w", slots[W]);
+        read_array(call, "x", slots[X], Role::input, &x);
+        read_packed(call, "w", slots[W], &w);
         if (slots[Bias]) {
-            bias = read_array(call, "bias", slots[Bias], Role::input);
+            read_array(call, "bias", slots[Bias], Role::input, &bias);
             bias_view = &bias.view;
         }
     }
@@ -75,7 +75,7 @@ Activation activation_argument(PyObject* object) {
     for (int i = 0; i < activation_count; ++i)
         if (object == interned[i]) return static_cast<Activation>(i);
     if (!PyUnicode_Check(object))
-        raise(PyExc_TypeError, "ffn: activation is a " + type_name(object) + ", expected a name such as 'silu'");
+        raise(PyExc_TypeError, "ffn: activation has type " + type_name(object) + ", expected a name such as 'silu'");
     Activation activation;
     const Status status = parse_activation(py::cast<std::string>(py::handle(object)).c_str(), &activation);
     if (!status.ok()) raise(PyExc_ValueError, "ffn: " + status.message());
@@ -100,13 +100,13 @@ struct Ffn {
             raise(PyExc_TypeError, "ffn() missing required keyword argument: 'activation' (one of " + names + ")");
         }
         weights.activation = activation_argument(slots[ActivationName]);
-        x = read_array(call, "x", slots[X], Role::input);
-        w_up = read_packed(call, "w_up", slots[WUp]);
-        w_down = read_packed(call, "w_down", slots[WDown]);
+        read_array(call, "x", slots[X], Role::input, &x);
+        read_packed(call, "w_up", slots[WUp], &w_up);
+        read_packed(call, "w_down", slots[WDown], &w_down);
         weights.w_up = w_up.view;
         weights.w_down = w_down.view;
         if (slots[WGate]) {
-            w_gate = read_packed(call, "w_gate", slots[WGate]);
+            read_packed(call, "w_gate", slots[WGate], &w_gate);
             weights.w_gate = w_gate.view;
         }
         weights.b_up = read_bias("b_up", slots[BUp], &b_up);
@@ -115,7 +115,7 @@ struct Ffn {
     }
     const TensorView* read_bias(const char* name, PyObject* object, Array* bias) {
         if (!object) return nullptr;
-        *bias = read_array(call, name, object, Role::input);
+        read_array(call, name, object, Role::input, bias);
         return &bias->view;
     }
     const PackedView& last() const { return weights.w_down; }
@@ -152,7 +152,7 @@ PyObject* entry(PyObject*, PyObject* const* args, Py_ssize_t count, PyObject* ke
         std::optional<Result> result;
         Array out;
         if (slots[Operation::Out])
-            out = read_array(operation.call, "out", slots[Operation::Out], Role::output);
+            read_array(operation.call, "out", slots[Operation::Out], Role::output, &out);
         else
             result.emplace(new_result(operation, slots[Operation::X]));
         const TensorView& y = result ? result->view : out.view;
@@ -215,7 +215,8 @@ double seconds_per_call(const py::args& args, const py::kwargs& keywords, int re
     Operation::parameters.bind(values.data(), static_cast<Py_ssize_t>(args.size()), names.ptr(), slots);
     if (!slots[Operation::Out]) raise(PyExc_TypeError, "seconds_per_call() needs out=");
     Operation operation(slots);
-    const Array out = read_array(operation.call, "out", slots[Operation::Out], Role::output);
+    Array out;
+    read_array(operation.call, "out", slots[Operation::Out], Role::output, &out);
     const ContextLease context;
     const auto begin = std::chrono::steady_clock::now();
     for (int call = 0; call < repeats; ++call) check(operation.run(*context, out.view));

@@ -24,7 +24,7 @@ class ContextLease {
 void set_thread_setting(int threads) noexcept;
 int thread_setting() noexcept;
 
-// The kernels that the calling thread's last call ran; "" before the first.
+// The kernels that the process's last call ran; "" before the first.
 const char* last_kernel() noexcept;
 
 }  // namespace fastffn::python

@@ -58,22 +58,19 @@ py::object call_dlpack(py::handle object, Role role) {
 
 }  // namespace
 
-Array read_dlpack(const Call& call, const char* name, py::handle object, Role role) {
+void read_dlpack(const Call& call, const char* name, py::handle object, Role role, Array* array) {
     const std::string prefix = std::string(call.operation) + ": " + name;
-    Array result;
     try {
         // Asking a GPU array for a capsule may synchronise its stream, so look at the device first.
         if (PyObject_HasAttrString(object.ptr(), "__dlpack_device__")) {
             const auto device = py::cast<py::tuple>(object.attr("__dlpack_device__")());
             check_device(call, name, {py::cast<std::int32_t>(device[0]), py::cast<std::int32_t>(device[1])});
         }
-        result.owner = call_dlpack(object, role);
-    } catch (py::error_already_set& error) {
-        const std::string reason = py::cast<std::string>(py::str(error.value()));
-        error.restore();
-        raise_from_current(PyExc_BufferError, prefix + " (" + type_name(object) + ") could not be exported: " + reason);
+        array->owner = call_dlpack(object, role);
+    } catch (py::error_already_set& cause) {
+        raise_from(PyExc_BufferError, prefix + " (" + type_name(object) + ") could not be exported", cause);
     }
-    PyObject* capsule = result.owner.ptr();
+    PyObject* capsule = array->owner.ptr();
     // The capsule is only borrowed: it keeps its name, and its own destructor frees the tensor when the call is over.
     if (PyCapsule_IsValid(capsule, "dltensor_versioned")) {
         auto* managed =
@@ -85,14 +82,13 @@ Array read_dlpack(const Call& call, const char* name, py::handle object, Role ro
             raise(PyExc_ValueError, prefix + " is read-only");
         if (role == Role::output && (managed->flags & dlpack::flag_is_copied))
             raise(PyExc_BufferError, prefix + " exports a copy of itself, so nothing can be written to it");
-        result.view = view_of(call, name, managed->tensor);
+        read_dltensor(call, name, managed->tensor, &array->view);
     } else if (PyCapsule_IsValid(capsule, "dltensor")) {
         auto* managed = static_cast<dlpack::ManagedTensor*>(PyCapsule_GetPointer(capsule, "dltensor"));
-        result.view = view_of(call, name, managed->tensor);
+        read_dltensor(call, name, managed->tensor, &array->view);
     } else {
         raise(PyExc_BufferError, prefix + ": __dlpack__ of " + type_name(object) + " returned no DLPack capsule");
     }
-    return result;
 }
 
 }  // namespace fastffn::python

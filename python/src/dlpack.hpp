@@ -9,7 +9,7 @@ namespace fastffn::python {
 const dlpack::ExchangeApi* exchange_api(PyTypeObject* type);
 
 // Through the object's __dlpack__ method, in either capsule version.
-Array read_dlpack(const Call& call, const char* name, py::handle object, Role role);
+void read_dlpack(const Call& call, const char* name, py::handle object, Role role, Array* array);
 
 // Throws for memory that a CPU cannot address, naming the device.
 void check_device(const Call& call, const char* name, dlpack::Device device);

@@ -1,7 +1,5 @@
 #include "errors.hpp"
 
-#include <pybind11/pybind11.h>
-
 #include <new>
 
 namespace py = pybind11;
@@ -23,11 +21,17 @@ void check(const Status& status) {
     raise(PyExc_RuntimeError, status.message());
 }
 
-void raise_from_current(PyObject* type, const std::string& message) {
-    if (PyErr_Occurred())
-        py::raise_from(type, message.c_str());
-    else
-        PyErr_SetString(type, message.c_str());
+Status renamed(const Status& status, const std::string& from, const std::string& to) {
+    const std::string& message = status.message();
+    if (status.ok() || message.compare(0, from.size(), from) != 0) return status;
+    return {status.code(), to + message.substr(from.size())};
+}
+
+void raise_from(PyObject* type, std::string message, py::error_already_set& cause) {
+    // torch appends a stack trace to its reasons.
+    const std::string reason = py::cast<std::string>(py::str(cause.value()));
+    message += ": " + reason.substr(0, reason.find('\n'));
+    py::raise_from(cause, type, message.c_str());
     throw py::error_already_set();
 }
 

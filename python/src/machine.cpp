@@ -36,7 +36,7 @@ py::dict machine() {
 
 std::string active_kernel_name(const std::string& format_text) {
     Format format;
-    check(parse_format(format_text.c_str(), &format));
+    check(renamed(parse_format(format_text.c_str(), &format), "", "active_kernel: "));
     std::string name;
     check(active_kernel(format, &name));
     return name;

@@ -29,10 +29,10 @@ py::dtype numpy_dtype(const Call& call, DType dtype) {
     }
     try {
         return py::dtype::from_args(py::module_::import("ml_dtypes").attr("bfloat16"));
-    } catch (py::error_already_set& error) {
-        error.restore();
-        raise_from_current(PyExc_RuntimeError, std::string(call.operation) +
-                                                   ": NumPy has no bf16 of its own; install ml_dtypes, or ask for f32");
+    } catch (py::error_already_set& cause) {
+        raise_from(PyExc_RuntimeError,
+                   std::string(call.operation) + ": NumPy has no bf16 of its own; install ml_dtypes, or ask for f32",
+                   cause);
     }
 }
 
@@ -111,7 +111,9 @@ void Result::allocate_torch_slow() {
     for (int i = 0; i < view.ndim; ++i) shape[i] = view.shape[i];
     object_ = torch.attr("empty")(shape, py::arg("dtype") = torch.attr(name), py::arg("device") = "cpu");
     // Writes go through the capsule, which may be dropped: the tensor itself keeps the memory.
-    view = read_dlpack(call_, "the result", object_, Role::output).view;
+    Array array;
+    read_dlpack(call_, "the result", object_, Role::output, &array);
+    view = array.view;
 }
 
 void Result::allocate_owned(py::handle like) {

@@ -50,47 +50,41 @@ bool is_negated(py::handle object) {
     return truth(PyObject_CallMethodNoArgs(object.ptr(), names().is_neg));
 }
 
+py::object resolved(const Call& call, const char* name, py::handle object, Role role) {
+    if (role == Role::output)
+        raise(PyExc_ValueError,
+              std::string(call.operation) + ": " + name + " is a lazily negated view; pass a plain tensor");
+    return object.attr("resolve_neg")();
+}
+
 [[noreturn]] void raise_unexportable(const Call& call, const char* name, py::handle object) {
-    py::error_already_set error;
-    const std::string reason = py::cast<std::string>(py::str(error.value()));
-    error.restore();
-    raise_from_current(PyExc_BufferError, std::string(call.operation) + ": " + name + " (" + type_name(object) +
-                                              ") could not be exported: " + reason);
+    py::error_already_set cause;
+    raise_from(PyExc_BufferError,
+               std::string(call.operation) + ": " + name + " (" + type_name(object) + ") could not be exported", cause);
 }
 
 }  // namespace
 
-Array read_torch(Call& call, const char* name, py::handle object, Role role, const dlpack::ExchangeApi& exchange) {
-    Array result;
-    result.kind = Kind::torch;
+void read_torch(Call& call, const char* name, py::handle object, Role role, const dlpack::ExchangeApi& exchange,
+                Array* array) {
+    array->kind = Kind::torch;
     dlpack::Tensor tensor;
     if (exchange.borrow(object.ptr(), &tensor) != 0) raise_unexportable(call, name, object);
-    result.view = view_of(call, name, tensor);
-    if (role == Role::packed) return result;
+    read_dltensor(call, name, tensor, &array->view);
+    if (role == Role::packed) return;
     check_gradient(call, name, object, role);
-    if (is_negated(object)) {
-        if (role == Role::output)
-            raise(PyExc_ValueError,
-                  std::string(call.operation) + ": " + name + " is a lazily negated view; pass a plain tensor");
-        result.owner = object.attr("resolve_neg")();
-        if (exchange.borrow(result.owner.ptr(), &tensor) != 0) raise_unexportable(call, name, object);
-        result.view = view_of(call, name, tensor);
-    }
-    return result;
+    if (!is_negated(object)) return;
+    array->owner = resolved(call, name, object, role);
+    if (exchange.borrow(array->owner.ptr(), &tensor) != 0) raise_unexportable(call, name, object);
+    read_dltensor(call, name, tensor, &array->view);
 }
 
-Array read_torch_slow(Call& call, const char* name, py::handle object, Role role) {
+void read_torch_slow(Call& call, const char* name, py::handle object, Role role, Array* array) {
     check_gradient(call, name, object, role);
     py::object plain = object.attr("detach")();
-    if (role != Role::packed && is_negated(plain)) {
-        if (role == Role::output)
-            raise(PyExc_ValueError,
-                  std::string(call.operation) + ": " + name + " is a lazily negated view; pass a plain tensor");
-        plain = plain.attr("resolve_neg")();
-    }
-    Array result = read_dlpack(call, name, plain, role);
-    result.kind = Kind::torch_slow;
-    return result;  // its capsule holds the detached tensor
+    if (role != Role::packed && is_negated(plain)) plain = resolved(call, name, plain, role);
+    read_dlpack(call, name, plain, role, array);  // its capsule holds the detached tensor
+    array->kind = Kind::torch_slow;
 }
 
 }  // namespace fastffn::python

@@ -10,10 +10,9 @@
 
 namespace fastffn::python {
 
-PackedArray read_packed(Call& call, const char* name, py::handle object) {
-    PackedArray packed;
-    packed.array = read_array(call, name, object, Role::packed);
-    const TensorView& view = packed.array.view;
+void read_packed(Call& call, const char* name, py::handle object, PackedArray* packed) {
+    read_array(call, name, object, Role::packed, &packed->array);
+    const TensorView& view = packed->array.view;
     if (view.dtype != DType::u8)
         raise(PyExc_ValueError, std::string(call.operation) + ": " + name + " is a plain " + describe(view) +
                                     ", expected packed weights; make them with fastffn.pack(" + name + ", format)");
@@ -23,25 +22,18 @@ PackedArray read_packed(Call& call, const char* name, py::handle object) {
                                     ", expected packed weights: a contiguous one-dimensional uint8 array");
     // A null pointer of an empty array must reach the library as "too short", not as "no weight given".
     static const std::byte nothing{};
-    packed.view = {view.data ? view.data : &nothing, view.shape[0]};
-    return packed;
+    packed->view = {view.data ? view.data : &nothing, view.shape[0]};
 }
 
 namespace {
-
-// The library's own name of an operation, in messages that Python callers know under another.
-Status renamed(const Status& status, const std::string& from, const std::string& to) {
-    const std::string& message = status.message();
-    if (status.ok() || message.compare(0, from.size(), from) != 0) return status;
-    return {status.code(), to + message.substr(from.size())};
-}
 
 py::object pack_weights(py::object w, const std::string& format_text) {
     Call call{"pack"};
     check(check_isa());
     Format format;
-    check(parse_format(format_text.c_str(), &format));
-    const Array source = read_array(call, "w", w, Role::weight);
+    check(renamed(parse_format(format_text.c_str(), &format), "", "pack: "));
+    Array source;
+    read_array(call, "w", w, Role::weight, &source);
     std::int64_t bytes = 0;
     check(packed_bytes(source.view, format, &bytes));
     Result result(call, w, source, DType::u8, 1, &bytes);
@@ -64,7 +56,8 @@ py::object unpack_weights(py::object packed, const std::string& dtype_text) {
     Call call{"unpack"};
     check(check_isa());
     const DType dtype = unpack_dtype(dtype_text);
-    const PackedArray source = read_packed(call, "packed", packed);
+    PackedArray source;
+    read_packed(call, "packed", packed, &source);
     PackedInfo info;
     check(renamed(inspect(source.view, &info, "packed"), "inspect:", "unpack:"));
     const std::int64_t shape[3] = {info.count, info.out_features, info.in_features};
@@ -82,7 +75,8 @@ py::object unpack_weights(py::object packed, const std::string& dtype_text) {
 py::tuple inspect_weights(py::object packed) {
     Call call{"info"};
     check(check_isa());
-    const PackedArray source = read_packed(call, "packed", packed);
+    PackedArray source;
+    read_packed(call, "packed", packed, &source);
     PackedInfo info;
     check(renamed(inspect(source.view, &info, "packed"), "inspect:", "info:"));
     return py::make_tuple(format_name(info.format), info.out_features, info.in_features, info.count, info.bytes);
@@ -91,7 +85,8 @@ py::tuple inspect_weights(py::object packed) {
 void verify_weights(py::object packed) {
     Call call{"verify"};
     check(check_isa());
-    const PackedArray source = read_packed(call, "packed", packed);
+    PackedArray source;
+    read_packed(call, "packed", packed, &source);
     Status status;
     {
         const py::gil_scoped_release release;

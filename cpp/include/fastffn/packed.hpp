@@ -59,8 +59,8 @@ struct PackedView {
 // Bytes that pack() writes for w of shape [out_features, in_features] or [count, out_features, in_features].
 Status packed_bytes(const TensorView& w, Format format, std::int64_t* bytes);
 
-// Packs w (f32, f16, bf16 or f64; any strides) into `out`, which holds exactly packed_bytes().
-// int8 refuses NaN and infinite weights; dimensions of 0 are refused.
+// Packs w (f32, f16, bf16, or f64, which is rounded to f32 first; any strides) into `out`, which holds exactly
+// packed_bytes(). int8 refuses NaN and infinite weights, f16 finite weights beyond 65504; dimensions of 0 are refused.
 Status pack(const TensorView& w, Format format, void* out, std::int64_t out_bytes);
 
 // Writes the weights back, dequantised, to w of the shape they were packed from (f32, f16 or bf16, contiguous).

@@ -31,6 +31,7 @@ struct TensorView {
 
     std::int64_t size() const noexcept;      // number of elements; 1 for a scalar
     std::string shape_string() const;        // "(2, 3, 768)"
+    std::string stride_string() const;       // the same of its strides
 };
 
 }  // namespace fastffn

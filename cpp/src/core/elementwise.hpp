@@ -10,16 +10,18 @@ namespace fastffn {
 
 enum class Activation : std::uint8_t;
 
-// up[r][c] = activation(up[r][c] + up_bias[c])                                        without a gate
-// up[r][c] = activation(gate[r][c] + gate_bias[c]) · (up[r][c] + up_bias[c])           with one
+// hidden[r][c] = activation(up[r][c] + up_bias[c])                                        without a gate
+// hidden[r][c] = activation(gate[r][c] + gate_bias[c]) · (up[r][c] + up_bias[c])           with one
 // for r < rows, c < cols; cols a multiple of 16; strides in floats, multiples of 16; tiles 64-byte aligned.
 struct ActivateArgs {
     Activation activation;
-    float* up;
-    const float* gate;       // nullptr: not gated
+    const float* up;
+    const float* gate;       // nullptr: not gated; same stride as up
     const float* up_bias;    // [cols] or nullptr
     const float* gate_bias;  // [cols] or nullptr
-    std::int64_t rows, cols, stride, gate_stride;
+    std::int64_t rows, cols, stride;
+    float* hidden;  // may be up
+    std::int64_t hidden_stride;
 };
 
 // dst[r][c] = dtype(tile[r][c] + bias[c]); writes exactly `cols` elements per row.

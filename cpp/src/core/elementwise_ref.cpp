@@ -29,11 +29,12 @@ float apply(Activation activation, float x) {
 
 void activate(const ActivateArgs& a) noexcept {
     for (std::int64_t r = 0; r < a.rows; ++r) {
-        float* up = a.up + r * a.stride;
-        const float* gate = a.gate ? a.gate + r * a.gate_stride : nullptr;
+        const float* up = a.up + r * a.stride;
+        const float* gate = a.gate ? a.gate + r * a.stride : nullptr;
+        float* hidden = a.hidden + r * a.hidden_stride;
         for (std::int64_t c = 0; c < a.cols; ++c) {
             const float u = up[c] + (a.up_bias ? a.up_bias[c] : 0.0f);
-            up[c] = gate ? apply(a.activation, gate[c] + (a.gate_bias ? a.gate_bias[c] : 0.0f)) * u
+            hidden[c] = gate ? apply(a.activation, gate[c] + (a.gate_bias ? a.gate_bias[c] : 0.0f)) * u
                          : apply(a.activation, u);
         }
     }

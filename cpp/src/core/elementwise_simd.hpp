@@ -10,17 +10,18 @@ namespace {
 template <class V, Activation activation, bool gated>
 void activate_rows(const ActivateArgs& a) {
     for (std::int64_t r = 0; r < a.rows; ++r) {
-        float* up = a.up + r * a.stride;
-        const float* gate = gated ? a.gate + r * a.gate_stride : nullptr;
+        const float* up = a.up + r * a.stride;
+        const float* gate = gated ? a.gate + r * a.stride : nullptr;
+        float* hidden = a.hidden + r * a.hidden_stride;
         for (std::int64_t c = 0; c < a.cols; c += V::width) {
             V u = V::load(up + c);
             if (a.up_bias) u = u + V::load(a.up_bias + c);
             if constexpr (gated) {
                 V g = V::load(gate + c);
                 if (a.gate_bias) g = g + V::load(a.gate_bias + c);
-                store(up + c, activated<activation>(g) * u);
+                store(hidden + c, activated<activation>(g) * u);
             } else {
-                store(up + c, activated<activation>(u));
+                store(hidden + c, activated<activation>(u));
             }
         }
     }

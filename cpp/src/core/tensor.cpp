@@ -12,6 +12,12 @@ struct DTypeRow {
 };
 constexpr DTypeRow dtype_rows[] = {{"f32", 4}, {"f16", 2}, {"bf16", 2}, {"u8", 1},
                                    {"i8", 1},  {"i32", 4}, {"i64", 8},  {"f64", 8}};
+
+std::string tuple_string(const std::int64_t* values, int count) {
+    std::string text = "(";
+    for (int i = 0; i < count; ++i) text += (i ? ", " : "") + std::to_string(values[i]);
+    return text + (count == 1 ? ",)" : ")");
+}
 }  // namespace
 
 const char* version() noexcept { return FASTFFN_VERSION; }
@@ -37,11 +43,9 @@ std::int64_t TensorView::size() const noexcept {
     return elements;
 }
 
-std::string TensorView::shape_string() const {
-    std::string text = "(";
-    for (int i = 0; i < ndim; ++i) text += (i ? ", " : "") + std::to_string(shape[i]);
-    return text + (ndim == 1 ? ",)" : ")");
-}
+std::string TensorView::shape_string() const { return tuple_string(shape, ndim); }
+
+std::string TensorView::stride_string() const { return tuple_string(strides, ndim); }
 
 std::string quoted_list(const std::vector<std::string>& names) {
     std::string text;

@@ -112,11 +112,8 @@ void run_hidden(const TileCall& call) {
         const std::int64_t col0 = first_panel * panel_columns, cols = panels * panel_columns;
         const std::int64_t real_cols = d_ff - col0 < cols ? d_ff - col0 : cols;
 
-        auto* scratch = reinterpret_cast<float*>(call.workspace + plan.tiles + worker * plan.tile_bytes);
-        const bool in_place = down.whole_rows;
-        const std::int64_t stride = in_place ? plan.hidden_stride : cols;
-        float* up = in_place ? hidden + row0 * stride + col0 : scratch;
-        layer.up.kernels->multiply({layer.up.matrix, x_up, call.rows, row0, rows, first_panel, panels, up, stride});
+        auto* up = reinterpret_cast<float*>(call.workspace + plan.tiles + worker * plan.tile_bytes);
+        layer.up.kernels->multiply({layer.up.matrix, x_up, call.rows, row0, rows, first_panel, panels, up, cols});
         float bias_buffer[2][longest_run_panels * panel_columns];
         ActivateArgs act{};
         act.activation = layer.activation;
@@ -124,18 +121,19 @@ void run_hidden(const TileCall& call) {
         act.up_bias = load_bias(layer.up.bias, col0, cols, bias_buffer[0]);
         act.rows = rows;
         act.cols = cols;
-        act.stride = stride;
+        act.stride = cols;
+        act.hidden = down.whole_rows ? hidden + row0 * plan.hidden_stride + col0 : up;
+        act.hidden_stride = down.whole_rows ? plan.hidden_stride : cols;
         if (layer.has_gate) {
-            float* gate = scratch + (in_place ? 0 : plan.tile_bytes / 8);  // the second half of the worker's tiles
+            float* gate = up + plan.tile_bytes / 8;  // the second half of the worker's tiles
             layer.gate.kernels->multiply(
                 {layer.gate.matrix, x_gate, call.rows, row0, rows, first_panel, panels, gate, cols});
             act.gate = gate;
-            act.gate_stride = cols;
             act.gate_bias = load_bias(layer.gate.bias, col0, cols, bias_buffer[1]);
         }
         layer.elementwise->activate(act);
-        if (!in_place)
-            down.prepare({reinterpret_cast<const std::byte*>(up), DType::f32, stride * 4, rows, real_cols, row0, col0,
+        if (!down.whole_rows)
+            down.prepare({reinterpret_cast<const std::byte*>(up), DType::f32, cols * 4, rows, real_cols, row0, col0,
                           call.rows, d_ff, prepared_hidden});
     });
     if (down.whole_rows) {
@@ -219,9 +217,7 @@ DensePlan plan_dense(const DenseLayer& layer, std::int64_t tokens, int threads) 
     plan.prepared_x_gate =
         two_forms ? take(layer.gate.kernels->prepared_bytes(plan.token_tile, d_model)) : plan.prepared_x;
     if (layer.has_hidden) plan.prepared_hidden = take(layer.down.kernels->prepared_bytes(plan.token_tile, d_ff));
-    const bool many = layer.has_hidden && plan.token_tile > layer.up.kernels->few_rows;
-    if (keeps_rows)
-        plan.hidden = take((many ? round_up(plan.token_tile, 16) : plan.token_tile) * plan.hidden_stride * 4);
+    if (keeps_rows) plan.hidden = take(plan.token_tile * plan.hidden_stride * 4);
     std::int64_t floats = largest_tile_floats(layer.down, plan.token_tile, plan.threads);
     if (layer.has_hidden) {
         const std::int64_t hidden_floats = largest_tile_floats(layer.up, plan.token_tile, plan.threads);

@@ -65,10 +65,10 @@ Status check_rows(const char* operation, const TensorView& x, const TensorView& 
                                                   ", expected " + expected.shape_string() + " from x " +
                                                   x.shape_string() + " and " + last_name + " " +
                                                   matrix_shape(last.matrix)};
-    for (int i = 0; i < y.ndim - 1; ++i)
-        if (y.shape[i] > 1 && y.strides[i] == 0)
-            return {StatusCode::invalid_argument, std::string(operation) + ": out has stride 0 in dimension " +
-                                                      std::to_string(i) + ": its rows share memory"};
+    if (rows_overlap(y))
+        return {StatusCode::invalid_argument, std::string(operation) + ": out has shape " + y.shape_string() +
+                                                  " and strides " + y.stride_string() +
+                                                  ": its rows share memory"};
     return {};
 }
 

@@ -30,6 +30,23 @@ bool may_overlap(const TensorView& a, const void* data, std::int64_t bytes) noex
     return intersect(span_of(a), {begin, begin + static_cast<std::uintptr_t>(bytes)});
 }
 
+bool rows_overlap(const TensorView& array) noexcept {
+    if (array.size() == 0) return false;
+    // Dimensions from the smallest stride up: each must step over all that the smaller ones span.
+    std::int64_t span = array.shape[array.ndim - 1];
+    bool done[max_dims] = {};
+    for (int round = 0; round < array.ndim - 1; ++round) {
+        int next = -1;
+        for (int i = 0; i < array.ndim - 1; ++i)
+            if (!done[i] && (next < 0 || array.strides[i] < array.strides[next])) next = i;
+        done[next] = true;
+        if (array.shape[next] == 1) continue;
+        if (array.strides[next] < span) return true;
+        span += (array.shape[next] - 1) * array.strides[next];
+    }
+    return false;
+}
+
 Status view_rows(const char* operation, const char* name, const TensorView& array, RowsView* rows) {
     auto fail = [&](const std::string& text) {
         return Status(StatusCode::invalid_argument, std::string(operation) + ": " + name + " " + text);
@@ -39,13 +56,14 @@ Status view_rows(const char* operation, const char* name, const TensorView& arra
     if (array.ndim < 1 || array.ndim > max_dims)
         return fail("has " + std::to_string(array.ndim) + " dimensions, expected 1 to " + std::to_string(max_dims));
     const int last = array.ndim - 1;
+    const bool empty = array.size() == 0;  // exporters give empty arrays any strides
     for (int i = 0; i <= last; ++i) {
         if (array.shape[i] < 0) return fail("has shape " + array.shape_string() + " with a negative extent");
-        if (array.shape[i] > 1 && array.strides[i] < 0)
+        if (!empty && array.shape[i] > 1 && array.strides[i] < 0)
             return fail("has the negative stride " + std::to_string(array.strides[i]) + " in dimension " +
                         std::to_string(i) + "; copy it first");
     }
-    if (array.shape[last] > 1 && array.strides[last] != 1)
+    if (!empty && array.shape[last] > 1 && array.strides[last] != 1)
         return fail("has stride " + std::to_string(array.strides[last]) +
                     " in its last dimension, expected 1; make it contiguous first");
     const std::int64_t element = dtype_bytes(array.dtype);

@@ -35,6 +35,9 @@ struct RowsView {
 // Checks that `array` is f32, f16 or bf16, has 1 to 8 dimensions, a contiguous last one and no negative stride.
 Status view_rows(const char* operation, const char* name, const TensorView& array, RowsView* rows);
 
+// True unless the strides keep all elements of `array` apart (its last dimension is contiguous).
+bool rows_overlap(const TensorView& array) noexcept;
+
 // True when the memory ranges that two arrays span have a byte in common.
 bool may_overlap(const TensorView& a, const TensorView& b) noexcept;
 bool may_overlap(const TensorView& a, const void* data, std::int64_t bytes) noexcept;

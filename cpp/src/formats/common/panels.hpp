@@ -12,6 +12,7 @@
 // Steps are padded with zero weights to a multiple of 16, so that 16 steps of 64 bytes are one AMX tile.
 #pragma once
 
+#include <atomic>
 #include <cstring>
 #include <vector>
 
@@ -27,6 +28,21 @@ namespace {
 inline std::int64_t padded_steps(std::int64_t in_features, std::int64_t depth_per_step) {
     return round_up(divide_up(in_features, depth_per_step), 16);
 }
+
+// The first row that a packer found fault with, whichever thread saw it.
+class LowestRow {
+  public:
+    void note(std::int64_t row) {
+        std::int64_t lowest = row_.load();
+        while (row < lowest && !row_.compare_exchange_weak(lowest, row)) {}
+    }
+    bool found() const { return row_.load() != none; }
+    std::int64_t row() const { return row_.load(); }
+
+  private:
+    static constexpr std::int64_t none = INT64_MAX;
+    std::atomic<std::int64_t> row_{none};
+};
 
 inline float load_weight(const std::byte* src, DType dtype) {
     if (dtype != DType::f64) return load_f32(src, dtype);

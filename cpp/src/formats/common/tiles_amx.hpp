@@ -82,7 +82,7 @@ struct TileCallArgs {
 };
 
 // What a chunk fetches for later: `per_step` lines of each of two panels at every depth tile.
-struct Ahead {
+struct TilesAhead {
     const std::byte* panels[2];
     std::int64_t lines_per_step;
     std::int64_t done, total;
@@ -99,7 +99,7 @@ struct Ahead {
 // tiles 0–3: accumulators, 4–5: rows, 6–7: weights. Product is a policy: tdpbf16ps or tdpbssd.
 template <class Product, bool two_blocks, bool two_panels>
 inline void tile_block(const std::byte* a, std::int64_t a_block, const std::byte* b, std::int64_t b_panel,
-                       std::int64_t depth_tiles, float* c, std::int64_t c_stride, bool continues, Ahead& ahead) {
+                       std::int64_t depth_tiles, float* c, std::int64_t c_stride, bool continues, TilesAhead& ahead) {
     const std::int64_t c_bytes = c_stride * 4;
     __asm__ volatile("" : : : "memory");  // gcc's tile intrinsics do not say that they touch memory
     if (continues) {
@@ -167,7 +167,7 @@ void multiply_tiles(const TileCallArgs& call, Finish finish) {
                     call.panels + next_panel * call.panel_bytes + (group + next) * chunk_tiles * tile_bytes;
                 const std::int64_t next_lines = has_next ? layout.tiles_in_chunk(group + next) * 16 : 0;
                 const std::int64_t steps = divide_up(call.blocks, 2) * tiles;
-                Ahead ahead{{next_b, next_panel + 1 < call.panel_count ? next_b + call.panel_bytes : next_b},
+                TilesAhead ahead{{next_b, next_panel + 1 < call.panel_count ? next_b + call.panel_bytes : next_b},
                             divide_up(next_lines, steps), 0, next_lines};
                 for (std::int64_t block = 0; block < call.blocks; block += 2) {
                     const bool two_blocks = block + 1 < call.blocks;

@@ -1,4 +1,6 @@
 // f16: IEEE half-precision weights, one depth per step, widened to f32 as they are read.
+#include <cmath>
+
 #include "formats/common/panels.hpp"
 #include "formats/kernels.hpp"
 
@@ -10,12 +12,20 @@ std::int64_t matrix_bytes(std::int64_t out_features, std::int64_t in_features) n
     return divide_up(out_features, panel_columns) * padded_steps(in_features, 1) * 32;
 }
 
-Status pack(const PlainMatrix& matrix, std::byte* payload, const std::string&) {
+Status pack(const PlainMatrix& matrix, std::byte* payload, const std::string& which) {
+    LowestRow too_large;
     const std::int64_t panel_bytes = padded_steps(matrix.in_features, 1) * 32;
     for_each_row(matrix, [&](std::int64_t row, const float* weights) {
         std::byte* column = payload + row / panel_columns * panel_bytes + row % panel_columns * 2;
-        for (std::int64_t k = 0; k < matrix.in_features; ++k) store_f32(column + k * 32, DType::f16, weights[k]);
+        for (std::int64_t k = 0; k < matrix.in_features; ++k) {
+            // 65520 is halfway between the largest f16, 65504, and the next: from there on rounding gives infinity.
+            if (std::isfinite(weights[k]) && std::fabs(weights[k]) >= 65520.0f) too_large.note(row);
+            store_f32(column + k * 32, DType::f16, weights[k]);
+        }
     });
+    if (too_large.found())
+        return {StatusCode::invalid_argument, which + ": row " + std::to_string(too_large.row()) +
+                                                  " of w holds a weight beyond 65504, the largest f16"};
     return {};
 }
 

@@ -1,7 +1,6 @@
 // int8: symmetric per output row, quads of depths per step; see layout.hpp.
 #include "formats/int8/layout.hpp"
 
-#include <atomic>
 #include <cmath>
 
 #include "formats/common/panels.hpp"
@@ -23,7 +22,7 @@ Status pack(const PlainMatrix& matrix, std::byte* payload, const std::string& wh
                                                   ", int8 takes at most " + std::to_string(int8_depth_limit) +
                                                   " (its int32 sums would overflow)"};
     const Int8Layout layout = int8_layout(payload, matrix.out_features, matrix.in_features);
-    std::atomic<std::int64_t> bad_row{matrix.out_features};
+    LowestRow not_finite;
     for_each_row(matrix, [&](std::int64_t row, const float* weights) {
         float largest = 0;
         bool finite = true;
@@ -32,8 +31,7 @@ Status pack(const PlainMatrix& matrix, std::byte* payload, const std::string& wh
             largest = std::fmax(largest, std::fabs(weights[k]));
         }
         if (!finite) {
-            std::int64_t lowest = bad_row.load();
-            while (row < lowest && !bad_row.compare_exchange_weak(lowest, row)) {}
+            not_finite.note(row);
             return;
         }
         const float scale = largest / 127.0f;
@@ -50,8 +48,8 @@ Status pack(const PlainMatrix& matrix, std::byte* payload, const std::string& wh
         std::memcpy(const_cast<std::byte*>(layout.scales) + row * 4, &scale, 4);
         std::memcpy(const_cast<std::byte*>(layout.sums) + row * 4, &sum, 4);
     });
-    if (bad_row < matrix.out_features)
-        return {StatusCode::invalid_argument, which + ": row " + std::to_string(bad_row.load()) +
+    if (not_finite.found())
+        return {StatusCode::invalid_argument, which + ": row " + std::to_string(not_finite.row()) +
                                                   " of w holds NaN or infinity, which int8 cannot represent"};
     return {};
 }

@@ -1,0 +1,16 @@
+# Writes commit.hpp with the commit that is being built; run at every build, and rewrites the file only when it changes.
+set(commit unknown)
+if(GIT)
+  execute_process(COMMAND ${GIT} describe --always --dirty --abbrev=10 --exclude=*
+    WORKING_DIRECTORY ${SOURCE} OUTPUT_VARIABLE described OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET RESULT_VARIABLE failed)
+  if(NOT failed)
+    set(commit ${described})
+  endif()
+endif()
+set(text "#define BENCH_COMMIT \"${commit}\"\n")
+if(EXISTS ${OUTPUT})
+  file(READ ${OUTPUT} old)
+endif()
+if(NOT text STREQUAL "${old}")
+  file(WRITE ${OUTPUT} "${text}")
+endif()

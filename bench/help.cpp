@@ -1,0 +1,67 @@
+#include "options.hpp"
+
+namespace bench {
+
+std::string help_text() {
+    return R"(fastffn-bench: how fast are fastffn's layers on this machine, and how far from what it could do?
+
+usage: fastffn-bench [--suite NAME] [OPTION]...
+
+It first measures the machine: read bandwidth of each cache level and of DRAM, and the peak arithmetic of each
+instruction set. Then it prints one row for every combination of what you ask for.
+
+examples
+  fastffn-bench                                         bf16, 768x3072 with gelu, 1 to 1024 tokens
+  fastffn-bench --suite quick                           the main formats on one layer, under a minute
+  fastffn-bench --shape 4096x11008 --gated --activation silu --format bf16,int8 --tokens 1,1024 --threads 1,all
+  fastffn-bench --op linear --shape 4096x4096 --format all --hot --cold --tokens 1
+  fastffn-bench --format int8 --isa avx2,best --baseline int8/avx2
+  fastffn-bench --machine                               only the machine
+
+what to measure (lists are separated by commas; every combination is a row)
+  --op LIST             ffn (default), linear, pack, unpack
+  --shape LIST          D_MODELxD_FF, default 768x3072; for linear, pack and unpack IN_FEATURESxOUT_FEATURES
+  --activation NAME     identity, relu, relu2, gelu (default), gelu_tanh, silu
+  --gated               ffn with a gate: activation(x w_gate) * (x w_up); --no-gated undoes it for a suite
+  --bias                with biases
+  --format LIST         f32, f16, bf16 (default), int8; or all
+  --isa LIST            ref, avx2, avx512base, avx512vnni, avx512bf16, amx; avx512: the best of those; best (default):
+                        what the library chooses; all: each that this CPU has
+  --threads LIST        default 1; all: as many as the library uses by default
+  --tokens LIST         rows of x, default 1,16,128,1024
+  --x LIST, --y DTYPE   f32, f16 or bf16; by default bf16 for bf16 weights and f32 for others, and y as x
+  --hot                 the same weights in every call, so they stay in cache if they fit (default)
+  --cold                weights from DRAM, as in a model of many layers: calls take turns on copies that add up to
+                        --cold-bytes. With --hot: both
+  --cold-bytes SIZE     default 1G
+  --huge-pages          ask for huge pages for the weights (default: as NumPy arrays get them, usually not)
+
+what to compare with
+  --baseline FORMAT[/ISA]  the same layer in that format (and instruction set), default f32; none: nothing
+                        The two take turns within one run, so that a slow moment hits both.
+
+suites
+  --suite quick         bf16, int8 and f32 on 768x3072, hot, one and all threads; under a minute
+  --suite default       768x3072 gelu, 2048x8192 and 4096x11008 silu-gated; all formats; 1 to 1024 tokens; hot, and cold
+                        up to 16 tokens; one and all threads; takes long
+  --smoke               everything once, tiny, in seconds: does it run? The times mean nothing
+                        Options after a suite narrow it: --suite default --format int8 --threads 1
+
+how long
+  --seconds TIME        for each row and again for its baseline, default 0.6; slow calls take longer
+  --rounds N            turns they take within that time, default 7
+  --machine-seconds TIME  for each number about the machine, default 0.15
+
+output
+  --json FILE           everything, with units in the names; - for standard output instead of the table
+  --machine             measure the machine only
+  --no-machine          do not measure it; rows then show no roof
+  --list                print the rows that would be measured, and stop
+  --version, --help
+
+A round in which other programs use more than 0.15 cores is measured again for as long as patience lasts; rows that
+never got a quiet moment carry a star. FASTFFN_ISA and OMP_NUM_THREADS work as everywhere in fastffn.
+)";
+}
+
+}  // namespace bench

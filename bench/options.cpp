@@ -1,0 +1,279 @@
+#include "options.hpp"
+
+#include <algorithm>
+#include <functional>
+#include <stdexcept>
+
+#include "suites.hpp"
+#include "text.hpp"
+
+namespace bench {
+
+namespace {
+
+[[noreturn]] void refuse(const std::string& option, const std::string& expected, const std::string& found) {
+    throw std::invalid_argument(option + ": expected " + expected + ", found '" + found + "'");
+}
+
+Op parse_op(const std::string& text) {
+    for (Op op : {Op::linear, Op::ffn, Op::pack, Op::unpack}) {
+        if (text == op_name(op)) return op;
+    }
+    refuse("--op", "linear, ffn, pack or unpack", text);
+}
+
+fastffn::Format format_named(const std::string& text) {
+    fastffn::Format format;
+    fastffn::parse_format(text.c_str(), &format).value();  // its own message lists the names
+    return format;
+}
+
+fastffn::DType dtype_named(const std::string& option, const std::string& text) {
+    for (fastffn::DType dtype : {fastffn::DType::f32, fastffn::DType::f16, fastffn::DType::bf16}) {
+        if (text == fastffn::dtype_name(dtype)) return dtype;
+    }
+    refuse(option, "f32, f16 or bf16", text);
+}
+
+std::string isa_named(const std::string& option, const std::string& text) {
+    std::string names;
+    if (text == "best") return "";
+    if (text == "avx512") return text;
+    for (int isa = 0; isa < fastffn::isa_count; ++isa) {
+        const std::string name = fastffn::isa_name(static_cast<fastffn::Isa>(isa));
+        if (text == name) return text;
+        names += name + ", ";
+    }
+    refuse(option, "best, " + names + "avx512", text);
+}
+
+std::int64_t positive(const std::string& option, const std::string& text) {
+    std::int64_t value = 0;
+    if (!parse_int(text, &value) || value < 1) refuse(option, "a number of 1 or more", text);
+    return value;
+}
+
+double seconds(const std::string& option, const std::string& text) {
+    double value = 0;
+    if (!parse_seconds(text, &value)) refuse(option, "a time such as 0.5 or 200ms", text);
+    return value;
+}
+
+template <typename Value, typename Parse>
+std::vector<Value> list_of(const std::string& text, const Parse& parse) {
+    std::vector<Value> values;
+    for (const std::string& part : split(text, ',')) values.push_back(parse(part));
+    if (values.empty()) values.push_back(parse(text));  // its own message for an empty list
+    return values;
+}
+
+int available_threads() { return fastffn::default_threads(); }
+
+}  // namespace
+
+const char* op_name(Op op) {
+    const char* names[] = {"linear", "ffn", "pack", "unpack"};
+    return names[static_cast<int>(op)];
+}
+
+Options parse_options(const std::vector<std::string>& arguments) {
+    Options options;
+    // A suite sets everything first, so that the other options can narrow it wherever they stand.
+    for (std::size_t i = 0; i < arguments.size(); ++i) {
+        const std::string& argument = arguments[i];
+        if (argument == "--smoke") apply_suite("smoke", &options);
+        if (argument == "--suite" && i + 1 < arguments.size()) apply_suite(arguments[i + 1], &options);
+        if (argument.rfind("--suite=", 0) == 0) apply_suite(argument.substr(8), &options);
+    }
+
+    bool hot_named = false, cold_named = false;
+    for (std::size_t i = 0; i < arguments.size(); ++i) {
+        std::string name = arguments[i], inline_value;
+        const std::size_t equals = name.find('=');
+        const bool has_inline = name.rfind("--", 0) == 0 && equals != std::string::npos;
+        if (has_inline) {
+            inline_value = name.substr(equals + 1);
+            name.resize(equals);
+        }
+        bool took_value = false;
+        const auto value = [&]() -> std::string {
+            took_value = true;
+            if (has_inline) return inline_value;
+            if (i + 1 >= arguments.size()) throw std::invalid_argument(name + ": expected a value after it");
+            return arguments[++i];
+        };
+
+        if (name == "--op") {
+            options.ops = list_of<Op>(value(), parse_op);
+        } else if (name == "--shape") {
+            options.shapes = list_of<Shape>(value(), [](const std::string& text) {
+                Shape shape = {};
+                if (!parse_shape(text, &shape.d_model, &shape.d_ff)) {
+                    refuse("--shape", "sizes such as 768x3072 (d_model x d_ff; linear: in x out)", text);
+                }
+                return shape;
+            });
+        } else if (name == "--activation") {
+            const std::string text = value();
+            fastffn::parse_activation(text.c_str(), &options.activation).value();
+            for (Shape& shape : options.shapes) shape.activation = options.activation;
+        } else if (name == "--gated" || name == "--no-gated") {
+            options.gated = name == "--gated";
+            for (Shape& shape : options.shapes) shape.gated = options.gated;
+        } else if (name == "--bias") {
+            options.bias = true;
+        } else if (name == "--format") {
+            const std::string text = value();
+            if (text == "all") {
+                fastffn::Format formats[fastffn::format_limit];
+                const int count = fastffn::list_formats(formats, fastffn::format_limit);
+                options.formats.assign(formats, formats + count);
+            } else {
+                options.formats = list_of<fastffn::Format>(text, format_named);
+            }
+        } else if (name == "--isa") {
+            const std::string text = value();
+            if (text == "all") {
+                options.isas.clear();
+                for (int isa = 0; isa <= static_cast<int>(fastffn::cpu_report().found); ++isa) {
+                    options.isas.push_back(fastffn::isa_name(static_cast<fastffn::Isa>(isa)));
+                }
+            } else {
+                options.isas = list_of<std::string>(text, [](const std::string& part) { return isa_named("--isa", part); });
+            }
+        } else if (name == "--threads") {
+            options.threads = list_of<int>(value(), [](const std::string& text) {
+                if (text == "all") return available_threads();
+                const std::int64_t count = positive("--threads", text);
+                if (count > 4096) refuse("--threads", "at most 4096", text);
+                return static_cast<int>(count);
+            });
+        } else if (name == "--tokens") {
+            options.tokens =
+                list_of<std::int64_t>(value(), [](const std::string& text) { return positive("--tokens", text); });
+        } else if (name == "--x") {
+            options.x_dtypes = list_of<fastffn::DType>(
+                value(), [](const std::string& text) { return dtype_named("--x", text); });
+        } else if (name == "--y") {
+            options.y_dtype = dtype_named("--y", value());
+        } else if (name == "--cold") {
+            cold_named = true;
+        } else if (name == "--hot") {
+            hot_named = true;
+        } else if (name == "--cold-bytes") {
+            const std::string text = value();
+            if (!parse_bytes(text, &options.cold_bytes)) refuse("--cold-bytes", "a size such as 1G or 512M", text);
+        } else if (name == "--huge-pages") {
+            options.huge_pages = true;
+        } else if (name == "--baseline") {
+            const std::string text = value();
+            options.has_baseline = text != "none";
+            if (options.has_baseline) {
+                const std::size_t slash = text.find('/');
+                options.baseline_format = format_named(text.substr(0, slash));
+                options.baseline_isa =
+                    slash == std::string::npos ? "" : isa_named("--baseline", text.substr(slash + 1));
+            }
+        } else if (name == "--seconds") {
+            options.row_seconds = seconds(name, value());
+        } else if (name == "--rounds") {
+            options.rounds = static_cast<int>(std::min<std::int64_t>(positive(name, value()), 10000));
+        } else if (name == "--machine-seconds") {
+            options.machine_seconds = seconds(name, value());
+        } else if (name == "--suite") {
+            options.suite = value();
+        } else if (name == "--smoke") {
+            options.suite = "smoke";
+        } else if (name == "--json") {
+            options.json = value();
+        } else if (name == "--machine") {
+            options.machine_only = true;
+        } else if (name == "--no-machine") {
+            options.skip_machine = true;
+        } else if (name == "--list") {
+            options.list = true;
+        } else if (name == "--help" || name == "-h") {
+            options.help = true;
+        } else if (name == "--version") {
+            options.version = true;
+        } else if (name == "--worker") {  // internal: serves another fastffn-bench over a pipe
+            options.worker = true;
+        } else {
+            throw std::invalid_argument("unknown option '" + arguments[i] + "'; --help lists them");
+        }
+        if (has_inline && !took_value) throw std::invalid_argument(name + " takes no value");
+    }
+    if (cold_named) options.cold = hot_named ? std::vector<bool>{false, true} : std::vector<bool>{true};
+    if (hot_named && !cold_named) options.cold = {false};
+    if (cold_named) options.cold_tokens_limit = 0;  // asked for: at any number of tokens
+
+    if (options.shapes.empty()) options.shapes = {{768, 3072, {}, {}}};
+    if (options.formats.empty()) options.formats = {fastffn::Format::bf16};
+    if (options.tokens.empty()) options.tokens = {1, 16, 128, 1024};
+    if (options.threads.empty()) options.threads = {1};
+    return options;
+}
+
+std::vector<Problem> expand(const Options& options) {
+    std::vector<Problem> problems;
+    Problem problem;
+    problem.bias = options.bias;
+    for (Op op : options.ops) {
+        problem.op = op;
+        for (const Shape& shape : options.shapes) {
+            problem.d_model = shape.d_model;
+            problem.d_ff = shape.d_ff;
+            problem.gated = op == Op::ffn && shape.gated.value_or(options.gated);
+            problem.activation =
+                op == Op::ffn ? shape.activation.value_or(options.activation) : fastffn::Activation::identity;
+            for (bool cold : options.cold) {
+                if (cold && !problem.multiplies()) continue;
+                problem.cold = cold;
+                for (fastffn::Format format : options.formats) {
+                    problem.format = format;
+                    std::vector<fastffn::DType> x_dtypes = options.x_dtypes;
+                    if (x_dtypes.empty() || !problem.multiplies()) {
+                        const bool narrow = format == fastffn::Format::bf16 && problem.multiplies();
+                        x_dtypes = {narrow ? fastffn::DType::bf16 : fastffn::DType::f32};
+                    }
+                    for (fastffn::DType x_dtype : x_dtypes) {
+                        problem.x_dtype = x_dtype;
+                        problem.y_dtype = options.y_dtype.value_or(x_dtype);
+                        for (const std::string& isa : options.isas) {
+                            problem.isa = isa;
+                            for (int threads : options.threads) {
+                                problem.threads = threads;
+                                for (std::int64_t tokens : options.tokens) {
+                                    if (cold && options.cold_tokens_limit && tokens > options.cold_tokens_limit) continue;
+                                    problem.tokens = problem.multiplies() ? tokens : 0;
+                                    problems.push_back(problem);
+                                    if (!problem.multiplies()) break;
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+    return problems;
+}
+
+std::string to_arguments(const Problem& problem, const Options& options) {
+    std::string text = std::string("--op ") + op_name(problem.op);
+    text += " --shape " + std::to_string(problem.d_model) + "x" + std::to_string(problem.d_ff);
+    text += std::string(" --format ") + fastffn::format_name(problem.format);
+    text += std::string(" --activation ") + fastffn::activation_name(problem.activation);
+    text += std::string(" --x ") + fastffn::dtype_name(problem.x_dtype);
+    text += std::string(" --y ") + fastffn::dtype_name(problem.y_dtype);
+    text += " --threads " + std::to_string(problem.threads);
+    if (problem.multiplies()) text += " --tokens " + std::to_string(problem.tokens);
+    if (problem.gated) text += " --gated";
+    if (problem.bias) text += " --bias";
+    if (problem.cold) text += " --cold";
+    if (options.huge_pages) text += " --huge-pages";
+    text += " --cold-bytes " + std::to_string(options.cold_bytes);
+    return text;
+}
+
+}  // namespace bench

@@ -1,0 +1,84 @@
+// The command line: what to measure and how.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "fastffn/fastffn.hpp"
+
+namespace bench {
+
+enum class Op { linear, ffn, pack, unpack };
+const char* op_name(Op op);
+
+// One thing to time, fully described.
+struct Problem {
+    Op op = Op::ffn;
+    std::int64_t d_model = 0, d_ff = 0;  // linear: in_features, out_features
+    bool gated = false;
+    bool bias = false;
+    bool cold = false;
+    fastffn::Activation activation = fastffn::Activation::gelu;
+    fastffn::Format format = fastffn::Format::bf16;
+    std::string isa;  // "": what the library chooses (under FASTFFN_ISA, if that is set)
+    int threads = 1;
+    std::int64_t tokens = 1;
+    fastffn::DType x_dtype = fastffn::DType::f32, y_dtype = fastffn::DType::f32;
+
+    bool multiplies() const { return op == Op::linear || op == Op::ffn; }
+    int matrices() const { return op == Op::ffn ? (gated ? 3 : 2) : 1; }
+    std::int64_t parameters() const { return matrices() * d_model * d_ff; }
+    double operations() const { return multiplies() ? 2.0 * static_cast<double>(tokens * parameters()) : 0.0; }
+};
+
+struct Shape {
+    std::int64_t d_model, d_ff;
+    // Set by suites; a plain --shape leaves them to --gated and --activation.
+    std::optional<bool> gated;
+    std::optional<fastffn::Activation> activation;
+};
+
+struct Options {
+    // Any list may have several entries: every combination is a row.
+    std::vector<Op> ops = {Op::ffn};
+    std::vector<Shape> shapes;
+    std::vector<fastffn::Format> formats;
+    std::vector<std::string> isas = {""};
+    std::vector<int> threads;
+    std::vector<std::int64_t> tokens;
+    std::vector<bool> cold = {false};
+    fastffn::Activation activation = fastffn::Activation::gelu;
+    bool gated = false, bias = false;
+    std::vector<fastffn::DType> x_dtypes;   // empty: bf16 weights take bf16, others f32
+    std::optional<fastffn::DType> y_dtype;  // unset: as x
+
+    bool has_baseline = true;
+    fastffn::Format baseline_format = fastffn::Format::f32;
+    std::string baseline_isa;  // "": the row's own
+
+    std::int64_t cold_bytes = std::int64_t{1} << 30;
+    std::int64_t cold_tokens_limit = 64;  // suites: above it cold and hot are the same, so only hot is measured
+    bool huge_pages = false;
+    double row_seconds = 0.6;
+    int rounds = 7;
+    double quiet_limit = 0.15;  // cores that other programs may use in a round that counts
+    double machine_seconds = 0.15;
+
+    bool machine_only = false, skip_machine = false, help = false, version = false, worker = false, list = false;
+    std::string json;
+    std::string suite;
+};
+
+// Throws std::invalid_argument naming the option, what it takes and what was found.
+Options parse_options(const std::vector<std::string>& arguments);
+std::string help_text();
+
+// Every combination, in the order in which they share weights.
+std::vector<Problem> expand(const Options& options);
+
+// As options for a worker process; parse_options and expand give the same problem back.
+std::string to_arguments(const Problem& problem, const Options& options);
+
+}  // namespace bench

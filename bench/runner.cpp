@@ -1,0 +1,163 @@
+#include "runner.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <stdexcept>
+
+#include "stats.hpp"
+#include "team.hpp"
+
+namespace bench {
+
+namespace {
+
+using fastffn::DType;
+using fastffn::PackedView;
+using fastffn::TensorView;
+
+constexpr double sample_at_least = 20e-6;   // shorter calls are timed several at a time: the clock costs about 25 ns
+constexpr double warm_up_below = 50e-3;     // longer calls stream more than any cache holds
+
+std::int64_t round_up(std::int64_t value, std::int64_t unit) { return (value + unit - 1) / unit * unit; }
+
+}  // namespace
+
+void Runner::make_source(std::int64_t rows, std::int64_t columns, std::uint64_t seed) {
+    const std::int64_t bytes = rows * columns * 4;
+    if (source_.bytes() != bytes) {
+        source_ = Buffer();
+        source_ = Buffer(bytes);
+    }
+    // A trained layer's scale, so that activations see the range they see in a model.
+    fill_random(source_.data(), rows * columns, DType::f32, 1.7f / std::sqrt(static_cast<float>(columns)), seed);
+    source_view_ = TensorView(source_.data(), DType::f32, {rows, columns});
+}
+
+void Runner::make_weights(const Problem& problem) {
+    const std::string key = std::string(problem.op == Op::ffn ? "ffn" : "matrix") + (problem.gated ? " gated " : " ") +
+                            std::to_string(problem.d_model) + "x" + std::to_string(problem.d_ff) + " " +
+                            fastffn::format_name(problem.format) + (problem.cold ? " cold" : " hot");
+    if (weights_.key == key) return;
+    weights_ = Weights();  // give the memory back first
+
+    // up and gate are d_ff x d_model, down is d_model x d_ff; each starts on a cache line.
+    const TensorView up_shape(static_cast<void*>(nullptr), DType::f32, {problem.d_ff, problem.d_model});
+    const TensorView down_shape(static_cast<void*>(nullptr), DType::f32, {problem.d_model, problem.d_ff});
+    std::int64_t up_bytes = 0, down_bytes = 0;
+    fastffn::packed_bytes(up_shape, problem.format, &up_bytes).value();
+    fastffn::packed_bytes(down_shape, problem.format, &down_bytes).value();
+    std::int64_t sizes[3] = {up_bytes, problem.gated ? up_bytes : 0, problem.op == Op::ffn ? down_bytes : 0};
+    std::int64_t offsets[3], stride = 0;
+    for (int i = 0; i < 3; ++i) {
+        offsets[i] = stride;
+        stride += round_up(sizes[i], 64);
+    }
+    stride = round_up(stride, 4096);
+    const std::int64_t copies = problem.cold ? std::max(std::int64_t{2}, (options_.cold_bytes + stride - 1) / stride) : 1;
+
+    Weights weights;
+    weights.key = key;
+    weights.bytes = sizes[0] + sizes[1] + sizes[2];
+    weights.memory = Buffer(stride * copies, options_.huge_pages);
+    for (int i = 0; i < 3; ++i) {
+        if (sizes[i] == 0) continue;
+        make_source(i == 2 ? problem.d_model : problem.d_ff, i == 2 ? problem.d_ff : problem.d_model,
+                    static_cast<std::uint64_t>(i) + 1);
+        fastffn::pack(source_view_, problem.format, weights.memory.data() + offsets[i], sizes[i]).value();
+    }
+    for (std::int64_t copy = 0; copy < copies; ++copy) {
+        std::byte* base = weights.memory.data() + copy * stride;
+        if (copy > 0) std::memcpy(base, weights.memory.data(), static_cast<std::size_t>(stride));
+        PackedView views[3];
+        for (int i = 0; i < 3; ++i) {
+            if (sizes[i] > 0) views[i] = {base + offsets[i], sizes[i]};
+        }
+        weights.copies.push_back({views[0], views[1], views[2]});
+    }
+    if (problem.multiplies()) source_ = Buffer();
+    weights_ = std::move(weights);
+}
+
+Prepared Runner::prepare(const Problem& problem) {
+    fastffn::check_isa().value();
+    problem_ = problem;
+    next_copy_ = 0;
+    context_ = std::make_unique<fastffn::Context>(problem.threads);
+    Prepared prepared;
+    if (problem.multiplies()) {
+        make_weights(problem);
+        const std::int64_t out = problem.op == Op::ffn ? problem.d_model : problem.d_ff;
+        const std::int64_t x_bytes = problem.tokens * problem.d_model * fastffn::dtype_bytes(problem.x_dtype);
+        const std::int64_t y_bytes = problem.tokens * out * fastffn::dtype_bytes(problem.y_dtype);
+        x_ = Buffer(x_bytes);
+        y_ = Buffer(y_bytes);
+        fill_random(x_.data(), problem.tokens * problem.d_model, problem.x_dtype, 1.7f, 7);
+        x_view_ = TensorView(x_.data(), problem.x_dtype, {problem.tokens, problem.d_model});
+        y_view_ = TensorView(y_.data(), problem.y_dtype, {problem.tokens, out});
+        bias_ = Buffer((problem.d_ff + problem.d_model) * 4);
+        fill_random(bias_.data(), problem.d_ff + problem.d_model, DType::f32, 0.1f, 8);
+        bias_up_ = TensorView(bias_.data(), DType::f32, {problem.d_ff});
+        bias_down_ = TensorView(bias_.data() + problem.d_ff * 4, DType::f32, {problem.d_model});
+        prepared.weight_bytes = weights_.bytes;
+    } else {
+        make_source(problem.d_ff, problem.d_model, 1);
+        std::int64_t bytes = 0;
+        fastffn::packed_bytes(source_view_, problem.format, &bytes).value();
+        packed_ = Buffer(bytes, options_.huge_pages);
+        fastffn::pack(source_view_, problem.format, packed_.data(), bytes).value();
+        prepared.weight_bytes = bytes;
+    }
+    call();
+    const double start = seconds_now();
+    call();
+    expected_ = seconds_now() - start;
+    if (problem.multiplies()) prepared.kernel = context_->last_kernel();
+    prepared.workspace_bytes = context_->workspace_bytes();
+    return prepared;
+}
+
+void Runner::call() {
+    if (problem_.op == Op::pack) {
+        fastffn::pack(source_view_, problem_.format, packed_.data(), packed_.bytes()).value();
+        return;
+    }
+    if (problem_.op == Op::unpack) {
+        fastffn::unpack({packed_.data(), packed_.bytes()}, source_view_).value();
+        return;
+    }
+    const WeightSet& weights = weights_.copies[next_copy_];
+    if (++next_copy_ == weights_.copies.size()) next_copy_ = 0;
+    if (problem_.op == Op::linear) {
+        fastffn::linear(*context_, x_view_, weights.up, problem_.bias ? &bias_up_ : nullptr, y_view_).value();
+        return;
+    }
+    fastffn::FfnWeights layer;
+    layer.w_up = weights.up;
+    layer.w_gate = weights.gate;
+    layer.w_down = weights.down;
+    layer.activation = problem_.activation;
+    if (problem_.bias) {
+        layer.b_up = &bias_up_;
+        layer.b_down = &bias_down_;
+        if (problem_.gated) layer.b_gate = &bias_up_;
+    }
+    fastffn::ffn(*context_, x_view_, layer, y_view_).value();
+}
+
+std::vector<double> Runner::burst(double seconds) {
+    // Another contender may have used the caches and the threads may sleep: begin with one call that does not count.
+    if (!problem_.cold && expected_ < warm_up_below) call();
+    const int calls = static_cast<int>(std::clamp(std::ceil(sample_at_least / std::max(expected_, 1e-9)), 1.0, 1e5));
+    std::vector<double> samples;
+    const double end = seconds_now() + seconds;
+    do {
+        const double start = seconds_now();
+        for (int i = 0; i < calls; ++i) call();
+        samples.push_back((seconds_now() - start) / calls);
+    } while (seconds_now() + samples.back() * calls * 0.5 < end);
+    expected_ = median(samples);
+    return samples;
+}
+
+}  // namespace bench

@@ -1,0 +1,54 @@
+#include "suites.hpp"
+
+#include <stdexcept>
+
+namespace bench {
+
+namespace {
+
+std::vector<int> one_and_all() {
+    const int all = fastffn::default_threads();
+    return all > 1 ? std::vector<int>{1, all} : std::vector<int>{1};
+}
+
+Shape plain(std::int64_t d_model, std::int64_t d_ff) { return {d_model, d_ff, false, fastffn::Activation::gelu}; }
+Shape gated(std::int64_t d_model, std::int64_t d_ff) { return {d_model, d_ff, true, fastffn::Activation::silu}; }
+
+}  // namespace
+
+void apply_suite(const std::string& name, Options* options) {
+    using fastffn::Format;
+    options->suite = name;
+    options->threads = one_and_all();
+    if (name == "default") {
+        // BERT-base, a 1B and a 7B model.
+        options->shapes = {plain(768, 3072), gated(2048, 8192), gated(4096, 11008)};
+        options->formats = {Format::bf16, Format::int8, Format::f16, Format::f32};
+        options->tokens = {1, 16, 128, 1024};
+        options->cold = {false, true};
+        options->cold_tokens_limit = 16;
+    } else if (name == "quick") {
+        options->shapes = {plain(768, 3072)};
+        options->formats = {Format::bf16, Format::int8, Format::f32};
+        options->tokens = {1, 16, 128};
+        options->row_seconds = 0.25;
+        options->rounds = 5;
+        options->machine_seconds = 0.06;
+    } else if (name == "smoke") {
+        // Every op and format once, on sizes that any kernel finishes at once: for continuous integration.
+        options->ops = {Op::linear, Op::ffn, Op::pack, Op::unpack};
+        options->shapes = {gated(64, 160)};
+        options->formats = {Format::f32, Format::f16, Format::bf16, Format::int8};
+        options->tokens = {1, 20};
+        options->cold = {false, true};
+        options->cold_bytes = 4 << 20;
+        options->threads = {one_and_all().back()};
+        options->row_seconds = 0.004;
+        options->rounds = 3;
+        options->machine_seconds = 0.004;
+    } else {
+        throw std::invalid_argument("--suite: expected default or quick, found '" + name + "'");
+    }
+}
+
+}  // namespace bench

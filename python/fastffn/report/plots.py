@@ -1,0 +1,217 @@
+"""The report's charts: roofline, speed against tokens, error against bytes, perplexity or cosine, error by layer."""
+
+from __future__ import annotations
+
+import math
+from typing import Callable
+
+from .probe import Roof
+from .results import BASELINE, ModelResult, VariantResult
+from .svg import (
+    LEFT,
+    Axis,
+    Chart,
+    Style,
+    linear_axis,
+    log_axis,
+    power_of_ten,
+    short,
+    ticks_axis,
+)
+
+COLOURS = 8
+
+
+def styles_of(model: ModelResult) -> dict[str, Style]:
+    """A colour per weight format; a peer takes the colour of its dtype, dashed and with square marks."""
+    formats = [variant.name for variant in model.variants if variant.ours]
+    styles = {name: Style(index % COLOURS) for index, name in enumerate(formats)}
+    for variant in model.variants:
+        if not variant.ours:
+            dtype = variant.name.rpartition(" ")[2]
+            styles[variant.name] = Style(styles[dtype].colour if dtype in styles else COLOURS - 1, peer=True)
+    return styles
+
+
+def _peers_below(model: ModelResult) -> list[VariantResult]:
+    """The rows in drawing order: where marks meet, ours are on top."""
+    return sorted(model.variants, key=lambda variant: variant.ours)
+
+
+def roofline(model: ModelResult, roof: Roof | None) -> str:
+    """Reached FLOP/s against FLOP per byte, under what NumPy reaches on this machine."""
+    points = {
+        variant.name: [
+            (model.intensity(variant, tokens), model.flops(tokens) / timing.median / 1e9)
+            for tokens, timing in variant.timings.items()
+        ]
+        for variant in model.variants
+    }
+    xs = [x for line in points.values() for x, _ in line]
+    ys = [y for line in points.values() for _, y in line]
+    if roof is not None:
+        ys += [roof.flops / 1e9, min(xs) * roof.bandwidth / 1e9]
+    chart = Chart(
+        "Roofline",
+        log_axis("operations per byte of weights, x and y", xs, short),
+        log_axis("GFLOP/s", ys, short),
+    )
+    if roof is not None:
+        knee = roof.flops / roof.bandwidth
+        low, high = chart.x.low, chart.x.high
+        begin = max(low, chart.y.low * 1e9 / roof.bandwidth)
+        corners = [(begin, begin * roof.bandwidth / 1e9)]
+        if begin < knee < high:
+            corners.append((knee, roof.flops / 1e9))
+        corners.append((high, min(high * roof.bandwidth, roof.flops) / 1e9))
+        chart.guide(corners)
+    for variant in model.variants:
+        chart.line(points[variant.name], styles_of(model)[variant.name])
+    for variant in _peers_below(model):
+        for (x, y), tokens in zip(points[variant.name], variant.timings):
+            tip = f"{variant.name}, T={tokens}: {y:.1f} GFLOP/s at {x:.2f} FLOP/byte"
+            chart.mark(x, y, styles_of(model)[variant.name], tip)
+    if roof is not None:
+        _label_roof(chart, roof)
+    return chart.render()
+
+
+def _label_roof(chart: Chart, roof: Roof) -> None:
+    right, top = chart.at(chart.x.high, roof.flops / 1e9)
+    if roof.flops / roof.bandwidth < chart.x.high:
+        chart.text(right - 4, top - 6, f"f32 product {roof.flops / 1e9:.0f} GFLOP/s", "end")
+    x, y = chart.at(chart.x.low, max(chart.y.low, chart.x.low * roof.bandwidth / 1e9))
+    chart.text(x + 8, min(y - 40, chart.height - 70), f"memory {roof.bandwidth / 1e9:.0f} GB/s")
+
+
+def speed(model: ModelResult) -> str:
+    """Times faster than our f32, against the number of tokens."""
+    baseline = model.variant(BASELINE)
+    lines: dict[str, list[tuple[int, float]]] = {}
+    for variant in model.variants:
+        ratios = [(tokens, model.speedup(variant, baseline, tokens)) for tokens in model.tokens]
+        lines[variant.name] = [(tokens, ratio) for tokens, ratio in ratios if ratio is not None]
+    every = [ratio for line in lines.values() for _, ratio in line]
+    chart = Chart(
+        "Speed against tokens",
+        ticks_axis("tokens per call", model.tokens, lambda value: f"{value:.0f}"),
+        log_axis(f"times faster than fastffn {BASELINE}", every, lambda value: f"{value:g}"),
+    )
+    for name, line in lines.items():
+        chart.line(line, styles_of(model)[name])
+    for variant in _peers_below(model):
+        for tokens, ratio in lines[variant.name]:
+            milliseconds = 1e3 * variant.timings[tokens].median
+            tip = f"{variant.name}, T={tokens}: {milliseconds:.3f} ms, {ratio:.2f} times fastffn {BASELINE}"
+            chart.mark(tokens, ratio, styles_of(model)[variant.name], tip)
+    return chart.render()
+
+
+def latency(model: ModelResult) -> str:
+    """Milliseconds of a layer, against the number of tokens."""
+    every = [1e3 * timing.median for variant in model.variants for timing in variant.timings.values()]
+    chart = Chart(
+        "Time against tokens",
+        ticks_axis("tokens per call", model.tokens, lambda value: f"{value:.0f}"),
+        log_axis("milliseconds per layer", every, short),
+    )
+    for variant in model.variants:
+        points = [(float(tokens), 1e3 * timing.median) for tokens, timing in variant.timings.items()]
+        chart.line(points, styles_of(model)[variant.name])
+    for variant in _peers_below(model):
+        for tokens, timing in variant.timings.items():
+            tip = f"{variant.name}, T={tokens}: median {1e3 * timing.median:.3f} ms of {timing.calls} calls"
+            chart.mark(tokens, 1e3 * timing.median, styles_of(model)[variant.name], tip)
+    return chart.render()
+
+
+def pareto(model: ModelResult) -> str:
+    """Error of a layer's output against bytes per weight; the staircase joins what nothing else beats in both."""
+    points = [(variant.bytes / model.parameters, max(variant.error.rms, 1e-12), variant) for variant in model.variants]
+    chart = Chart(
+        "Error against bytes",
+        linear_axis("bytes per weight", [0.0, *(x for x, _, _ in points)], lambda value: f"{value:g}"),
+        log_axis("error RMS / output RMS", [y for _, y, _ in points], power_of_ten),
+    )
+    chart = Chart(chart.title, Axis(chart.x.label, 0.0, chart.x.high, False, _from_zero(chart.x)), chart.y)
+    corners: list[tuple[float, float]] = []
+    least = math.inf
+    for x, y, variant in sorted(points, key=lambda point: point[:2]):
+        if variant.ours and y < least:
+            corners += [(x, least), (x, y)] if corners else [(x, y)]
+            least = y
+    if len(corners) > 1:
+        chart.guide(corners)
+    for x, y, variant in sorted(points, key=lambda point: point[2].ours):
+        tip = f"{variant.name}: {x:.3f} bytes per weight, error {y:.2e}"
+        chart.mark(x, y, styles_of(model)[variant.name], tip)
+    for x, y, variant in points:
+        chart.label(x, y, variant.name)
+    return chart.render()
+
+
+def _from_zero(axis: Axis) -> tuple[tuple[float, str], ...]:
+    return tuple((value, text) for value, text in axis.ticks if value >= 0)
+
+
+def outcome(model: ModelResult) -> str:
+    """Perplexity of the whole model with each format inside, or 1 - cosine of its embeddings: one row per format."""
+    rows: list[tuple[str, float, str]] = []
+    for variant in model.variants:
+        if variant.perplexity is not None:
+            rows.append((variant.name, variant.perplexity, f"{variant.perplexity:.3f}"))
+        elif variant.cosine is not None:
+            rows.append((variant.name, max(1 - variant.cosine, 1e-9), f"1 - {max(1 - variant.cosine, 0):.1e}"))
+    rows = [row for row in rows if math.isfinite(row[1])]
+    count = len(rows)
+    places = tuple((float(count - index), name) for index, (name, _, _) in enumerate(rows))
+    y = Axis("", 0.4, count + 0.6, False, places)
+    if model.reference_perplexity is not None:
+        values = [value for _, value, _ in rows] + [model.reference_perplexity]
+        x = linear_axis("perplexity (lower is better)", values, lambda v: f"{v:.6g}", 0.002 * values[-1])
+        x = Axis(x.label, x.low, x.high + 0.25 * (x.high - x.low), False, x.ticks)  # room for the numbers
+        title = "Perplexity"
+    else:
+        values = [value for _, value, _ in rows]
+        x = log_axis("1 - cosine, the worst sentence (lower is better)", values, power_of_ten)
+        x = Axis(x.label, x.low, x.high * (x.high / x.low) ** 0.35, True, x.ticks)
+        title = "Agreement of embeddings"
+    chart = Chart(title, x, y, height=100 + 44 * max(count, 2), left=LEFT + 20)
+    if model.reference_perplexity is not None:
+        reference = model.reference_perplexity
+        chart.guide([(reference, y.low), (reference, y.high)])
+    for index, (name, value, shown) in enumerate(rows):
+        place = float(count - index)
+        chart.mark(value, place, styles_of(model)[name], f"{name}: {shown}")
+        px, py = chart.at(value, place)
+        chart.text(px + 10, py + 4, shown)
+    return chart.render()
+
+
+def layers(model: ModelResult) -> str:
+    """Relative RMS error of every layer's output."""
+    values = [max(layer.rms, 1e-12) for variant in model.variants for layer in variant.error.layers]
+    count = model.layers
+    step = max(1, -(-(count - 1) // 10))
+    ticks = tuple((float(index), str(index)) for index in range(0, count, step))
+    x = Axis("layer", -0.4, count - 0.6, False, ticks)
+    chart = Chart("Error by layer", x, log_axis("error RMS / output RMS", values, power_of_ten))
+    for variant in model.variants:
+        line = [(float(layer.layer), max(layer.rms, 1e-12)) for layer in variant.error.layers]
+        chart.line(line, styles_of(model)[variant.name])
+    return chart.render()
+
+
+PLOTS: tuple[tuple[str, str, Callable[[ModelResult, Roof | None], str]], ...] = (
+    (
+        "Roofline",
+        "One mark per number of tokens, more of them to the right. The thin line is what NumPy reached here: reading"
+        " memory, then an f32 matrix product. bf16 and int8 may pass its flat part, weights in cache its slope.",
+        roofline,
+    ),
+    ("Speed against tokens", "Above 1: faster than fastffn with f32 weights.", lambda model, roof: speed(model)),
+    ("Time against tokens", "Medians, as in the table.", lambda model, roof: latency(model)),
+    ("Error against bytes", "To the left and down is better. The thin line joins the best.", lambda model, roof: pareto(model)),
+    ("The whole model", "", lambda model, roof: outcome(model)),
+    ("Error by layer", "Outputs against float64, on the inputs that each layer truly saw.", lambda model, roof: layers(model)),
+)

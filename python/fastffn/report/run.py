@@ -1,0 +1,213 @@
+"""The work: a model on a text, every variant on what its layers saw, and the whole model with each of ours inside."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from importlib import resources
+from typing import Callable, Sequence
+
+import numpy as np
+
+from .arrays import F32, I64
+from .errors import ReportError
+from .layers import FfnLayer
+from .measure import Timing, layers_to_time, rows_for, time_variants
+from .open_model import EmbeddingModel, LanguageModel
+from .progress import Progress
+from .quality import LayerError, OutputError, layer_errors
+from .results import ModelResult, VariantResult
+from .variants import Variant
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How much to do."""
+
+    tokens: tuple[int, ...] = (1, 16, 128, 1024)
+    text_tokens: int = 2048  # of the text that the perplexity is taken of; the whole text where it is shorter
+    chunk_tokens: int = 512
+    error_rows: int = 128
+    seconds: float = 4.0  # per number of tokens
+    sentences: int = 32
+
+    def quick(self) -> Settings:
+        """Less of everything, for a first look."""
+        return Settings(self.tokens, min(self.text_tokens, 512), 256, 32, 0.8, 12)
+
+
+# Weights of the progress bar: about the seconds that a stage takes for SmolLM2-135M on two cores.
+_PASS, _ERRORS = 4.0, 6.0
+
+
+def progress_weight(settings: Settings, variants: Sequence[Variant], embedder: bool) -> float:
+    """What one model adds to the progress bar's total."""
+    passes = 1 + sum(variant.ours for variant in variants)
+    scale = 0.1 if embedder else 1.0
+    seconds = settings.seconds / 2 if embedder else settings.seconds
+    return scale * (_PASS * passes + _ERRORS) + seconds * len(settings.tokens)
+
+
+def shipped_text() -> str:
+    """The prose that comes with the report, written for it."""
+    return resources.files(__package__).joinpath("prose.txt").read_text("utf-8")
+
+
+def chunks_of(ids: Sequence[int], total: int, longest: int) -> I64:
+    """Up to `total` ids cut into equal chunks of at most `longest`: [chunks, length]; a rest of a few ids is dropped."""
+    count = min(len(ids), total)
+    if count < 2:
+        raise ReportError(f"the text gives {count} tokens; a perplexity needs at least 2")
+    chunks = -(-count // longest)
+    length = count // chunks
+    return np.asarray(ids[: chunks * length], np.int64).reshape(chunks, length)
+
+
+def sentences_of(text: str, count: int) -> list[str]:
+    """`count` sentences spread over the text."""
+    found = [sentence for sentence in re.split(r"(?<=[.?!])\s+", text.strip()) if sentence]
+    picked = np.linspace(0, len(found) - 1, min(count, len(found))).round().astype(int)
+    return [found[index] for index in picked]
+
+
+def run_language_model(
+    opened: LanguageModel, variants: Sequence[Variant], settings: Settings, progress: Progress
+) -> ModelResult:
+    """Perplexity of the original and of every variant of ours; errors and times of all variants."""
+    model = opened.model
+    ids = opened.tokenizer.encode(shipped_text())
+    chunks = chunks_of(ids, settings.text_tokens, min(settings.chunk_tokens, model.config.context))
+    captured: list[F32] = []
+    step = _stepper(progress, _PASS / model.config.layers)
+
+    def capture(layer: int, x: F32) -> None:
+        captured.append(rows_for(x, min(max(settings.tokens), x.shape[0])))
+
+    progress.stage(f"{opened.label}: the original on {chunks.size} tokens", _PASS)
+    reference = float(np.exp(model.nll(chunks, capture=capture, step=step).mean()))
+    errors, sizes, timings, timed = _measure(
+        opened.label, model.config.layers, model.ffn_layer, captured, variants, settings, settings.seconds, progress
+    )
+    perplexities: dict[str, float] = {}
+    for variant in variants:
+        if variant.ours:
+            progress.stage(f"{opened.label}: perplexity with {variant.name}", _PASS)
+            perplexities[variant.name] = float(np.exp(model.nll(chunks, variant.as_ffn(), step=step).mean()))
+    first = model.ffn_layer(0)
+    return ModelResult(
+        label=opened.label,
+        kind="language model",
+        layers=model.config.layers,
+        timed_layers=timed,
+        d_model=first.d_model,
+        d_ff=first.d_ff,
+        gated=first.w_gate is not None,
+        activation=first.activation,
+        parameters=first.parameters * model.config.layers,
+        text_tokens=int(chunks.size),
+        chunk_tokens=int(chunks.shape[1]),
+        variants=_results(variants, sizes, timings, errors, perplexities, {}),
+        reference_perplexity=reference,
+    )
+
+
+def run_embedding_model(
+    opened: EmbeddingModel, variants: Sequence[Variant], settings: Settings, progress: Progress
+) -> ModelResult:
+    """Smallest cosine between the original's embeddings and those of every variant of ours; errors and times."""
+    model = opened.model
+    sentences = [opened.tokenizer.encode(text) for text in sentences_of(shipped_text(), settings.sentences)]
+    captured: list[F32] = []
+    step = _stepper(progress, 0.1 * _PASS / model.config.layers)
+    progress.stage(f"{opened.label}: the original on {len(sentences)} sentences", 0.1 * _PASS)
+    original = model.embed(sentences, capture=lambda layer, x: captured.append(x.copy()), step=step)
+    errors, sizes, timings, timed = _measure(
+        opened.label, model.config.layers, model.ffn_layer, captured, variants, settings, settings.seconds / 2, progress,
+        scale=0.1,
+    )  # fmt: skip
+    cosines: dict[str, float] = {}
+    for variant in variants:
+        if variant.ours:
+            progress.stage(f"{opened.label}: embeddings with {variant.name}", 0.1 * _PASS)
+            cosines[variant.name] = min_cosine(original, model.embed(sentences, variant.as_ffn(), step=step))
+    first = model.ffn_layer(0)
+    return ModelResult(
+        label=opened.label,
+        kind="sentence embedder",
+        layers=model.config.layers,
+        timed_layers=timed,
+        d_model=first.d_model,
+        d_ff=first.d_ff,
+        gated=False,
+        activation=first.activation,
+        parameters=first.parameters * model.config.layers,
+        text_tokens=sum(map(len, sentences)),
+        chunk_tokens=max(map(len, sentences)),
+        variants=_results(variants, sizes, timings, errors, {}, cosines),
+    )
+
+
+def min_cosine(a: F32, b: F32) -> float:
+    """The smallest cosine between rows of the same number, in float64; NaN if any is."""
+    wide_a, wide_b = a.astype(np.float64), b.astype(np.float64)
+    norms = np.linalg.norm(wide_a, axis=1) * np.linalg.norm(wide_b, axis=1)
+    return float(np.min(np.sum(wide_a * wide_b, axis=1) / norms))
+
+
+def _stepper(progress: Progress, weight: float) -> Callable[[], None]:
+    return lambda: progress.advance(weight)
+
+
+def _measure(
+    label: str,
+    layer_count: int,
+    ffn_layer: Callable[[int], FfnLayer],
+    captured: Sequence[F32],
+    variants: Sequence[Variant],
+    settings: Settings,
+    seconds: float,
+    progress: Progress,
+    scale: float = 1.0,
+) -> tuple[list[list[LayerError]], dict[str, int], dict[str, dict[int, Timing]], int]:
+    """Errors [layer][variant], bytes of all layers, timings, and how many layers were timed."""
+    progress.stage(f"{label}: errors against float64", scale * _ERRORS)
+    errors = []
+    for index in range(layer_count):
+        rows = rows_for(captured[index], min(settings.error_rows, captured[index].shape[0]))
+        errors.append(layer_errors(index, ffn_layer(index), rows, variants))
+        progress.advance(scale * _ERRORS / layer_count)
+    chosen = layers_to_time(ffn_layer(0), layer_count, len(variants))
+    layers = [ffn_layer(index) for index in chosen]
+    # Every layer has the same shape, so one says how many bytes all take.
+    sizes = {variant.name: variant.bytes(variant.pack(layers[0])) * layer_count for variant in variants}
+    timings = time_variants(
+        layers,
+        [captured[index] for index in chosen],
+        variants,
+        settings.tokens,
+        seconds,
+        lambda count: progress.stage(f"{label}: timing {len(variants)} variants, {count} tokens", seconds),
+    )
+    return errors, sizes, timings, len(chosen)
+
+
+def _results(
+    variants: Sequence[Variant],
+    sizes: dict[str, int],
+    timings: dict[str, dict[int, Timing]],
+    errors: list[list[LayerError]],
+    perplexities: dict[str, float],
+    cosines: dict[str, float],
+) -> list[VariantResult]:
+    return [
+        VariantResult(
+            name=variant.name,
+            family=variant.family,
+            bytes=sizes[variant.name],
+            timings=timings[variant.name],
+            error=OutputError(tuple(layer[index] for layer in errors)),
+            perplexity=perplexities.get(variant.name),
+            cosine=cosines.get(variant.name),
+        )
+        for index, variant in enumerate(variants)
+    ]

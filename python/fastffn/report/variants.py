@@ -1,0 +1,171 @@
+"""Variants: the rows of the report. Everything that is measured is one `Variant`, and `all_variants` lists them.
+
+To add a method: write a function that returns a `Variant`, and name it in `all_variants`. Weight formats need not even
+that, as every name in ``fastffn.formats()`` becomes a row by itself. A variant says four things:
+
+- ``pack(layer)``: an `FfnLayer` → weights in whatever form the method runs from. Not timed.
+- ``prepare(x, layer)``: f32 rows [tokens, d_model] → what ``run`` takes (its own kind of array, its output buffer).
+  Not timed.
+- ``run(packed, prepared)``: the call itself. This is what is timed.
+- ``bytes(packed)``: bytes of the weights as they are held in memory.
+
+and ``result(output)`` turns what ``run`` returned into f32 NumPy for the comparison with float64.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from typing import Any, Callable, Sequence
+
+import numpy as np
+
+import fastffn as ff
+
+from .arrays import F32, AnyArray
+from .errors import ReportError
+from .layers import FfnFunction, FfnLayer
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way of running a feed-forward layer; see the module's text."""
+
+    name: str
+    family: str  # "fastffn", or a peer's name: peers are timed, and compared with, but not run through the whole model
+    pack: Callable[[FfnLayer], Any]
+    prepare: Callable[[F32, FfnLayer], Any]
+    run: Callable[[Any, Any], Any]
+    bytes: Callable[[Any], int]
+    result: Callable[[Any], F32]
+
+    @property
+    def ours(self) -> bool:
+        """Whether this library runs it."""
+        return self.family == "fastffn"
+
+    def apply(self, packed: Any, x: F32, layer: FfnLayer) -> F32:
+        """The layer's output for rows x [tokens, d_model]."""
+        return self.result(self.run(packed, self.prepare(x, layer)))
+
+    def as_ffn(self) -> FfnFunction:
+        """This variant for the model runners. Packs each layer when it comes, so one at a time is in memory."""
+
+        def function(index: int, layer: FfnLayer, x: F32) -> F32:
+            rows = np.ascontiguousarray(x.reshape(-1, x.shape[-1]))
+            return self.apply(self.pack(layer), rows, layer).reshape(x.shape)
+
+        return function
+
+
+@dataclass(frozen=True)
+class _PackedFfn:
+    """The packed weights of one layer and what else ``fastffn.ffn`` takes, ready to be splatted."""
+
+    w_up: AnyArray
+    w_down: AnyArray
+    options: dict[str, Any]
+
+
+def format_variant(name: str) -> Variant:
+    """All three matrices in one weight format; f32 in and out."""
+
+    def pack(layer: FfnLayer) -> _PackedFfn:
+        options: dict[str, Any] = {"activation": layer.activation}
+        if layer.w_gate is not None:
+            options["w_gate"] = ff.pack(layer.w_gate, name)
+        for bias in ("b_up", "b_down", "b_gate"):
+            if getattr(layer, bias) is not None:
+                options[bias] = getattr(layer, bias)
+        return _PackedFfn(ff.pack(layer.w_up, name), ff.pack(layer.w_down, name), options)
+
+    def prepare(x: F32, layer: FfnLayer) -> tuple[F32, F32]:
+        return x, np.empty((x.shape[0], layer.w_down.shape[0]), np.float32)
+
+    def run(packed: _PackedFfn, prepared: tuple[F32, F32]) -> Any:
+        x, out = prepared
+        return ff.ffn(x, packed.w_up, packed.w_down, out=out, **packed.options)
+
+    def size(packed: _PackedFfn) -> int:
+        gate = packed.options.get("w_gate")
+        return int(packed.w_up.nbytes + packed.w_down.nbytes + (0 if gate is None else gate.nbytes))
+
+    return Variant(name, "fastffn", pack, prepare, run, size, lambda output: np.asarray(output, np.float32))
+
+
+def torch_variant(dtype: str) -> Variant:
+    """torch eager, as a model on a CPU runs: three F.linear calls and the activation, all in one dtype."""
+    import torch  # only here: the report runs without it
+    from torch.nn import functional
+
+    kind = {"f32": torch.float32, "bf16": torch.bfloat16}[dtype]
+    activations: dict[str, Callable[[Any], Any]] = {
+        "identity": lambda x: x,
+        "relu": functional.relu,
+        "relu2": lambda x: functional.relu(x).square(),
+        "gelu": functional.gelu,
+        "gelu_tanh": lambda x: functional.gelu(x, approximate="tanh"),
+        "silu": functional.silu,
+    }
+
+    def tensor(values: F32 | None) -> Any:
+        # A copy: model files are mapped read-only, which torch.from_numpy warns of.
+        return None if values is None else torch.from_numpy(np.array(values, np.float32)).to(kind)
+
+    def pack(layer: FfnLayer) -> dict[str, Any]:
+        names = ("w_up", "w_down", "w_gate", "b_up", "b_down", "b_gate")
+        packed = {name: tensor(getattr(layer, name)) for name in names}
+        packed["activation"] = activations[layer.activation]
+        return packed
+
+    def run(packed: dict[str, Any], x: Any) -> Any:
+        with torch.inference_mode():
+            hidden = functional.linear(x, packed["w_up"], packed["b_up"])
+            if packed["w_gate"] is None:
+                hidden = packed["activation"](hidden)
+            else:
+                hidden = packed["activation"](functional.linear(x, packed["w_gate"], packed["b_gate"])) * hidden
+            return functional.linear(hidden, packed["w_down"], packed["b_down"])
+
+    def size(packed: dict[str, Any]) -> int:
+        held = (packed[name] for name in ("w_up", "w_down", "w_gate"))
+        return sum(weight.numel() * weight.element_size() for weight in held if weight is not None)
+
+    def prepare(x: F32, layer: FfnLayer) -> Any:
+        return tensor(x)
+
+    def result(output: Any) -> F32:
+        values: F32 = output.float().numpy()
+        return values
+
+    return Variant(f"torch {dtype}", "torch", pack, prepare, run, size, result)
+
+
+def has_torch() -> bool:
+    """Whether torch can be imported; does not import it."""
+    return importlib.util.find_spec("torch") is not None
+
+
+def all_variants(formats: Sequence[str] | None = None, with_torch: bool = True) -> list[Variant]:
+    """Every row of the report. `formats` limits the weight formats; f32 always comes along, as the others' baseline."""
+    known = list(ff.formats())
+    chosen = known if formats is None else ["f32", *(name for name in formats if name != "f32")]
+    for name in chosen:
+        if name not in known:
+            raise ReportError(f"--formats: {name!r} is unknown; this build has {', '.join(known)}")
+    rows = [format_variant(name) for name in chosen]
+    if with_torch and has_torch():
+        rows += [torch_variant("f32"), torch_variant("bf16")]
+    return rows
+
+
+def set_threads(count: int | None, with_torch: bool = True) -> int:
+    """Sets the threads of fastffn, and of torch where it is in use; returns how many fastffn takes."""
+    if count is not None:
+        ff.set_num_threads(count)
+    threads = int(ff.get_num_threads())
+    if with_torch and has_torch():
+        import torch
+
+        torch.set_num_threads(threads)
+    return threads

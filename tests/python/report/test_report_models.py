@@ -1,0 +1,245 @@
+"""The model runners on tiny random models, against loops in float64 that share no code with them."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from report_files import BERT, LLAMA, bert_weights, llama_weights, write_bert_folder, write_llama_folder, write_llama_gguf
+
+from fastffn.report.arrays import F32, F64
+from fastffn.report.bert import BertConfig
+from fastffn.report.errors import FileFormatError, ReportError
+from fastffn.report.layers import FfnLayer, activate, float64_ffn, numpy_ffn
+from fastffn.report.llama import LlamaConfig
+from fastffn.report.open_model import EmbeddingModel, LanguageModel, open_model
+
+TOKENS = np.array([[5, 200, 31, 31, 255, 0, 77], [9, 8, 7, 6, 5, 4, 3]], np.int64)
+
+
+def wide(weights: dict[str, F32]) -> dict[str, F64]:
+    return {name: array.astype(np.float64) for name, array in weights.items()}
+
+
+def slow_llama_logits(weights: dict[str, F32], tokens: list[int]) -> F64:
+    """Logits of one sequence, position by position and head by head."""
+    w = wide(weights)
+
+    def norm(x: F64, weight: F64) -> F64:
+        return x / math.sqrt(float(np.mean(x * x)) + 1e-5) * weight
+
+    def turn(x: F64, position: int) -> F64:
+        out = x.copy()
+        for i in range(4):
+            angle = position * 500.0 ** (-2 * i / 8)
+            out[i] = x[i] * math.cos(angle) - x[i + 4] * math.sin(angle)
+            out[i + 4] = x[i + 4] * math.cos(angle) + x[i] * math.sin(angle)
+        return out
+
+    stream = [w["model.embed_tokens.weight"][token] for token in tokens]
+    for layer in range(2):
+        base = f"model.layers.{layer}."
+        normed = [norm(x, w[base + "input_layernorm.weight"]) for x in stream]
+        q, k, v = ([w[f"{base}self_attn.{name}_proj.weight"] @ x for x in normed] for name in "qkv")
+        for position in range(len(tokens)):
+            heads = []
+            for head in range(4):
+                shared = slice(8 * (head // 2), 8 * (head // 2) + 8)
+                mine = turn(q[position][8 * head : 8 * head + 8], position)
+                scores = [mine @ turn(k[other][shared], other) / math.sqrt(8) for other in range(position + 1)]
+                shares = np.exp(np.array(scores) - max(scores))
+                heads.append(sum(s * v[other][shared] for other, s in enumerate(shares / shares.sum())))
+            stream[position] = stream[position] + w[base + "self_attn.o_proj.weight"] @ np.concatenate(heads)
+        for position, x in enumerate(stream):
+            normed_x = norm(x, w[base + "post_attention_layernorm.weight"])
+            gate = w[base + "mlp.gate_proj.weight"] @ normed_x
+            hidden = gate / (1 + np.exp(-gate)) * (w[base + "mlp.up_proj.weight"] @ normed_x)
+            stream[position] = x + w[base + "mlp.down_proj.weight"] @ hidden
+    head_weight = w.get("lm_head.weight", w["model.embed_tokens.weight"])
+    return np.array([head_weight @ norm(x, w["model.norm.weight"]) for x in stream])
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("kind", ["gguf", "safetensors"])
+def test_llama_against_loops(tmp_path: Path, kind: str, tied: bool) -> None:
+    weights = llama_weights(tied=tied)
+    path = write_llama_gguf(tmp_path / "m.gguf", weights) if kind == "gguf" else write_llama_folder(tmp_path, weights)
+    opened = open_model(path)
+    assert isinstance(opened, LanguageModel)
+    hidden = opened.model.hidden(TOKENS)
+    losses = opened.model.nll(TOKENS)
+    for chunk in range(2):
+        expected = slow_llama_logits(weights, TOKENS[chunk].tolist())
+        found = opened.model.logits(hidden[chunk])
+        np.testing.assert_allclose(found, expected, rtol=0, atol=2e-5 * np.abs(expected).max())
+        shares = np.exp(expected - expected.max(axis=1, keepdims=True))
+        shares /= shares.sum(axis=1, keepdims=True)
+        expected_losses = [-math.log(shares[i, TOKENS[chunk, i + 1]]) for i in range(6)]
+        np.testing.assert_allclose(losses[chunk], expected_losses, atol=1e-4)
+
+
+def test_llama_hands_out_true_ffn_inputs_and_takes_another_ffn(tmp_path: Path) -> None:
+    opened = open_model(write_llama_folder(tmp_path, llama_weights()))
+    assert isinstance(opened, LanguageModel)
+    captured: list[F32] = []
+    steps = []
+    plain = opened.model.hidden(TOKENS, capture=lambda layer, x: captured.append(x), step=lambda: steps.append(1))
+    assert [x.shape for x in captured] == [(14, 32)] * 2 and len(steps) == 2
+    seen: list[F32] = []
+
+    def ffn(index: int, layer: FfnLayer, x: F32) -> F32:
+        assert index == len(seen) and x.shape == (2, 7, 32)
+        seen.append(x.reshape(14, 32).copy())
+        return numpy_ffn(layer, x)
+
+    np.testing.assert_array_equal(opened.model.hidden(TOKENS, ffn), plain)
+    for a, b in zip(captured, seen, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert np.abs(opened.model.hidden(TOKENS, lambda index, layer, x: np.zeros_like(x)) - plain).max() > 0.01
+
+
+def test_llama3_rope_scaling_slows_long_waves_only() -> None:
+    from fastffn.report.llama import _rope_frequencies
+
+    config = LlamaConfig.from_json({**LLAMA, "hidden_size": 64, "rope_theta": 5e5})
+    scaling = {
+        "rope_type": "llama3",
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    }
+    plain, scaled = _rope_frequencies(config, None), _rope_frequencies(config, scaling)
+    waves = 2 * math.pi / plain
+    for wave, before, after in zip(waves, plain, scaled, strict=True):
+        if wave < 8192 / 4:
+            assert after == before
+        elif wave > 8192:
+            assert after == pytest.approx(before / 8)
+        else:
+            assert before / 8 < after < before
+    assert any(waves > 8192) and any(waves < 2048)
+
+
+def slow_bert_embedding(weights: dict[str, F32], tokens: list[int]) -> F64:
+    """The unit vector of one sentence, row by row and head by head."""
+    w = wide(weights)
+
+    def norm(x: F64, name: str) -> F64:
+        return (x - x.mean()) / math.sqrt(float(x.var()) + 1e-12) * w[name + ".weight"] + w[name + ".bias"]
+
+    def dense(x: F64, name: str) -> F64:
+        return w[name + ".weight"] @ x + w[name + ".bias"]
+
+    rows = [
+        norm(
+            w["embeddings.word_embeddings.weight"][token]
+            + w["embeddings.position_embeddings.weight"][position]
+            + w["embeddings.token_type_embeddings.weight"][0],
+            "embeddings.LayerNorm",
+        )
+        for position, token in enumerate(tokens)
+    ]
+    for layer in range(2):
+        base = f"encoder.layer.{layer}."
+        q, k, v = ([dense(x, f"{base}attention.self.{name}") for x in rows] for name in ("query", "key", "value"))
+        mixed = []
+        for mine in q:
+            heads = []
+            for head in range(4):
+                part = slice(8 * head, 8 * head + 8)
+                shares = np.exp([mine[part] @ key[part] / math.sqrt(8) for key in k])
+                heads.append(sum(s * value[part] for s, value in zip(shares / shares.sum(), v, strict=True)))
+            mixed.append(dense(np.concatenate(heads), base + "attention.output.dense"))
+        rows = [norm(x + y, base + "attention.output.LayerNorm") for x, y in zip(rows, mixed, strict=True)]
+        for i, x in enumerate(rows):
+            hidden = dense(x, base + "intermediate.dense")
+            hidden = np.array([value * (1 + math.erf(value / math.sqrt(2))) / 2 for value in hidden])
+            rows[i] = norm(x + dense(hidden, base + "output.dense"), base + "output.LayerNorm")
+    mean = np.mean(rows, axis=0)
+    return mean / np.linalg.norm(mean)
+
+
+def test_bert_against_loops(tmp_path: Path) -> None:
+    weights = bert_weights()
+    opened = open_model(write_bert_folder(tmp_path, weights))
+    assert isinstance(opened, EmbeddingModel)
+    sentences = [[2, 10, 11, 12, 3], [2, 3], [2, *range(4, 50), 3]]
+    captured: list[F32] = []
+    found = opened.model.embed(sentences, capture=lambda layer, x: captured.append(x))
+    for row, sentence in zip(found, sentences, strict=True):
+        np.testing.assert_allclose(row, slow_bert_embedding(weights, sentence), atol=3e-6)
+    assert [x.shape for x in captured] == [(55, 32)] * 2
+    with pytest.raises(ValueError, match="expected 1 to 128"):
+        opened.model.embed([[2] * 129])
+
+
+@pytest.mark.parametrize("name", ["identity", "relu", "relu2", "gelu", "gelu_tanh", "silu"])
+def test_activations(name: str) -> None:
+    formulas = {
+        "identity": lambda x: x,
+        "relu": lambda x: max(x, 0.0),
+        "relu2": lambda x: max(x, 0.0) ** 2,
+        "gelu": lambda x: x * math.erfc(-x / math.sqrt(2)) / 2,
+        "gelu_tanh": lambda x: 0.5 * x * (1 + math.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
+        "silu": lambda x: x / (1 + math.exp(-x)) if x > -700 else 0.0,
+    }
+    x = np.linspace(-12, 12, 481)
+    expected = [formulas[name](value) for value in x]
+    np.testing.assert_allclose(activate(name, x), expected, rtol=1e-12, atol=1e-12)
+    single = activate(name, x.astype(np.float32))
+    assert single.dtype == np.float32
+    np.testing.assert_allclose(single, expected, rtol=2e-5, atol=1e-6)
+    assert np.isfinite(activate(name, np.array([-1e4, 1e4], np.float32))).all()
+
+
+def test_numpy_ffn_agrees_with_float64() -> None:
+    rng = np.random.default_rng(0)
+
+    def array(*shape: int) -> F32:
+        return (rng.standard_normal(shape) / 4).astype(np.float32)
+
+    for gate in (None, array(24, 16)):
+        for activation in ("gelu", "silu", "relu2"):
+            b_gate = None if gate is None else array(24)
+            layer = FfnLayer(array(24, 16), array(16, 24), gate, array(24), array(16), b_gate, activation)
+            x = array(2, 5, 16)
+            np.testing.assert_allclose(numpy_ffn(layer, x), float64_ffn(layer, x), atol=1e-5)
+            assert layer.flops_per_token == 2 * 24 * 16 * (2 if gate is None else 3)
+
+
+def test_unsupported_models_are_named(tmp_path: Path) -> None:
+    for config, message in (
+        ({**LLAMA, "model_type": "mamba"}, "'mamba' is not supported"),
+        ({**LLAMA, "rope_scaling": {"rope_type": "yarn"}}, "yarn"),
+        ({**LLAMA, "hidden_act": "selu"}, "selu"),
+        ({"model_type": "llama"}, "num_attention_heads"),
+    ):
+        with pytest.raises(FileFormatError, match=message):
+            LlamaConfig.from_json(config)
+    with pytest.raises(FileFormatError, match="'falcon'"):
+        LlamaConfig.from_gguf({"general.architecture": "falcon"})
+    with pytest.raises(FileFormatError, match="block_count|head_count"):
+        LlamaConfig.from_gguf({"general.architecture": "llama"})
+    with pytest.raises(FileFormatError, match="relative_key"):
+        BertConfig.from_json({**BERT, "position_embedding_type": "relative_key"})
+    with pytest.raises(ReportError, match="no file"):
+        open_model(tmp_path / "none.gguf")
+    with pytest.raises(ReportError, match="no model.safetensors"):
+        open_model(tmp_path)
+    (tmp_path / "x.bin").write_bytes(b"")
+    with pytest.raises(ReportError, match="neither"):
+        open_model(tmp_path / "x.bin")
+    path = write_llama_folder(tmp_path / "m", llama_weights())
+    (path.parent / "tokenizer.json").unlink()
+    with pytest.raises(ReportError, match="tokenizer.json beside"):
+        open_model(path)
+    (path.parent / "config.json").write_text(json.dumps([]))
+    with pytest.raises(ReportError, match="JSON object"):
+        open_model(path)
+    (path.parent / "config.json").unlink()
+    with pytest.raises(ReportError, match="config.json beside"):
+        open_model(path)
