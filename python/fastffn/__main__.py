@@ -78,8 +78,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m fastffn",
         description="Without arguments: what this machine has and what fastffn uses of it.",
-        epilog="Commands: 'report' measures every format on a real model; 'bench' is fastffn-bench. "
-        "Both take --help.",
+        epilog="Commands: 'report' measures every format on a real model; 'bench' is fastffn-bench. Both take --help.",
     )
     parser.add_argument("--version", action="version", version=fastffn.__version__)
     parser.add_argument("--include-dir", action="store_true", help="print the directory of the C++ headers")

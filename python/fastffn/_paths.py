@@ -20,7 +20,9 @@ def _find(*parts: str) -> str | None:
 def _require(what: str, *parts: str) -> str:
     path = _find(*parts)
     if path is None:
-        raise FileNotFoundError(f"this installation of fastffn has no {what} ({'/'.join(parts)}); reinstall it with pip")
+        raise FileNotFoundError(
+            f"this installation of fastffn has no {what} ({'/'.join(parts)}); reinstall it with pip"
+        )
     return path
 
 

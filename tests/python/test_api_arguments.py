@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import gc
+import inspect
+import sys
+import tracemalloc
 from typing import Any
 
-import fastffn as ff
 import ml_dtypes
 import numpy as np
 import pytest
+
+import fastffn as ff
 from api_support import tokens, weights
 
 UP = ff.pack(weights(64, 32), "f32")
@@ -115,8 +120,6 @@ def test_stacks_are_refused_by_the_dense_layers() -> None:
 def test_layouts() -> None:
     assert "negative stride" in error_of(ValueError, ff.linear, X[::-1], UP)
     assert "stride" in error_of(ValueError, ff.linear, tokens(3, 64)[:, ::2], UP)
-    odd = np.zeros((3, 33 * 4 + 2), np.uint8)[:, : 32 * 4]
-    odd = np.lib.stride_tricks.as_strided(odd.view(np.uint8), (3, 32), (134, 4)).view()
     odd = np.ndarray((3, 32), np.float32, np.zeros(3 * 134, np.uint8), strides=(134, 4))
     assert error_of(ValueError, ff.linear, odd, UP) == (
         "linear: x has a stride of 134 bytes, not a whole number of elements (4 bytes); copy it first"
@@ -125,7 +128,11 @@ def test_layouts() -> None:
 
 def test_out_is_returned_and_written() -> None:
     expected = ff.linear(X, UP)
-    for out in (np.empty((3, 64), np.float32), np.zeros((3, 70), np.float32)[:, 3:67], np.zeros((6, 64), np.float32)[::2]):
+    for out in (
+        np.empty((3, 64), np.float32),
+        np.zeros((3, 70), np.float32)[:, 3:67],
+        np.zeros((6, 64), np.float32)[::2],
+    ):
         assert ff.linear(X, UP, out=out) is out
         assert np.array_equal(out, expected)
     wide = np.zeros((3, 70), np.float32)
@@ -157,7 +164,7 @@ def test_out_that_does_not_fit() -> None:
     assert error_of(ValueError, ff.linear, X, UP, out=bytes(12)) == "linear: out is read-only"
     same_row = np.lib.stride_tricks.as_strided(np.empty(64, np.float32), (3, 64), (0, 4))
     assert error_of(ValueError, ff.linear, X, UP, out=same_row) == (
-        "linear: out has stride 0 in dimension 0: its rows share memory"
+        "linear: out has shape (3, 64) and strides (0, 1): its rows share memory"
     )
 
 
@@ -178,8 +185,6 @@ def test_out_may_not_overlap() -> None:
 
 
 def test_out_is_allocation_free() -> None:
-    import tracemalloc
-
     out = np.empty((3, 32), np.float32)
     ffn(X, UP, DOWN, out=out)
     tracemalloc.start()
@@ -197,14 +202,14 @@ def test_out_is_allocation_free() -> None:
 
 
 def test_failed_calls_leak_nothing() -> None:
-    import sys
-
     arguments = [X, UP, DOWN]
+    gc.collect()
     before = [sys.getrefcount(argument) for argument in arguments]
     for _ in range(50):
         error_of(ValueError, ffn, X, UP, DOWN, out=np.empty((2, 2), np.float32))
         error_of(ValueError, ffn, X, UP, UP)
         ffn(X, UP, DOWN)
+    gc.collect()  # exceptions and the frames in their tracebacks are cycles
     assert [sys.getrefcount(argument) for argument in arguments] == before
 
 
@@ -222,8 +227,6 @@ def test_workspace_queries() -> None:
 
 
 def test_signatures_can_be_inspected() -> None:
-    import inspect
-
     assert str(inspect.signature(ff.linear)) == "(x, w, bias=None, *, out=None)"
     assert str(inspect.signature(ff.ffn)) == (
         "(x, w_up, w_down, w_gate=None, b_up=None, b_down=None, b_gate=None, *, activation, out=None)"
