@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, TypeVar
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from fastffn import _core
 
@@ -12,7 +13,8 @@ Array = TypeVar("Array")
 _DTYPE_NAMES = {"float32": "f32", "float16": "f16", "half": "f16", "bfloat16": "bf16", "float": "f32"}
 
 
-class PackedInfo(NamedTuple):
+@dataclass(frozen=True)
+class PackedInfo:
     """What packed weights hold.
 
     Attributes:
@@ -87,7 +89,7 @@ def unpack(packed: Array, dtype: Any = "f32") -> Array:
         RuntimeError: bf16 for NumPy without ml_dtypes.
     """
     name = dtype if isinstance(dtype, str) else getattr(dtype, "name", None) or getattr(dtype, "__name__", str(dtype))
-    name = name.removeprefix("torch.")
+    name = str(name).removeprefix("torch.")
     return _core.unpack(packed, _DTYPE_NAMES.get(name, name))
 
 

@@ -13,9 +13,7 @@ namespace fastffn::python {
 
 namespace {
 
-std::string where(const Call& call, const char* name) {
-    return std::string(call.operation) + ": " + name;
-}
+std::string where(const Call& call, const char* name) { return std::string(call.operation) + ": " + name; }
 
 // An attribute of a module that the process has already imported; never imports anything.
 py::object loaded_attribute(const char* module, const char* attribute) {
@@ -55,31 +53,18 @@ bool numpy_dtype(const py::dtype& dtype, DType* result) {
     const char order = dtype.byteorder();
     if (order != '=' && order != '|') return false;
     switch (dtype.num()) {
-        case 1:
-            *result = DType::i8;
-            return true;
-        case 2:
-            *result = DType::u8;
-            return true;
-        case 5:
-            *result = DType::i32;
-            return true;
+        case 1: *result = DType::i8; return true;
+        case 2: *result = DType::u8; return true;
+        case 5: *result = DType::i32; return true;
         case 7:  // long
         case 9:  // long long
             if (dtype.itemsize() != 4 && dtype.itemsize() != 8) return false;
             *result = dtype.itemsize() == 4 ? DType::i32 : DType::i64;
             return true;
-        case 11:
-            *result = DType::f32;
-            return true;
-        case 12:
-            *result = DType::f64;
-            return true;
-        case 23:
-            *result = DType::f16;
-            return true;
-        default:
-            break;
+        case 11: *result = DType::f32; return true;
+        case 12: *result = DType::f64; return true;
+        case 23: *result = DType::f16; return true;
+        default: break;
     }
     if (dtype.itemsize() != 2 || py::cast<std::string>(dtype.attr("name")) != "bfloat16") return false;
     if (!bf16) bf16 = dtype.inc_ref().ptr();
@@ -127,29 +112,16 @@ bool buffer_dtype(const Py_buffer& buffer, DType* dtype) {
     if (*format == '@' || *format == '=' || *format == '<') ++format;
     if (std::strlen(format) != 1) return false;
     switch (*format) {
-        case 'f':
-            *dtype = DType::f32;
-            break;
-        case 'd':
-            *dtype = DType::f64;
-            break;
-        case 'e':
-            *dtype = DType::f16;
-            break;
+        case 'f': *dtype = DType::f32; break;
+        case 'd': *dtype = DType::f64; break;
+        case 'e': *dtype = DType::f16; break;
         case 'B':
-        case 'c':
-            *dtype = DType::u8;
-            break;
-        case 'b':
-            *dtype = DType::i8;
-            break;
+        case 'c': *dtype = DType::u8; break;
+        case 'b': *dtype = DType::i8; break;
         case 'i':
         case 'l':
-        case 'q':
-            *dtype = buffer.itemsize == 4 ? DType::i32 : DType::i64;
-            break;
-        default:
-            return false;
+        case 'q': *dtype = buffer.itemsize == 4 ? DType::i32 : DType::i64; break;
+        default: return false;
     }
     return buffer.itemsize == dtype_bytes(*dtype);
 }
@@ -223,32 +195,15 @@ void read_dltensor(const Call& call, const char* name, const dlpack::Tensor& ten
     check_dims(call, name, tensor.ndim);
     const dlpack::DataType type = tensor.dtype;
     switch (type.lanes == 1 ? type.code * 256 + type.bits : -1) {
-        case dlpack::code_float * 256 + 32:
-            view->dtype = DType::f32;
-            break;
-        case dlpack::code_float * 256 + 16:
-            view->dtype = DType::f16;
-            break;
-        case dlpack::code_float * 256 + 64:
-            view->dtype = DType::f64;
-            break;
-        case dlpack::code_bfloat * 256 + 16:
-            view->dtype = DType::bf16;
-            break;
-        case dlpack::code_uint * 256 + 8:
-            view->dtype = DType::u8;
-            break;
-        case dlpack::code_int * 256 + 8:
-            view->dtype = DType::i8;
-            break;
-        case dlpack::code_int * 256 + 32:
-            view->dtype = DType::i32;
-            break;
-        case dlpack::code_int * 256 + 64:
-            view->dtype = DType::i64;
-            break;
-        default:
-            raise_dtype(call, name, dlpack_dtype_name(type));
+        case dlpack::code_float * 256 + 32: view->dtype = DType::f32; break;
+        case dlpack::code_float * 256 + 16: view->dtype = DType::f16; break;
+        case dlpack::code_float * 256 + 64: view->dtype = DType::f64; break;
+        case dlpack::code_bfloat * 256 + 16: view->dtype = DType::bf16; break;
+        case dlpack::code_uint * 256 + 8: view->dtype = DType::u8; break;
+        case dlpack::code_int * 256 + 8: view->dtype = DType::i8; break;
+        case dlpack::code_int * 256 + 32: view->dtype = DType::i32; break;
+        case dlpack::code_int * 256 + 64: view->dtype = DType::i64; break;
+        default: raise_dtype(call, name, dlpack_dtype_name(type));
     }
     view->ndim = tensor.ndim;
     std::int64_t elements = 1;

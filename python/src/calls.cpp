@@ -11,6 +11,7 @@
 #include "docstrings.hpp"
 #include "errors.hpp"
 #include "fastffn/ffn.hpp"
+#include "gil.hpp"
 #include "packed_argument.hpp"
 #include "results.hpp"
 
@@ -22,22 +23,11 @@ namespace {
 // alone, and up to a switch interval (5 ms) where other threads want it.
 constexpr std::int64_t gil_release_bytes = 64 << 10;
 
-class MaybeReleaseGil {
-  public:
-    MaybeReleaseGil(const TensorView& x, std::int64_t weight_bytes) {
-        std::int64_t rows = 1;
-        for (int i = 0; i + 1 < x.ndim; ++i) rows *= x.shape[i];
-        if (weight_bytes >= gil_release_bytes || rows * weight_bytes >= gil_release_bytes) state_ = PyEval_SaveThread();
-    }
-    ~MaybeReleaseGil() {
-        if (state_) PyEval_RestoreThread(state_);
-    }
-    MaybeReleaseGil(const MaybeReleaseGil&) = delete;
-    MaybeReleaseGil& operator=(const MaybeReleaseGil&) = delete;
-
-  private:
-    PyThreadState* state_ = nullptr;
-};
+bool worth_releasing_gil(const TensorView& x, std::int64_t weight_bytes) {
+    std::int64_t rows = 1;
+    for (int i = 0; i + 1 < x.ndim; ++i) rows *= x.shape[i];
+    return rows * weight_bytes >= gil_release_bytes;
+}
 
 struct Linear {
     static constexpr const char* operation = "linear";
@@ -151,15 +141,13 @@ PyObject* entry(PyObject*, PyObject* const* args, Py_ssize_t count, PyObject* ke
         Operation operation(slots);
         std::optional<Result> result;
         Array out;
-        if (slots[Operation::Out])
-            read_array(operation.call, "out", slots[Operation::Out], Role::output, &out);
-        else
-            result.emplace(new_result(operation, slots[Operation::X]));
+        if (slots[Operation::Out]) read_array(operation.call, "out", slots[Operation::Out], Role::output, &out);
+        else result.emplace(new_result(operation, slots[Operation::X]));
         const TensorView& y = result ? result->view : out.view;
         Status status;
         {
             const ContextLease context;
-            const MaybeReleaseGil released(operation.x.view, operation.weight_bytes());
+            const GilRelease release(worth_releasing_gil(operation.x.view, operation.weight_bytes()));
             status = operation.run(*context, y);
         }
         check(status);
@@ -182,9 +170,7 @@ std::int64_t workspace_bytes(const Operation& operation, int threads) {
     return bytes;
 }
 
-PyObject* pointer_or_null(const py::object& object) {
-    return object.is_none() ? nullptr : object.ptr();
-}
+PyObject* pointer_or_null(const py::object& object) { return object.is_none() ? nullptr : object.ptr(); }
 
 std::int64_t linear_workspace_bytes(const py::object& x, const py::object& w, int threads) {
     PyObject* slots[Linear::count] = {x.ptr(), w.ptr()};

@@ -75,16 +75,10 @@ ContextLease::~ContextLease() {
     pool().give_back(std::move(context_));
 }
 
-void set_thread_setting(int threads) noexcept {
-    pool().threads.store(threads, std::memory_order_relaxed);
-}
+void set_thread_setting(int threads) noexcept { pool().threads.store(threads, std::memory_order_relaxed); }
 
-int thread_setting() noexcept {
-    return pool().threads.load(std::memory_order_relaxed);
-}
+int thread_setting() noexcept { return pool().threads.load(std::memory_order_relaxed); }
 
-const char* last_kernel() noexcept {
-    return pool().last_kernel.load(std::memory_order_relaxed);
-}
+const char* last_kernel() noexcept { return pool().last_kernel.load(std::memory_order_relaxed); }
 
 }  // namespace fastffn::python

@@ -23,16 +23,10 @@ void check_device(const Call& call, const char* name, dlpack::Device device) {
         case dlpack::device_cpu:
         case dlpack::device_cuda_host:
         case dlpack::device_rocm_host:
-        case dlpack::device_cuda_managed:
-            return;
-        case dlpack::device_cuda:
-            kind = "a CUDA";
-            break;
-        case dlpack::device_rocm:
-            kind = "a ROCm";
-            break;
-        default:
-            break;
+        case dlpack::device_cuda_managed: return;
+        case dlpack::device_cuda: kind = "a CUDA"; break;
+        case dlpack::device_rocm: kind = "a ROCm"; break;
+        default: break;
     }
     raise(PyExc_RuntimeError,
           std::string(call.operation) + ": " + name + " is on " + kind + " device (DLPack type " +

@@ -8,15 +8,11 @@ namespace fastffn::python {
 
 void check(const Status& status) {
     switch (status.code()) {
-        case StatusCode::ok:
-            return;
+        case StatusCode::ok: return;
         case StatusCode::invalid_argument:
-        case StatusCode::corrupt:
-            raise(PyExc_ValueError, status.message());
-        case StatusCode::unsupported:
-            raise(PyExc_RuntimeError, status.message());
-        case StatusCode::out_of_memory:
-            raise(PyExc_MemoryError, status.message());
+        case StatusCode::corrupt: raise(PyExc_ValueError, status.message());
+        case StatusCode::unsupported: raise(PyExc_RuntimeError, status.message());
+        case StatusCode::out_of_memory: raise(PyExc_MemoryError, status.message());
     }
     raise(PyExc_RuntimeError, status.message());
 }

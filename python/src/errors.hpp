@@ -15,9 +15,7 @@ struct PythonError {
     std::string message;
 };
 
-[[noreturn]] inline void raise(PyObject* type, std::string message) {
-    throw PythonError{type, std::move(message)};
-}
+[[noreturn]] inline void raise(PyObject* type, std::string message) { throw PythonError{type, std::move(message)}; }
 
 // Throws the Python exception that a failed Status stands for.
 void check(const Status& status);

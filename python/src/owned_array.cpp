@@ -36,14 +36,10 @@ dlpack::DataType dlpack_dtype(DType dtype) {
     switch (dtype) {
         case DType::f32:
         case DType::f16:
-        case DType::f64:
-            return {dlpack::code_float, bits, 1};
-        case DType::bf16:
-            return {dlpack::code_bfloat, bits, 1};
-        case DType::u8:
-            return {dlpack::code_uint, bits, 1};
-        default:
-            return {dlpack::code_int, bits, 1};
+        case DType::f64: return {dlpack::code_float, bits, 1};
+        case DType::bf16: return {dlpack::code_bfloat, bits, 1};
+        case DType::u8: return {dlpack::code_uint, bits, 1};
+        default: return {dlpack::code_int, bits, 1};
     }
 }
 
@@ -111,29 +107,14 @@ py::buffer_info to_buffer(OwnedArray& array) {
     const TensorView& view = array.view;
     const char* format = nullptr;
     switch (view.dtype) {
-        case DType::f32:
-            format = "f";
-            break;
-        case DType::f64:
-            format = "d";
-            break;
-        case DType::f16:
-            format = "e";
-            break;
-        case DType::u8:
-            format = "B";
-            break;
-        case DType::i8:
-            format = "b";
-            break;
-        case DType::i32:
-            format = "i";
-            break;
-        case DType::i64:
-            format = "q";
-            break;
-        case DType::bf16:
-            throw py::buffer_error("the buffer protocol has no format for bf16; use __dlpack__");
+        case DType::f32: format = "f"; break;
+        case DType::f64: format = "d"; break;
+        case DType::f16: format = "e"; break;
+        case DType::u8: format = "B"; break;
+        case DType::i8: format = "b"; break;
+        case DType::i32: format = "i"; break;
+        case DType::i64: format = "q"; break;
+        case DType::bf16: throw py::buffer_error("the buffer protocol has no format for bf16; use __dlpack__");
     }
     const py::ssize_t item = dtype_bytes(view.dtype);
     std::vector<py::ssize_t> shape(view.shape, view.shape + view.ndim), strides(view.strides, view.strides + view.ndim);

@@ -14,18 +14,12 @@ namespace {
 
 py::dtype numpy_dtype(const Call& call, DType dtype) {
     switch (dtype) {
-        case DType::f32:
-            return py::dtype::of<float>();
-        case DType::f64:
-            return py::dtype::of<double>();
-        case DType::f16:
-            return py::dtype("float16");
-        case DType::u8:
-            return py::dtype::of<std::uint8_t>();
-        case DType::bf16:
-            break;
-        default:
-            raise(PyExc_ValueError, std::string(call.operation) + ": no NumPy result of " + dtype_name(dtype));
+        case DType::f32: return py::dtype::of<float>();
+        case DType::f64: return py::dtype::of<double>();
+        case DType::f16: return py::dtype("float16");
+        case DType::u8: return py::dtype::of<std::uint8_t>();
+        case DType::bf16: break;
+        default: raise(PyExc_ValueError, std::string(call.operation) + ": no NumPy result of " + dtype_name(dtype));
     }
     try {
         return py::dtype::from_args(py::module_::import("ml_dtypes").attr("bfloat16"));
@@ -125,8 +119,6 @@ void Result::allocate_owned(py::handle like) {
     if (PyObject_HasAttrString(space.ptr(), "from_dlpack")) from_dlpack_ = space.attr("from_dlpack");
 }
 
-py::object Result::finish() {
-    return from_dlpack_ ? from_dlpack_(object_) : object_;
-}
+py::object Result::finish() { return from_dlpack_ ? from_dlpack_(object_) : object_; }
 
 }  // namespace fastffn::python

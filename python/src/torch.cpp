@@ -46,9 +46,7 @@ void check_gradient(Call& call, const char* name, py::handle object, Role role) 
 }
 
 // A lazily negated view exports the memory without the sign.
-bool is_negated(py::handle object) {
-    return truth(PyObject_CallMethodNoArgs(object.ptr(), names().is_neg));
-}
+bool is_negated(py::handle object) { return truth(PyObject_CallMethodNoArgs(object.ptr(), names().is_neg)); }
 
 py::object resolved(const Call& call, const char* name, py::handle object, Role role) {
     if (role == Role::output)

@@ -1,10 +1,9 @@
 // pack, unpack, inspect and verify, as fastffn/_weights.py calls them.
 #include <pybind11/pybind11.h>
 
-#include "contexts.hpp"
 #include "errors.hpp"
 #include "fastffn/cpu.hpp"
-#include "owned_array.hpp"
+#include "gil.hpp"
 #include "packed_argument.hpp"
 #include "results.hpp"
 
@@ -39,7 +38,7 @@ py::object pack_weights(py::object w, const std::string& format_text) {
     Result result(call, w, source, DType::u8, 1, &bytes);
     Status status;
     {
-        const py::gil_scoped_release release;
+        const GilRelease release;
         status = pack(source.view, format, result.view.data, bytes);
     }
     check(status);
@@ -65,7 +64,7 @@ py::object unpack_weights(py::object packed, const std::string& dtype_text) {
     Result result(call, packed, source.array, dtype, 3 - skip, shape + skip);
     Status status;
     {
-        const py::gil_scoped_release release;
+        const GilRelease release;
         status = unpack(source.view, result.view);
     }
     check(renamed(status, "verify:", "unpack:"));
@@ -89,7 +88,7 @@ void verify_weights(py::object packed) {
     read_packed(call, "packed", packed, &source);
     Status status;
     {
-        const py::gil_scoped_release release;
+        const GilRelease release;
         status = verify_packed(source.view, "packed");
     }
     check(status);

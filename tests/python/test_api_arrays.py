@@ -127,7 +127,9 @@ def test_subclasses_of_ndarray(tmp_path: object) -> None:
     mapped[:] = x
     y = ff.linear(mapped, packed)
     assert type(y) is np.ndarray and np.array_equal(y, ff.linear(x, packed))
-    with pytest.raises(TypeError, match="linear: x is a masked array, whose mask fastffn cannot honour; fill it first"):
+    with pytest.raises(
+        TypeError, match=r"linear: x is a masked array, whose mask fastffn cannot honour; fill it first"
+    ):
         ff.linear(np.ma.masked_array(x), packed)
 
 
@@ -252,11 +254,11 @@ def test_broken_exporters() -> None:
     assert isinstance(error.value.__cause__, BufferError)
     with pytest.raises(BufferError, match=r"linear: x: __dlpack__ of \S*Lies returned no DLPack capsule"):
         ff.linear(Lies(), packed)
-    with pytest.raises(BufferError, match="linear: out exports a copy of itself, so nothing can be written to it"):
+    with pytest.raises(BufferError, match=r"linear: out exports a copy of itself, so nothing can be written to it"):
         ff.linear(tokens(1, D_MODEL), packed, out=Copies(np.empty((1, D_FF), np.float32)))
     frozen = np.empty((1, D_FF), np.float32)
     frozen.flags.writeable = False
-    with pytest.raises(ValueError, match="linear: out is read-only"):
+    with pytest.raises(ValueError, match=r"linear: out is read-only"):
         ff.linear(tokens(1, D_MODEL), packed, out=Exporter(frozen))
     assert np.array_equal(
         to_numpy(ff.linear(Exporter(tokens(1, D_MODEL)), packed)), ff.linear(tokens(1, D_MODEL), packed)

@@ -61,7 +61,7 @@ def test_unpack_dtypes() -> None:
         (ml_dtypes.bfloat16, "bfloat16"),
     ):
         assert ff.unpack(packed, dtype).dtype.name == expected
-    with pytest.raises(ValueError, match="^unpack: dtype is 'float64', expected f32, f16 or bf16$"):
+    with pytest.raises(ValueError, match=r"^unpack: dtype is 'float64', expected f32, f16 or bf16$"):
         ff.unpack(packed, np.float64)
 
 
@@ -168,7 +168,7 @@ def test_what_pack_refuses() -> None:
     for bad in (np.nan, np.inf):
         broken = w.copy()
         broken[3, 2] = bad
-        with pytest.raises(ValueError, match="^pack: row 3 of w holds NaN or infinity"):
+        with pytest.raises(ValueError, match=r"^pack: row 3 of w holds NaN or infinity"):
             ff.pack(broken, "int8")
     with pytest.raises(ValueError, match=r"^pack: w has dtype i32, expected f32, f16, bf16 or f64$"):
         ff.pack(w.astype(np.int32), "f32")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import multiprocessing
 import subprocess
 import sys
@@ -81,7 +82,7 @@ def test_the_interpreter_runs_during_a_call() -> None:
 
 
 def _child(queue: Any, x: np.ndarray, layer: tuple[np.ndarray, np.ndarray]) -> None:
-    queue.put(ff.ffn(x, *layer, activation="gelu").tobytes())
+    queue.put(hashlib.sha256(ff.ffn(x, *layer, activation="gelu").tobytes()).digest())  # less than a pipe holds
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no fork")
@@ -89,7 +90,7 @@ def _child(queue: Any, x: np.ndarray, layer: tuple[np.ndarray, np.ndarray]) -> N
 def test_fork_after_and_during_calls() -> None:
     """The child computes the same, even where another thread of the parent was inside a call at that moment."""
     x = tokens(300, D_MODEL)
-    expected = ff.ffn(x, *LAYERS[0], activation="gelu").tobytes()
+    expected = ff.ffn(x, *LAYERS[0], activation="gelu")
     context = multiprocessing.get_context("fork")
     stop = threading.Event()
 
@@ -106,13 +107,15 @@ def test_fork_after_and_during_calls() -> None:
             process = context.Process(target=_child, args=(queue, x, LAYERS[0]))
             process.start()
             process.join(60)
+            if process.is_alive():
+                process.kill()
             assert process.exitcode == 0
-            assert queue.get() == expected
+            assert queue.get() == hashlib.sha256(expected.tobytes()).digest()
     finally:
         stop.set()
         for thread in threads:
             thread.join()
-    assert ff.ffn(x, *LAYERS[0], activation="gelu").tobytes() == expected
+    assert np.array_equal(ff.ffn(x, *LAYERS[0], activation="gelu"), expected)
 
 
 def test_thread_setting() -> None:
@@ -144,4 +147,6 @@ for _ in range(4):
     threading.Thread(target=forever, daemon=True).start()
 threading.Event().wait(0.2)
 """
-    assert subprocess.run([sys.executable, "-c", program], timeout=120).returncode == 0
+    for _ in range(3):
+        result = subprocess.run([sys.executable, "-c", program], timeout=120, capture_output=True, text=True)
+        assert (result.returncode, result.stderr) == (0, "")

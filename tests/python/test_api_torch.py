@@ -50,9 +50,9 @@ def test_out() -> None:
     for out in (torch.empty(5, D_FF), torch.zeros(5, 90)[:, 9 : 9 + D_FF], torch.zeros(10, D_FF)[::2]):
         assert ff.linear(x, w, out=out) is out
         assert torch.equal(out, expected)
-    with pytest.raises(ValueError, match="linear: out overlaps x in memory"):
+    with pytest.raises(ValueError, match=r"linear: out overlaps x in memory"):
         ff.linear(x, ff.pack(torch.zeros(D_MODEL, D_MODEL), "f32"), out=x)
-    with pytest.raises(ValueError, match="linear: out has shape .* its rows share memory"):
+    with pytest.raises(ValueError, match=r"linear: out has shape .* its rows share memory"):
         ff.linear(x, w, out=torch.zeros(1, D_FF).expand(5, D_FF))
 
 
@@ -100,7 +100,7 @@ def test_lazily_negated_views() -> None:
     assert bias.is_neg()
     assert torch.equal(ff.linear(tensor(X), w, bias), ff.linear(tensor(X), w, torch.full((D_FF,), -1.0)))
     assert torch.equal(ff.unpack(ff.pack(x, "f32")), tensor(-X))
-    with pytest.raises(ValueError, match="^linear: out is a lazily negated view; pass a plain tensor$"):
+    with pytest.raises(ValueError, match=r"^linear: out is a lazily negated view; pass a plain tensor$"):
         ff.linear(tensor(X), w, out=torch._neg_view(torch.empty(5, D_FF)))
 
 
@@ -117,7 +117,7 @@ def test_subclasses() -> None:
     assert ff.linear(x, w, out=out) is out
     assert torch.equal(out.as_subclass(torch.Tensor), expected)
     assert torch.equal(ff.linear(torch._neg_view(-x).as_subclass(Subclass), w), expected)
-    with pytest.raises(RuntimeError, match="^linear: x requires grad"):
+    with pytest.raises(RuntimeError, match=r"^linear: x requires grad"):
         ff.linear(x.clone().as_subclass(Subclass).requires_grad_(), w)
 
 
@@ -150,9 +150,9 @@ def test_tensors_without_memory() -> None:
         with pytest.raises(BufferError, match=r"^linear: x \(torch.Tensor\) could not be exported: [^\n]*$") as error:
             ff.linear(bad, w)
         assert error.value.__cause__ is not None
-    with pytest.raises(BufferError, match="^linear: x "):
+    with pytest.raises(BufferError, match=r"^linear: x "):
         torch.vmap(lambda row: ff.linear(row, w))(x)
-    with pytest.raises(BufferError, match="^linear: x "):
+    with pytest.raises(BufferError, match=r"^linear: x "):
         torch.func.grad(lambda rows: ff.linear(rows, w).sum())(x)
 
 
@@ -160,7 +160,7 @@ def test_tensors_without_memory() -> None:
 def test_fake_tensors() -> None:
     from torch._subclasses import FakeTensorMode
 
-    with FakeTensorMode() as mode, pytest.raises(BufferError, match="^linear: x has no memory behind it"):
+    with FakeTensorMode() as mode, pytest.raises(BufferError, match=r"^linear: x has no memory behind it"):
         ff.linear(mode.from_tensor(tensor(X)), ff.pack(W_UP, "f32"))
 
 
