@@ -111,7 +111,7 @@ bool decode(const ucontext_t* context, Instruction* out) {
     const uint8_t* const start = reinterpret_cast<const uint8_t*>(context->uc_mcontext.gregs[REG_RIP]);
     if (start[0] != 0xC4) return false;
     const int r = (start[1] & 0x80) ? 0 : 8, x = (start[1] & 0x40) ? 0 : 8, b = (start[1] & 0x20) ? 0 : 8;
-    if ((start[1] & 0x1F) != 2) return false;                       // map 0F38
+    if ((start[1] & 0x1F) != 2) return false;                            // map 0F38
     if ((start[2] & 0x80) != 0 || (start[2] & 0x04) != 0) return false;  // W0, 128
     out->vvvv = (~start[2] >> 3) & 15;
     out->prefix = start[2] & 3;
@@ -184,9 +184,7 @@ void check_tile(const char* me, int tile) {
     if (file.config.rows[tile] == 0) die(me, "#UD: a tile that the configuration leaves out");
 }
 
-void zero_after(int tile, int row, int bytes) {
-    memset(file.data[tile][row] + bytes, 0, max_row_bytes - bytes);
-}
+void zero_after(int tile, int row, int bytes) { memset(file.data[tile][row] + bytes, 0, max_row_bytes - bytes); }
 
 void zero_upper_rows(int tile) {
     const int rows = file.config.rows[tile];
@@ -197,7 +195,8 @@ void load_tile(const char* me, const Instruction& in) {
     check_tile(me, in.reg);
     const int rows = file.config.rows[in.reg], bytes = file.config.row_bytes[in.reg];
     for (int row = 0; row < rows; row++) {
-        memcpy(file.data[in.reg][row], reinterpret_cast<const void*>(in.address + static_cast<uint64_t>(row) * in.stride),
+        memcpy(file.data[in.reg][row],
+               reinterpret_cast<const void*>(in.address + static_cast<uint64_t>(row) * in.stride),
                static_cast<size_t>(bytes));
         zero_after(in.reg, row, bytes);
     }
@@ -230,7 +229,8 @@ void check_product(const char* me, int dst, int a, int b) {
 __attribute__((target("avx512f"))) void product_bf16(int dst, int a, int b) {
     const int rows = file.config.rows[dst], depth = file.config.row_bytes[a] / 4;
     const unsigned saved_mxcsr = _mm_getcsr();
-    _mm_setcsr(0x9FC0);  // denormals are zero in and out, round to nearest even, no exceptions: what the instruction does
+    _mm_setcsr(
+        0x9FC0);  // denormals are zero in and out, round to nearest even, no exceptions: what the instruction does
     const __m512i high_half = _mm512_set1_epi32(static_cast<int>(0xFFFF0000u));
     for (int row = 0; row < rows; row++) {
         // Two sums per column: even and odd elements of the depth, joined at the end, as the pseudo code has it.

@@ -51,9 +51,7 @@ float bf16(uint16_t bits) {
 
 float fma_flushed(float a, float b, float c) { return flush(std::fma(flush(a), flush(b), flush(c))); }
 
-bool same_float(float a, float b) {
-    return (std::isnan(a) && std::isnan(b)) || std::memcmp(&a, &b, sizeof a) == 0;
-}
+bool same_float(float a, float b) { return (std::isnan(a) && std::isnan(b)) || std::memcmp(&a, &b, sizeof a) == 0; }
 
 // rows × (2 · depth) times (depth pairs × columns) into rows × columns, in the order of the instruction's pseudo code.
 void product_bf16(const uint16_t* a, const uint16_t* b, float* c, int rows, int depth, int columns) {
@@ -125,7 +123,8 @@ TEST(bf16_products) {
     std::normal_distribution<float> normal;
     for (int kind = 0; kind < 3; kind++)
         for (const Shape& s : shapes) {
-            std::vector<uint16_t> a(static_cast<size_t>(s.rows * 2 * s.depth)), b(static_cast<size_t>(s.depth * 2 * s.columns));
+            std::vector<uint16_t> a(static_cast<size_t>(s.rows * 2 * s.depth)),
+                b(static_cast<size_t>(s.depth * 2 * s.columns));
             std::vector<float> c(static_cast<size_t>(s.rows * s.columns));
             auto value = [&]() -> uint16_t {
                 if (kind == 2) return static_cast<uint16_t>(random_bits());  // any bits: NaN, infinities, denormals
@@ -158,7 +157,8 @@ TEST(int8_products) {
     if (!permitted()) return check::skip("no AMX and no emulator");
     for (int kind = 0; kind < 4; kind++)
         for (const Shape& s : shapes) {
-            std::vector<uint8_t> a(static_cast<size_t>(s.rows * 4 * s.depth)), b(static_cast<size_t>(s.depth * 4 * s.columns));
+            std::vector<uint8_t> a(static_cast<size_t>(s.rows * 4 * s.depth)),
+                b(static_cast<size_t>(s.depth * 4 * s.columns));
             std::vector<int32_t> c(static_cast<size_t>(s.rows * s.columns));
             for (auto& x : a) x = static_cast<uint8_t>(random_bits());
             for (auto& x : b) x = static_cast<uint8_t>(random_bits());
@@ -222,7 +222,8 @@ TEST(loads_and_stores) {
     _tile_loadd(1, memory.data(), 28);
     std::fill(out.begin(), out.end(), uint8_t{0xEE});
     _tile_stored(1, out.data() + 400, -100);
-    for (int row = 0; row < 5; row++) CHECK(std::memcmp(&out[static_cast<size_t>(400 - row * 100)], &memory[static_cast<size_t>(row * 28)], 28) == 0);
+    for (int row = 0; row < 5; row++)
+        CHECK(std::memcmp(&out[static_cast<size_t>(400 - row * 100)], &memory[static_cast<size_t>(row * 28)], 28) == 0);
     _tile_zero(0);
     _tile_stored(0, out.data(), 64);
     for (int i = 0; i < 1024; i++) CHECK(out[static_cast<size_t>(i)] == 0);
@@ -245,17 +246,20 @@ TEST(addressing) {
         _tile_stored(3, out, 16);
         asm volatile("" ::: "memory");
         bool same = true;
-        for (int row = 0; row < 4; row++) same = same && std::memcmp(out + 16 * row, memory + offset + row * stride, 16) == 0;
+        for (int row = 0; row < 4; row++)
+            same = same && std::memcmp(out + 16 * row, memory + offset + row * stride, 16) == 0;
         CHECK(same) << what;
     };
     asm volatile("ldtilecfg %0" ::"m"(config) : "memory");
     asm volatile("sttilecfg %0" : "=m"(stored)::"memory");
     CHECK(std::memcmp(&config, &stored, 64) == 0);
-#define BASE_INDEX(base, index, scale, displacement)                                                             \
-    do {                                                                                                         \
-        asm volatile("mov %0, %%" base "\n mov %1, %%" index "\n tileloadd " #displacement "(%%" base ",%%" index "," #scale "), %%tmm3" \
-                     ::"r"(memory), "r"(24L) : base, index, "memory");                                            \
-        check_rows(base " " index, displacement, 24L * scale);                                                   \
+#define BASE_INDEX(base, index, scale, displacement)                                                              \
+    do {                                                                                                          \
+        asm volatile("mov %0, %%" base "\n mov %1, %%" index "\n tileloadd " #displacement "(%%" base ",%%" index \
+                     "," #scale "), %%tmm3" ::"r"(memory),                                                        \
+                     "r"(24L)                                                                                     \
+                     : base, index, "memory");                                                                    \
+        check_rows(base " " index, displacement, 24L * scale);                                                    \
     } while (0)
     BASE_INDEX("rax", "rcx", 1, 0);
     BASE_INDEX("rcx", "rdx", 2, 100);
@@ -317,7 +321,10 @@ TEST(vector_registers_survive) {
     load(config);
     double before = 1.5, after = 0;
     unsigned mxcsr_before = _mm_getcsr();
-    asm volatile("movsd %1, %%xmm9\n tdpbf16ps %%tmm2, %%tmm1, %%tmm0\n movsd %%xmm9, %0" : "=m"(after) : "m"(before) : "xmm9");
+    asm volatile("movsd %1, %%xmm9\n tdpbf16ps %%tmm2, %%tmm1, %%tmm0\n movsd %%xmm9, %0"
+                 : "=m"(after)
+                 : "m"(before)
+                 : "xmm9");
     CHECK(after == 1.5);
     CHECK(_mm_getcsr() == mxcsr_before);
     _tile_release();
@@ -355,7 +362,8 @@ void forbidden(const char* message, Body body) {
     if (hardware) {
         CHECK(end == SIGILL || end == SIGSEGV) << message << ": ended with " << end;
     } else {
-        CHECK(end == SIGABRT && text.find(message) != std::string::npos) << message << ": ended with " << end << " " << text;
+        CHECK(end == SIGABRT && text.find(message) != std::string::npos)
+            << message << ": ended with " << end << " " << text;
     }
 }
 
@@ -369,11 +377,26 @@ TEST(forbidden_uses) {
         load(config);
     };
     forbidden("tileloadd: #UD: no tile configuration", [] { _tile_loadd(0, memory, 64); });
-    forbidden("tilezero: #UD: a tile that the configuration leaves out", [&] { with({{16, 64, 0}}); _tile_zero(1); });
-    forbidden("tdpbf16ps: #UD: rows of the result", [&] { with({{15, 64, 0}, {16, 64, 0}, {16, 64, 0}}); _tile_dpbf16ps(0, 1, 2); });
-    forbidden("tdpbssd: #UD: colsb of the result", [&] { with({{16, 60, 0}, {16, 64, 0}, {16, 64, 0}}); _tile_dpbssd(0, 1, 2); });
-    forbidden("tdpbuud: #UD: colsb / 4 of the first", [&] { with({{16, 64, 0}, {16, 32, 0}, {16, 64, 0}}); _tile_dpbuud(0, 1, 2); });
-    forbidden("tdpbusd: #UD: colsb is not", [&] { with({{16, 64, 0}, {16, 62, 0}, {16, 64, 0}}); _tile_dpbusd(0, 1, 2); });
+    forbidden("tilezero: #UD: a tile that the configuration leaves out", [&] {
+        with({{16, 64, 0}});
+        _tile_zero(1);
+    });
+    forbidden("tdpbf16ps: #UD: rows of the result", [&] {
+        with({{15, 64, 0}, {16, 64, 0}, {16, 64, 0}});
+        _tile_dpbf16ps(0, 1, 2);
+    });
+    forbidden("tdpbssd: #UD: colsb of the result", [&] {
+        with({{16, 60, 0}, {16, 64, 0}, {16, 64, 0}});
+        _tile_dpbssd(0, 1, 2);
+    });
+    forbidden("tdpbuud: #UD: colsb / 4 of the first", [&] {
+        with({{16, 64, 0}, {16, 32, 0}, {16, 64, 0}});
+        _tile_dpbuud(0, 1, 2);
+    });
+    forbidden("tdpbusd: #UD: colsb is not", [&] {
+        with({{16, 64, 0}, {16, 62, 0}, {16, 64, 0}});
+        _tile_dpbusd(0, 1, 2);
+    });
     forbidden("ldtilecfg: #GP: a tile has more than 16 rows", [&] { with({{17, 64, 0}}); });
     forbidden("ldtilecfg: #GP: a tile has more than 64", [&] { with({{16, 68, 0}}); });
     forbidden("ldtilecfg: #GP: a tile has rows but", [&] { with({{16, 0, 0}}); });
@@ -416,7 +439,8 @@ TEST(unreadable_memory) {
     std::string text;
     const int end = in_child(
         [] {
-            auto* pages = static_cast<uint8_t*>(mmap(nullptr, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+            auto* pages =
+                static_cast<uint8_t*>(mmap(nullptr, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
             mprotect(pages + 4096, 4096, PROT_NONE);
             Config config;
             config.set(0, 16, 64);

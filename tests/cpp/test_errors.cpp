@@ -8,7 +8,8 @@ using namespace support;
 constexpr std::int64_t tokens = 4, d_model = 24, d_ff = 40;
 
 struct Call {
-    std::vector<std::byte> up = pack_random(Format::f32, d_ff, d_model, 1), down = pack_random(Format::f32, d_model, d_ff, 2);
+    std::vector<std::byte> up = pack_random(Format::f32, d_ff, d_model, 1),
+                           down = pack_random(Format::f32, d_model, d_ff, 2);
     std::vector<std::byte> gate = pack_random(Format::f32, d_ff, d_model, 3);
     std::vector<float> x_memory = std::vector<float>(4096, 1.0f), y_memory = std::vector<float>(4096, 0.5f);
     std::vector<float> bias_memory = std::vector<float>(64, 1.0f);
@@ -33,7 +34,8 @@ struct Call {
 void check_refused(Call& call, std::initializer_list<const char*> words) {
     const Status status = call.run();
     CHECK(status.code() == StatusCode::invalid_argument) << status.message();
-    for (const char* word : words) CHECK(status.message().find(word) != std::string::npos) << "no '" << word << "' in: " << status.message();
+    for (const char* word : words)
+        CHECK(status.message().find(word) != std::string::npos) << "no '" << word << "' in: " << status.message();
     CHECK(status.message().rfind("ffn: ", 0) == 0) << status.message();
     CHECK(call.untouched()) << "y was written";
     bool threw = false;
@@ -182,7 +184,8 @@ TEST(overlap) {
         Call call;
         call.y = call.x;
         const Status status = call.run();
-        CHECK(status.code() == StatusCode::invalid_argument && status.message().find("overlap") != std::string::npos) << status.message();
+        CHECK(status.code() == StatusCode::invalid_argument && status.message().find("overlap") != std::string::npos)
+            << status.message();
     }
     {
         Call call;
@@ -239,16 +242,19 @@ TEST(activation_numbers_and_names) {
     }
     fastffn::Activation parsed{};
     const Status status = fastffn::parse_activation("swish", &parsed);
-    CHECK(status.code() == StatusCode::invalid_argument && status.message().find("silu") != std::string::npos) << status.message();
+    CHECK(status.code() == StatusCode::invalid_argument && status.message().find("silu") != std::string::npos)
+        << status.message();
 }
 
 TEST(linear_messages) {
     Call call;
-    TensorView wide(call.x_memory.data(), DType::f32, {tokens, d_model + 1}), y(call.y_memory.data(), DType::f32, {tokens, d_ff});
+    TensorView wide(call.x_memory.data(), DType::f32, {tokens, d_model + 1}),
+        y(call.y_memory.data(), DType::f32, {tokens, d_ff});
     Status status = fastffn::linear(call.context, wide, view(call.up), nullptr, y);
     CHECK(status.message().rfind("linear: x", 0) == 0) << status.message();
     status = fastffn::linear(call.context, call.x, view(call.up), &call.b_down, y);
-    CHECK(status.message().find("bias") != std::string::npos && status.message().find("(40,)") != std::string::npos) << status.message();
+    CHECK(status.message().find("bias") != std::string::npos && status.message().find("(40,)") != std::string::npos)
+        << status.message();
     CHECK(call.untouched());
 }
 

@@ -29,7 +29,8 @@ void check_child(int parent_threads, int child_threads) {
             _exit(0);
         }
         const int end = wait_for(child);
-        CHECK(end == 0) << fastffn::format_name(format) << ": the child ended with " << end << (end == 128 + SIGALRM ? " (it hung)" : "");
+        CHECK(end == 0) << fastffn::format_name(format) << ": the child ended with " << end
+                        << (end == 128 + SIGALRM ? " (it hung)" : "");
         auto y = problem.output();
         CHECK(problem.run(context, y).ok() && y == expected) << "the parent after the fork";
     }

@@ -47,9 +47,11 @@ const Shape shapes[] = {{1, 1, 1},    {1, 15, 17},  {2, 17, 31},  {3, 64, 64},  
                         {16, 48, 80}, {17, 65, 63}, {31, 16, 16}, {33, 130, 70}, {40, 31, 257}};
 
 // Rows one element apart from each other: padding that nobody may read lies between the rows, not after the last.
-std::vector<std::byte> with_gaps(const std::vector<std::byte>& rows, std::int64_t count, std::int64_t row_bytes, std::int64_t stride) {
+std::vector<std::byte> with_gaps(const std::vector<std::byte>& rows, std::int64_t count, std::int64_t row_bytes,
+                                 std::int64_t stride) {
     std::vector<std::byte> out(static_cast<std::size_t>((count - 1) * stride + row_bytes), std::byte{0xFF});
-    for (std::int64_t r = 0; r < count; r++) std::memcpy(out.data() + r * stride, rows.data() + r * row_bytes, static_cast<std::size_t>(row_bytes));
+    for (std::int64_t r = 0; r < count; r++)
+        std::memcpy(out.data() + r * stride, rows.data() + r * row_bytes, static_cast<std::size_t>(row_bytes));
     return out;
 }
 
@@ -69,7 +71,8 @@ void check_ffn(Format format, DType dtype, const Shape& s, Side side, bool gated
 
     TensorView x_view(x.data(), dtype, {s.tokens, s.d_model}), y_view(y.data(), dtype, {s.tokens, s.d_model});
     x_view.strides[0] = y_view.strides[0] = stride / element;
-    const TensorView up(b_up.data(), dtype, {s.d_ff}), gate(b_gate.data(), dtype, {s.d_ff}), down(b_down.data(), dtype, {s.d_model});
+    const TensorView up(b_up.data(), dtype, {s.d_ff}), gate(b_gate.data(), dtype, {s.d_ff}),
+        down(b_down.data(), dtype, {s.d_model});
     fastffn::FfnWeights weights;
     weights.w_up = {w_up.data(), w_up.size()};
     weights.w_down = {w_down.data(), w_down.size()};
@@ -82,12 +85,14 @@ void check_ffn(Format format, DType dtype, const Shape& s, Side side, bool gated
     CHECK(status.ok()) << status.message();
     bool same = true, gaps_kept = true;
     for (std::int64_t r = 0; r < s.tokens; r++) {
-        same = same && std::memcmp(y.data() + r * stride, expected.data() + r * row_bytes, static_cast<std::size_t>(row_bytes)) == 0;
+        same = same && std::memcmp(y.data() + r * stride, expected.data() + r * row_bytes,
+                                   static_cast<std::size_t>(row_bytes)) == 0;
         if (r + 1 < s.tokens)
-            for (std::int64_t i = row_bytes; i < stride; i++) gaps_kept = gaps_kept && y.data()[r * stride + i] == std::byte{0x5A};
+            for (std::int64_t i = row_bytes; i < stride; i++)
+                gaps_kept = gaps_kept && y.data()[r * stride + i] == std::byte{0x5A};
     }
-    CHECK(same) << fastffn::format_name(format) << " " << fastffn::dtype_name(dtype) << " tokens " << s.tokens << " d_model " << s.d_model
-                << " d_ff " << s.d_ff << (side == Side::end ? " end" : " begin");
+    CHECK(same) << fastffn::format_name(format) << " " << fastffn::dtype_name(dtype) << " tokens " << s.tokens
+                << " d_model " << s.d_model << " d_ff " << s.d_ff << (side == Side::end ? " end" : " begin");
     CHECK(gaps_kept) << "bytes between the rows of y were written";
 }
 
@@ -96,14 +101,16 @@ TEST(ffn_against_guard_pages) {
         for (DType dtype : float_dtypes)
             for (const Shape& shape : shapes)
                 for (Side side : {Side::end, Side::begin})
-                    for (bool gated : {false, true}) check_ffn(format, dtype, shape, side, gated, (shape.tokens & 1) != 0);
+                    for (bool gated : {false, true})
+                        check_ffn(format, dtype, shape, side, gated, (shape.tokens & 1) != 0);
 }
 
 // Decode: many columns, one row, more than one thread.
 TEST(wide_ffn_against_guard_pages) {
     for (Format format : all_formats())
         for (std::int64_t tokens : {1, 4, 130})
-            for (Side side : {Side::end, Side::begin}) check_ffn(format, DType::f32, {tokens, 257, 1031}, side, true, true);
+            for (Side side : {Side::end, Side::begin})
+                check_ffn(format, DType::f32, {tokens, 257, 1031}, side, true, true);
 }
 
 TEST(linear_against_guard_pages) {
@@ -112,12 +119,14 @@ TEST(linear_against_guard_pages) {
             for (const Shape& s : shapes)
                 for (Side side : {Side::end, Side::begin}) {
                     const auto packed = pack_random(format, s.d_ff, s.d_model, 1);
-                    const Guarded w(packed, side), x(random_array(dtype, s.tokens * s.d_model, 2), side), b(random_array(dtype, s.d_ff, 3), side);
+                    const Guarded w(packed, side), x(random_array(dtype, s.tokens * s.d_model, 2), side),
+                        b(random_array(dtype, s.d_ff, 3), side);
                     const Guarded y(static_cast<std::size_t>(s.tokens * s.d_ff * fastffn::dtype_bytes(dtype)), side);
                     const TensorView bias(b.data(), dtype, {s.d_ff});
                     fastffn::Context context(2);
-                    const Status status = fastffn::linear(context, TensorView(x.data(), dtype, {s.tokens, s.d_model}), {w.data(), w.size()}, &bias,
-                                                          TensorView(y.data(), dtype, {s.tokens, s.d_ff}));
+                    const Status status =
+                        fastffn::linear(context, TensorView(x.data(), dtype, {s.tokens, s.d_model}),
+                                        {w.data(), w.size()}, &bias, TensorView(y.data(), dtype, {s.tokens, s.d_ff}));
                     CHECK(status.ok()) << status.message();
                 }
 }
@@ -133,8 +142,10 @@ TEST(pack_and_unpack_against_guard_pages) {
                     fastffn::packed_bytes(w, format, &bytes).value();
                     const Guarded packed(static_cast<std::size_t>(bytes), side);
                     fastffn::pack(w, format, packed.data(), bytes).value();
-                    const Guarded back(static_cast<std::size_t>(s.d_ff * s.d_model * fastffn::dtype_bytes(dtype)), side);
-                    const Status status = fastffn::unpack({packed.data(), bytes}, TensorView(back.data(), dtype, {s.d_ff, s.d_model}));
+                    const Guarded back(static_cast<std::size_t>(s.d_ff * s.d_model * fastffn::dtype_bytes(dtype)),
+                                       side);
+                    const Status status =
+                        fastffn::unpack({packed.data(), bytes}, TensorView(back.data(), dtype, {s.d_ff, s.d_model}));
                     CHECK(status.ok()) << status.message();
                 }
 }

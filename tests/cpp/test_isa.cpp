@@ -21,7 +21,8 @@ int child_kernels() {
     const Status status = fastffn::check_isa();
     std::printf("check %d %s\n", static_cast<int>(status.code()), status.message().c_str());
     const fastffn::CpuReport& report = fastffn::cpu_report();
-    std::printf("isa %s %s\nreason %s\n", fastffn::isa_name(report.found), fastffn::isa_name(report.chosen), report.reason.c_str());
+    std::printf("isa %s %s\nreason %s\n", fastffn::isa_name(report.found), fastffn::isa_name(report.chosen),
+                report.reason.c_str());
     for (Format format : all_formats())
         for (std::int64_t tokens : {1, 40}) {
             fastffn::Context context(1);
@@ -31,7 +32,8 @@ int child_kernels() {
             std::string name;
             const Status active = fastffn::active_kernel(format, &name);
             if (!call.ok() || !active.ok()) {
-                std::printf("error %d %d %s\n", static_cast<int>(call.code()), static_cast<int>(active.code()), call.message().c_str());
+                std::printf("error %d %d %s\n", static_cast<int>(call.code()), static_cast<int>(active.code()),
+                            call.message().c_str());
             } else {
                 std::printf("ran %s %s %s\n", fastffn::format_name(format), name.c_str(), context.last_kernel());
             }
@@ -66,7 +68,8 @@ Isa best() {
         std::string text;
         run_self("child_kernels", {{"FASTFFN_ISA", nullptr}}, &text);
         for (int i = fastffn::isa_count - 1; i > 0; i--)
-            if (contains(text, std::string("isa ") + fastffn::isa_name(static_cast<Isa>(i)) + " ")) return static_cast<Isa>(i);
+            if (contains(text, std::string("isa ") + fastffn::isa_name(static_cast<Isa>(i)) + " "))
+                return static_cast<Isa>(i);
         return Isa::ref;
     }();
     return isa;
@@ -84,7 +87,9 @@ void check_tags(const std::string& text, Isa level) {
         if (tag == nullptr) continue;
         int found = -1;
         for (int i = 0; i < fastffn::isa_count; i++)
-            if (std::strcmp(tag + 1, fastffn::isa_name(static_cast<Isa>(i))) == 0 || (std::strcmp(tag + 1, "avx512") == 0 && i == 2)) found = i;
+            if (std::strcmp(tag + 1, fastffn::isa_name(static_cast<Isa>(i))) == 0 ||
+                (std::strcmp(tag + 1, "avx512") == 0 && i == 2))
+                found = i;
         CHECK(found >= 0 && found <= static_cast<int>(level)) << last << " at level " << fastffn::isa_name(level);
         // Levels that were made for a format run it; a level with vectors runs no plain loops.
         const bool is_bf16 = std::strcmp(format, "bf16") == 0, is_int8 = std::strcmp(format, "int8") == 0;

@@ -60,7 +60,8 @@ TEST(every_header_bit) {
                 packed[static_cast<std::size_t>(byte)] ^= mask;
                 std::string message;
                 // The header's own checksum covers all but itself, and a flip there is a mismatch as well.
-                CHECK(refused_everywhere(view(packed), &message)) << "byte " << byte << " bit " << bit << ": " << message;
+                CHECK(refused_everywhere(view(packed), &message))
+                    << "byte " << byte << " bit " << bit << ": " << message;
                 packed[static_cast<std::size_t>(byte)] ^= mask;
             }
         for (int byte = 0; byte < 64; byte++)
@@ -82,7 +83,8 @@ TEST(every_truncation) {
             // A copy of exactly that size, so that a sanitizer sees a read past its end.
             const std::vector<std::byte> cut(packed.begin(), packed.begin() + static_cast<std::ptrdiff_t>(bytes));
             const std::byte nothing{};
-            CHECK(refused_everywhere({bytes ? cut.data() : &nothing, static_cast<std::int64_t>(bytes)}, &message)) << bytes << " bytes: " << message;
+            CHECK(refused_everywhere({bytes ? cut.data() : &nothing, static_cast<std::int64_t>(bytes)}, &message))
+                << bytes << " bytes: " << message;
         }
         CHECK(message.find("truncated") != std::string::npos) << message;
         CHECK(message.find(std::to_string(packed.size())) != std::string::npos) << message;
@@ -126,7 +128,8 @@ TEST(damaged_payload_is_found_by_verify) {
             const Status status = fastffn::verify_packed(view(packed));
             CHECK(status.code() == StatusCode::corrupt) << "byte " << at;
             std::vector<float> plain(40 * 33);
-            CHECK(fastffn::unpack(view(packed), TensorView(plain.data(), DType::f32, {40, 33})).code() == StatusCode::corrupt);
+            CHECK(fastffn::unpack(view(packed), TensorView(plain.data(), DType::f32, {40, 33})).code() ==
+                  StatusCode::corrupt);
             packed[at] ^= std::byte{4};
         }
     }
@@ -170,12 +173,14 @@ TEST(stacks) {
             std::vector<std::byte> alone(static_cast<std::size_t>(one_bytes));
             fastffn::pack(one, format, alone.data(), one_bytes).value();
             const auto payload = alone.size() - 64;
-            CHECK(std::memcmp(packed.data() + 64 + static_cast<std::size_t>(i) * payload, alone.data() + 64, payload) == 0);
+            CHECK(std::memcmp(packed.data() + 64 + static_cast<std::size_t>(i) * payload, alone.data() + 64, payload) ==
+                  0);
         }
         // A layer takes single matrices.
         std::vector<float> x(33), y(20);
         fastffn::Context context(1);
-        const Status status = fastffn::linear(context, TensorView(x.data(), DType::f32, {1, 33}), view(packed), nullptr, TensorView(y.data(), DType::f32, {1, 20}));
+        const Status status = fastffn::linear(context, TensorView(x.data(), DType::f32, {1, 33}), view(packed), nullptr,
+                                              TensorView(y.data(), DType::f32, {1, 20}));
         CHECK(status.code() == StatusCode::invalid_argument) << status.message();
     }
 }
@@ -214,7 +219,8 @@ TEST(pack_refuses) {
     std::vector<std::byte> out(4096);
     auto check = [&](const TensorView& plain, const char* expected) {
         const Status status = fastffn::packed_bytes(plain, Format::f32, &bytes);
-        CHECK(status.code() == StatusCode::invalid_argument && status.message().find(expected) != std::string::npos) << status.message();
+        CHECK(status.code() == StatusCode::invalid_argument && status.message().find(expected) != std::string::npos)
+            << status.message();
     };
     check(TensorView(w.data(), DType::f32, {12}), "(12,)");
     check(TensorView(w.data(), DType::f32, {1, 2, 2, 3}), "(1, 2, 2, 3)");
@@ -233,7 +239,8 @@ TEST(pack_refuses) {
         w[7] = bad;
         fastffn::packed_bytes(good, Format::int8, &bytes).value();
         const Status status = fastffn::pack(good, Format::int8, out.data(), bytes);
-        CHECK(status.code() == StatusCode::invalid_argument && status.message().find("row 1") != std::string::npos) << status.message();
+        CHECK(status.code() == StatusCode::invalid_argument && status.message().find("row 1") != std::string::npos)
+            << status.message();
         fastffn::packed_bytes(good, Format::f32, &bytes).value();
         CHECK(fastffn::pack(good, Format::f32, out.data(), bytes).ok());
     }
@@ -242,7 +249,9 @@ TEST(pack_refuses) {
 TEST(unpack_refuses) {
     const auto packed = pack_random(Format::f32, 3, 4, 1);
     std::vector<float> w(64);
-    auto refused = [&](const TensorView& plain) { return fastffn::unpack(view(packed), plain).code() == StatusCode::invalid_argument; };
+    auto refused = [&](const TensorView& plain) {
+        return fastffn::unpack(view(packed), plain).code() == StatusCode::invalid_argument;
+    };
     CHECK(refused(TensorView(w.data(), DType::f32, {4, 3})));
     CHECK(refused(TensorView(w.data(), DType::f32, {12})));
     CHECK(refused(TensorView(w.data(), DType::i32, {3, 4})));
@@ -259,7 +268,8 @@ TEST(names) {
     Format parsed{};
     const Status status = fastffn::parse_format("int7", &parsed);
     CHECK(status.code() == StatusCode::invalid_argument);
-    for (Format format : all_formats()) CHECK(status.message().find(fastffn::format_name(format)) != std::string::npos) << status.message();
+    for (Format format : all_formats())
+        CHECK(status.message().find(fastffn::format_name(format)) != std::string::npos) << status.message();
     CHECK(status.message().find("int7") != std::string::npos) << status.message();
 }
 

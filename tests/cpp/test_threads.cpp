@@ -24,7 +24,8 @@ TEST(same_bits_for_any_number_of_threads) {
                 auto y = problem.output();
                 for (int again = 0; again < 2; again++) {
                     problem.run(context, y).value();
-                    CHECK(y == expected) << fastffn::format_name(format) << ", " << tokens << " tokens, " << threads << " threads";
+                    CHECK(y == expected) << fastffn::format_name(format) << ", " << tokens << " tokens, " << threads
+                                         << " threads";
                 }
             }
         }

@@ -6,9 +6,10 @@ FASTFFN_TEST_SIZE=small takes fewer shapes: for slow ways to run kernels (plain 
 import os
 from dataclasses import dataclass, field
 
-import fastffn as ff
 import ml_dtypes
 import numpy as np
+
+import fastffn as ff
 from reference import tolerance
 from reference.formats import FORMATS
 
@@ -89,6 +90,6 @@ def check(y, bounded, dtype):
         at = tuple(int(i) for i in np.argwhere(wrong)[0])
         error = np.abs(found - bounded.value)[wrong].max()
         raise AssertionError(
-            f"{wrong.sum()} of {wrong.size} elements are out of bounds; the first at {at}: found {found[at]!r}, expected "
-            f"{bounded.value[at]!r} ± {bounded.error[at]:.3g} rounded to {dtype}; largest error {error:.3g}"
+            f"{wrong.sum()} of {wrong.size} elements are out of bounds; the first at {at}: found {found[at]!r}, "
+            f"expected {bounded.value[at]!r} ± {bounded.error[at]:.3g} rounded to {dtype}; largest error {error:.3g}"
         )

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
+
+import fastffn as ff
 from kernel_support import FORMATS, normal
 from reference import ffn as oracle
 from reference.activations import ACTIVATIONS
-
-import fastffn as ff
 
 
 def rms(x):
@@ -36,7 +36,10 @@ def test_error_against_exact_mathematics(fmt, activation, gated, tokens):
     rng = np.random.default_rng([tokens, gated])
     d_model, d_ff = 192, 512
     x = normal(rng, (tokens, d_model))
-    plain = {"w_up": normal(rng, (d_ff, d_model), scale=d_model**-0.5), "w_down": normal(rng, (d_model, d_ff), scale=d_ff**-0.5)}
+    plain = {
+        "w_up": normal(rng, (d_ff, d_model), scale=d_model**-0.5),
+        "w_down": normal(rng, (d_model, d_ff), scale=d_ff**-0.5),
+    }
     if gated:
         plain["w_gate"] = normal(rng, (d_ff, d_model), scale=d_model**-0.5)
     exact = oracle.ffn(x, **plain, activation=activation)

@@ -1,8 +1,9 @@
 """Each activation alone, over the whole range of its argument: x · 1, activation, · 1."""
 
-import fastffn as ff
 import numpy as np
 import pytest
+
+import fastffn as ff
 from kernel_support import ACTIVATIONS
 from reference.activations import ACTIVATIONS as ORACLE
 from reference.tolerance import ACTIVATION_UNITS, U

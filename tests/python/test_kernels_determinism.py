@@ -4,9 +4,10 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
-import fastffn as ff
 import numpy as np
 import pytest
+
+import fastffn as ff
 from kernel_support import FORMATS, SMALL, Layer, normal
 
 formats = pytest.mark.parametrize("fmt", FORMATS)

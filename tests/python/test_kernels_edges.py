@@ -1,8 +1,9 @@
 """Values and memory layouts at the edge: NaN, infinities, huge, tiny and zero values; strides, alignment."""
 
-import fastffn as ff
 import numpy as np
 import pytest
+
+import fastffn as ff
 from kernel_support import DTYPES, FORMATS, Layer, check, normal, packed_values
 from reference import tolerance
 from reference.formats import INT8_SMALLEST_ROW

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from kernel_support import ACTIVATIONS, DTYPES, FORMATS, SMALL, Layer, normal
 
 formats = pytest.mark.parametrize("fmt", FORMATS)
@@ -51,7 +52,9 @@ def test_dimensions(fmt, tokens):
     rng = np.random.default_rng(4)
     for i, d_model in enumerate(EDGES):
         for j, d_ff in enumerate(EDGES):
-            layer = Layer(fmt, d_model, d_ff, (i + j) % 2 == 0, "f32", "gelu_tanh", d_out=EDGES[(i + 2 * j) % len(EDGES)])
+            layer = Layer(
+                fmt, d_model, d_ff, (i + j) % 2 == 0, "f32", "gelu_tanh", d_out=EDGES[(i + 2 * j) % len(EDGES)]
+            )
             layer.check(normal(rng, (tokens, d_model)))
 
 
@@ -60,7 +63,11 @@ def test_dimensions(fmt, tokens):
 @pytest.mark.skipif(SMALL, reason="FASTFFN_TEST_SIZE=small")
 def test_real_dimensions(fmt, tokens):
     rng = np.random.default_rng(5)
-    for d_model, d_ff, gated, activation in ((768, 3072, False, "gelu"), (576, 1536, True, "silu"), (1000, 2730, True, "gelu_tanh")):
+    for d_model, d_ff, gated, activation in (
+        (768, 3072, False, "gelu"),
+        (576, 1536, True, "silu"),
+        (1000, 2730, True, "gelu_tanh"),
+    ):
         Layer(fmt, d_model, d_ff, gated, "f32", activation).check(normal(rng, (tokens, d_model), "bf16"))
 
 
@@ -101,6 +108,8 @@ def test_formats_mix(fmt):
         error = np.linalg.norm(mixed - exact) / np.linalg.norm(exact)
         # int8 has the coarsest steps: about 1% of the rms of a row, on x, up and gate.
         assert error < (0.05 if "int8" in (fmt, other) else 0.02 if "bf16" in (fmt, other) else 0.002)
-        again = ff.ffn(x, ff.pack(plain["w_up"], other), ff.pack(np.asarray(ff.unpack(w_down, "f32")), fmt), activation="relu")
+        again = ff.ffn(
+            x, ff.pack(plain["w_up"], other), ff.pack(np.asarray(ff.unpack(w_down, "f32")), fmt), activation="relu"
+        )
         expected = np.maximum(x @ plain["w_up"].T, 0) @ np.asarray(ff.unpack(w_down, "f32")).T
         assert np.linalg.norm(again - expected) / np.linalg.norm(expected) < 0.05

@@ -5,9 +5,10 @@ import os
 import subprocess
 import sys
 
-import fastffn as ff
 import numpy as np
 import pytest
+
+import fastffn as ff
 from fastffn import _core
 from kernel_support import FORMATS, Layer, normal
 

@@ -1,8 +1,9 @@
 """linear against the float64 oracle."""
 
-import fastffn as ff
 import numpy as np
 import pytest
+
+import fastffn as ff
 from kernel_support import DTYPES, FORMATS, SMALL, check, normal, packed_values
 from reference import tolerance
 

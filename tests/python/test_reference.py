@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+
 from reference import activations, ffn, formats, tolerance
 
 
@@ -41,7 +42,12 @@ def test_round_bf16():
 
 
 def test_ffn_by_hand():
-    x, up, gate, down = np.array([[1.0, 2.0]]), np.array([[1.0, 0], [0, -1]]), np.array([[2.0, 0], [0, 1]]), np.array([[1.0, 10]])
+    x, up, gate, down = (
+        np.array([[1.0, 2.0]]),
+        np.array([[1.0, 0], [0, -1]]),
+        np.array([[2.0, 0], [0, 1]]),
+        np.array([[1.0, 10]]),
+    )
     np.testing.assert_array_equal(ffn.ffn(x, up, down, activation="relu"), [[1]])
     np.testing.assert_array_equal(ffn.ffn(x, up, down, w_gate=gate, activation="relu"), [[2 * 1 + 2 * -2 * 10]])
     np.testing.assert_array_equal(

@@ -21,7 +21,10 @@ def relu2(x):
 
 
 def gelu(x):
-    """x · Φ(x) (Hendrycks and Gimpel 2016, arXiv:1606.08415), with Φ(x) = erfc(-x / √2) / 2: no cancellation for x < 0."""
+    """x · Φ(x) (Hendrycks and Gimpel 2016, arXiv:1606.08415).
+
+    Φ(x) = erfc(-x / √2) / 2, which does not cancel for x < 0.
+    """
     x = np.asarray(x, np.float64)
     return x * 0.5 * _erfc(-x / math.sqrt(2)) if x.size else x
 

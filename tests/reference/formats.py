@@ -33,7 +33,7 @@ def round_bf16(x):
     bf16 has 8 significant bits and the exponents of f32: scale the significand to 8 bits and round it once.
     """
     x = np.asarray(x, np.float64)
-    significand, exponent = np.frexp(np.where(np.isfinite(x), x, 0))
+    exponent = np.frexp(np.where(np.isfinite(x), x, 0))[1]
     # Below 2^-126 the spacing stays 2^-133.
     exponent = np.maximum(exponent, -125)
     rounded = np.ldexp(np.rint(np.ldexp(np.where(np.isfinite(x), x, 0), 8 - exponent)), exponent - 8)

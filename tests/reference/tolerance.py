@@ -67,9 +67,9 @@ def rounded(x, round_to):
 def quantised(x):
     """Symmetric int8 per row of x ± error: codes move by one where x / scale comes within the error of a half.
 
-    The scale, max|x| / 127, is off by at most what the largest element is off, and one f32 rounding; x / scale is computed
-    as x · (127 / max|x|) or as a quotient, with at most 4 roundings. Returns the row values and, apart because all elements
-    of a row share it, the relative error of the scale.
+    The scale, max|x| / 127, is off by at most what the largest element is off, and one f32 rounding; x / scale is
+    computed as x · (127 / max|x|) or as a quotient, with at most 4 roundings. Returns the row values and, apart because
+    all elements of a row share it, the relative error of the scale.
     """
     largest = np.abs(x.value).max(axis=-1, keepdims=True, initial=0)
     high = (np.abs(x.value) + x.error).max(axis=-1, keepdims=True, initial=0)
@@ -99,8 +99,8 @@ def linear(x, w, fmt, bias=None):
     magnitude = np.abs(x.value) @ np.abs(w).T
     error = weighted_sum(x.error, w)
     if fmt == "int8":
-        # Integers add exactly; three roundings follow: the sum to f32, the product of the scales, their product. A product
-        # of scales under 2^-126 loses bits for good. And w, as it comes from unpack, is code · scale rounded to f32.
+        # Integers add exactly; three roundings follow: the sum to f32, the product of the scales, their product. A
+        # product of scales under 2^-126 loses bits for good. And w, as unpack gives it, is code · scale rounded to f32.
         error = error + (scale_relative + 4 * U) * (np.abs(value) + error) + 127 * 127 * depth * SMALLEST
         error = error + U * magnitude
     else:

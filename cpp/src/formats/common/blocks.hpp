@@ -7,7 +7,7 @@
 //              pass over them; partial sums wait in the f32 (or int32) tile meanwhile.
 //
 // A Dot says what one multiply-add is (see registers_avx512.hpp, registers_avx2.hpp): Register, Acc, zero, load_acc,
-// store_acc, sum, load_weights, broadcast, dot, register_bytes, block_registers, few_unroll.
+// store_acc, sum, load_weights, broadcast, dot, register_bytes, block_registers, few_unroll, few_panels.
 // An Op says how a format's packed bytes reach it:
 //   row_words        prepared words that a step consumes
 //   step_bytes       packed bytes of a panel that a step consumes
@@ -98,15 +98,17 @@ BlockFunction block_of(std::int64_t rows, std::int64_t panels) {
     return block_of_rows<Dot, Dot::block_registers>(rows);
 }
 
-// One panel, its whole depth, for a few rows. `unroll` accumulators per row and register hide the latency of a step.
-template <class Op, int rows>
-void run_panel(const std::byte* a, std::int64_t a_stride, const std::byte* b, std::int64_t steps, float* tile,
-               std::int64_t tile_stride) {
+// One or two panels, their whole depth, for a few rows. `unroll` accumulators per row and register hide the latency of a
+// step; it depends on the rows alone, so that a sum does not depend on which panels a task holds.
+template <class Op, int rows, int panels>
+void run_panels(const std::byte* a, std::int64_t a_stride, const std::byte* b, std::int64_t b_panel,
+                std::int64_t steps, float* tile, std::int64_t tile_stride) {
     // A packed weight is read front to back; fetching this far ahead keeps more lines in flight than the hardware
     // prefetcher does alone, which stops at each 4 KiB page.
     constexpr std::int64_t prefetch_bytes = 4096;
-    constexpr int registers = 64 / Op::register_bytes, unroll = Op::few_unroll(rows);
-    constexpr std::int64_t register_step = Op::step_bytes / registers;
+    constexpr int per_panel = 64 / Op::register_bytes, registers = panels * per_panel;
+    constexpr int unroll = Op::few_unroll(rows);
+    constexpr std::int64_t register_step = Op::step_bytes / per_panel;
     typename Op::Acc acc[rows][registers][unroll];
 #pragma GCC unroll 6
     for (int r = 0; r < rows; ++r)
@@ -114,28 +116,28 @@ void run_panel(const std::byte* a, std::int64_t a_stride, const std::byte* b, st
         for (int i = 0; i < registers; ++i)
 #pragma GCC unroll 4
             for (int u = 0; u < unroll; ++u) acc[r][i][u] = Op::zero();
-    std::int64_t k = 0;
-    for (; k + unroll <= steps; k += unroll) {
-#pragma GCC unroll 4
-        for (int u = 0; u < unroll; ++u) {
-            const std::byte* weights = b + (k + u) * Op::step_bytes;
-            if (u * Op::step_bytes % 64 == 0)
-                _mm_prefetch(reinterpret_cast<const char*>(weights + prefetch_bytes), _MM_HINT_T0);
-#pragma GCC unroll 6
-            for (int r = 0; r < rows; ++r)
-#pragma GCC unroll 2
-                for (int i = 0; i < registers; ++i)
-                    acc[r][i][u] = Op::step(acc[r][i][u], a + r * a_stride + (k + u) * Op::row_words * 4,
-                                            weights + i * register_step);
-        }
-    }
-    for (; k < steps; ++k)
+    auto step = [&](std::int64_t k, int u) __attribute__((always_inline)) {
 #pragma GCC unroll 6
         for (int r = 0; r < rows; ++r)
 #pragma GCC unroll 2
             for (int i = 0; i < registers; ++i)
-                acc[r][i][0] = Op::step(acc[r][i][0], a + r * a_stride + k * Op::row_words * 4,
-                                        b + k * Op::step_bytes + i * register_step);
+                acc[r][i][u] = Op::step(acc[r][i][u], a + r * a_stride + k * Op::row_words * 4,
+                                        b + i / per_panel * b_panel + k * Op::step_bytes + i % per_panel * register_step);
+    };
+    std::int64_t k = 0;
+    for (; k + unroll <= steps; k += unroll) {
+#pragma GCC unroll 4
+        for (int u = 0; u < unroll; ++u) {
+            if (u * Op::step_bytes % 64 == 0)
+#pragma GCC unroll 2
+                for (int p = 0; p < panels; ++p)
+                    _mm_prefetch(reinterpret_cast<const char*>(b + p * b_panel + (k + u) * Op::step_bytes +
+                                                               prefetch_bytes),
+                                 _MM_HINT_T0);
+            step(k + u, u);
+        }
+    }
+    for (; k < steps; ++k) step(k, 0);
 #pragma GCC unroll 6
     for (int r = 0; r < rows; ++r)
 #pragma GCC unroll 2
@@ -162,22 +164,33 @@ struct PanelCall {
     std::int64_t tile_stride;
 };
 
+template <class Op, int panels>
+void run_panels_of(const PanelCall& call, std::int64_t panel) {
+    const std::byte* b = call.b + panel * call.panel_bytes;
+    float* tile = call.tile + panel * 16;
+    auto run = [&](auto function) {
+        function(call.a, call.a_stride, b, call.panel_bytes, call.steps, tile, call.tile_stride);
+    };
+    switch (call.rows) {
+        case 1: return run(run_panels<Op, 1, panels>);
+        case 2: return run(run_panels<Op, 2, panels>);
+        case 3: return run(run_panels<Op, 3, panels>);
+        case 4: return run(run_panels<Op, 4, panels>);
+        case 5: return run(run_panels<Op, 5, panels>);
+        default: return run(run_panels<Op, 6, panels>);
+    }
+}
+
 // finish(row, rows, panel, panels): called once per region of the tile whose sums are complete.
 template <class Op, class Finish>
 void multiply_few(const PanelCall& call, Finish finish) {
-    for (std::int64_t p = 0; p < call.panels; ++p) {
-        const std::byte* b = call.b + p * call.panel_bytes;
-        float* tile = call.tile + p * 16;
-        switch (call.rows) {
-            case 1: run_panel<Op, 1>(call.a, call.a_stride, b, call.steps, tile, call.tile_stride); break;
-            case 2: run_panel<Op, 2>(call.a, call.a_stride, b, call.steps, tile, call.tile_stride); break;
-            case 3: run_panel<Op, 3>(call.a, call.a_stride, b, call.steps, tile, call.tile_stride); break;
-            case 4: run_panel<Op, 4>(call.a, call.a_stride, b, call.steps, tile, call.tile_stride); break;
-            case 5: run_panel<Op, 5>(call.a, call.a_stride, b, call.steps, tile, call.tile_stride); break;
-            default: run_panel<Op, 6>(call.a, call.a_stride, b, call.steps, tile, call.tile_stride); break;
-        }
-        finish(0, call.rows, p, 1);
-    }
+    std::int64_t p = 0;
+    // Two panels share the broadcasts of a row: for 4 rows that is 3 loads per packed line instead of 5. One row has
+    // little to share, and a single stream suits the prefetchers better.
+    if constexpr (Op::few_panels == 2)
+        for (; call.rows > 1 && p + 2 <= call.panels; p += 2) run_panels_of<Op, 2>(call, p);
+    for (; p < call.panels; ++p) run_panels_of<Op, 1>(call, p);
+    finish(0, call.rows, 0, call.panels);
 }
 
 template <class Op, class Finish>

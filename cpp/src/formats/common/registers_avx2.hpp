@@ -14,6 +14,7 @@ struct Wide {
     using Register = __m256i;
     // 6 rows × 2 registers are 12 accumulators of the 16 registers; 2 hold weights, 1 the broadcast activation.
     static constexpr int register_bytes = 32, block_registers = 2;
+    static constexpr int few_panels = 1;
     static constexpr int few_unroll(int rows) { return rows == 1 ? 4 : rows <= 3 ? 2 : 1; }
     static Register load_weights(const std::byte* weights) {
         return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(weights));

@@ -13,7 +13,9 @@ constexpr std::int64_t panels_per_task = 4;
 struct Wide {
     using Register = __m512i;
     static constexpr int register_bytes = 64, block_registers = 4;
-    static constexpr int few_unroll(int) { return 4; }
+    // Few rows: at most 24 accumulators, of one or two panels.
+    static constexpr int few_panels = 2;
+    static constexpr int few_unroll(int rows) { return rows <= 3 ? 4 : 2; }
     static Register load_weights(const std::byte* weights) { return _mm512_loadu_si512(weights); }
     static Register broadcast(const std::byte* word) {
         int value;
