@@ -2,9 +2,9 @@
 
     python bench/peers/call_overhead.py
 
-A tiny layer on one thread, torch tensors in, ``out=`` given. The kernel alone is the same C++ call on the same arrays in
-a loop without Python; the two loops take turns, and the overhead is the median of their differences. torch's own call is
-there for scale.
+A tiny layer on one thread, torch tensors in, ``out=`` given. The kernel alone is the same C++ call on the same arrays
+in a loop without Python; the two loops take turns, and the overhead is the median of their differences. torch's own
+call is there for scale.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from collections.abc import Callable
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-import torch.nn.functional as F  # noqa: E402
+import numpy as np
+import torch
+import torch.nn.functional as F
 
-import fastffn as ff  # noqa: E402
-from fastffn import _core  # noqa: E402
+import fastffn as ff
+from fastffn import _core
 
 CALLS = 2000
 IMPORT = "import numpy, time; t = time.perf_counter(); import fastffn; print(time.perf_counter() - t)"
@@ -61,7 +61,10 @@ def overhead(call: Callable[[], object], kernel: Callable[[], float], rounds: in
 
 
 def import_seconds(code: str, rounds: int) -> list[float]:
-    return [float(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout) for _ in range(rounds)]
+    return [
+        float(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
+        for _ in range(rounds)
+    ]
 
 
 def main() -> int:
@@ -79,7 +82,7 @@ def main() -> int:
     plain_up, plain_down = torch.randn(d_ff, d_model), torch.randn(d_model, d_ff)
     up, down = ff.pack(plain_up, "f32"), ff.pack(plain_down, "f32")
     hidden = torch.empty(1, d_ff)
-    x_np, out_np, hidden_np, up_np, down_np = (np.asarray(t) for t in (x, out, hidden, up, down))
+    x_np, hidden_np, up_np = (np.asarray(tensor) for tensor in (x, hidden, up))
 
     cases = {
         "linear(x, w, out=y): three torch tensors": (
@@ -105,7 +108,9 @@ def main() -> int:
     for name, (call, kernel) in cases.items():
         call()
         results[name] = result = overhead(call, kernel, arguments.rounds)
-        python, inside, more, least = (f"{result[key] * 1e9:.0f}" for key in ("python_s", "kernel_s", "overhead_s", "overhead_of_least_s"))
+        python, inside, more, least = (
+            f"{result[key] * 1e9:.0f}" for key in ("python_s", "kernel_s", "overhead_s", "overhead_of_least_s")
+        )
         print(name.ljust(50) + python.rjust(11) + inside.rjust(11) + f"{more} ({least})".rjust(24))
     for name, call in {
         "for scale: torch F.linear(x, w)": lambda: F.linear(x, plain_up),
@@ -116,8 +121,15 @@ def main() -> int:
         print(name.ljust(50) + f"{seconds * 1e9:.0f}".rjust(11))
 
     ours, numpy = import_seconds(IMPORT, arguments.imports), import_seconds(IMPORT_NUMPY, arguments.imports)
-    results["import"] = {"fastffn_after_numpy_s": statistics.median(ours), "least_s": min(ours), "numpy_s": statistics.median(numpy)}
-    print(f"\nimport fastffn after NumPy: median {statistics.median(ours) * 1e3:.1f} ms, least {min(ours) * 1e3:.1f} ms", end="")
+    results["import"] = {
+        "fastffn_after_numpy_s": statistics.median(ours),
+        "least_s": min(ours),
+        "numpy_s": statistics.median(numpy),
+    }
+    print(
+        f"\nimport fastffn after NumPy: median {statistics.median(ours) * 1e3:.1f} ms, least {min(ours) * 1e3:.1f} ms",
+        end="",
+    )
     print(f" (NumPy itself: {statistics.median(numpy) * 1e3:.0f} ms)")
     if arguments.json:
         with open(arguments.json, "w") as file:

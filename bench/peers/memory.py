@@ -6,8 +6,9 @@ Each contender runs in a process of its own. Linux keeps the highest resident se
 the number is the rise of that mark during a call over the resident set before it: real pages, whoever allocated them.
 (Memory that malloc keeps after a free is given back before each call, so that every call shows what it needs.)
 The output is allocated and touched beforehand for fastffn (``out=``); torch allocates its own, which is taken off.
-The first call also counts what libraries set up once (thread stacks, compiled kernels); later calls show the steady state.
-fastffn keeps its workspace for later calls, so there the first call is the one to look at; ``ffn_workspace`` is its exact size.
+The first call also counts what libraries set up once (thread stacks, compiled kernels); later calls show the steady
+state. fastffn keeps its workspace for later calls, so there the first call is the one to look at; ``ffn_workspace`` is
+its exact size.
 """
 
 from __future__ import annotations
@@ -78,7 +79,11 @@ def measure_one(arguments: argparse.Namespace) -> dict:
             return ff.ffn(x, up, down, gate, activation=arguments.activation, out=out)
 
     else:
-        build = {"torch": contenders.torch_eager, "torch-compile": contenders.torch_compile, "vllm-onednn": vllm_ops.onednn}
+        build = {
+            "torch": contenders.torch_eager,
+            "torch-compile": contenders.torch_compile,
+            "vllm-onednn": vllm_ops.onednn,
+        }
         call = build[arguments.one](layer, "bf16")
         own_output = arguments.tokens * d_model * 2
     del layer
@@ -112,12 +117,21 @@ def main() -> int:
         return 0
 
     results = {}
-    print(f"gated {arguments.activation} {arguments.shape} bf16, {arguments.tokens} tokens, threads {arguments.threads}: MiB beyond", end="")
-    print(" weights, input and output")
+    print(
+        f"gated {arguments.activation} {arguments.shape} bf16, {arguments.tokens} tokens, threads {arguments.threads}"
+    )
+    print("MiB beyond weights, input and output")
     print("contender".ljust(18) + "first call".rjust(12) + "later calls".rjust(13) + "workspace".rjust(12))
     for name in arguments.contenders.split(","):
         command = [sys.executable, os.path.abspath(__file__), "--one", name, "--shape", arguments.shape]
-        command += ["--tokens", str(arguments.tokens), "--threads", str(arguments.threads), "--activation", arguments.activation]
+        command += [
+            "--tokens",
+            str(arguments.tokens),
+            "--threads",
+            str(arguments.threads),
+            "--activation",
+            arguments.activation,
+        ]
         process = subprocess.run(command, capture_output=True, text=True, check=False)
         lines = process.stdout.strip().splitlines()
         if process.returncode or not lines:
