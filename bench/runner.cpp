@@ -19,9 +19,7 @@ using fastffn::TensorView;
 constexpr double sample_at_least = 20e-6;  // shorter calls are timed several at a time: the clock costs about 25 ns
 constexpr double warm_up_below = 50e-3;    // longer calls stream more than any cache holds
 
-std::int64_t round_up(std::int64_t value, std::int64_t unit) {
-    return (value + unit - 1) / unit * unit;
-}
+std::int64_t round_up(std::int64_t value, std::int64_t unit) { return (value + unit - 1) / unit * unit; }
 
 }  // namespace
 

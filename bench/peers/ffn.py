@@ -45,14 +45,22 @@ def parse_arguments() -> argparse.Namespace:
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", type=shape, default=(768, 3072), metavar="DxH", help="d_model x d_ff (768x3072)")
-    parser.add_argument("--activation", default="gelu", choices=("identity", "relu", "relu2", "gelu", "gelu_tanh", "silu"))
+    parser.add_argument(
+        "--activation", default="gelu", choices=("identity", "relu", "relu2", "gelu", "gelu_tanh", "silu")
+    )
     parser.add_argument("--gated", action="store_true", help="with a gate: act(x w_gate) * (x w_up)")
-    parser.add_argument("--dtype", type=choices("f32", "bf16", "int8"), default=["bf16"], help="of the weights; a list (bf16)")
+    parser.add_argument(
+        "--dtype", type=choices("f32", "bf16", "int8"), default=["bf16"], help="of the weights; a list (bf16)"
+    )
     parser.add_argument("--tokens", type=numbers, default=[1, 16, 128, 1024], help="a list (1,16,128,1024)")
     parser.add_argument("--threads", type=int, default=1, help="of every contender (1)")
-    parser.add_argument("--cold", action="store_true", help="weights from DRAM: take turns on copies of --cold-bytes in all")
+    parser.add_argument(
+        "--cold", action="store_true", help="weights from DRAM: take turns on copies of --cold-bytes in all"
+    )
     parser.add_argument("--cold-bytes", type=int, default=1 << 30)
-    parser.add_argument("--peers", type=choices(*GROUPS), default=list(GROUPS), help="a list (all): " + ", ".join(GROUPS))
+    parser.add_argument(
+        "--peers", type=choices(*GROUPS), default=list(GROUPS), help="a list (all): " + ", ".join(GROUPS)
+    )
     parser.add_argument("--seconds", type=float, default=1.0, help="for each contender and number of tokens (1.0)")
     parser.add_argument("--rounds", type=int, default=9, help="turns within that time (9)")
     parser.add_argument("--json", metavar="FILE", help="everything, for programs")
@@ -100,7 +108,7 @@ def x_dtype_of(name: str, dtype: str) -> str:
 
 
 def probe(name: str, dtype: str) -> None:
-    """Runs a peer on a small layer in a process of its own: some die instead of raising on a CPU that they do not know."""
+    """Runs a peer on a small layer in a process of its own: some die instead of raising on a CPU unknown to them."""
     command = [sys.executable, os.path.abspath(__file__), "--probe", name, "--dtype", dtype, "--threads", "1"]
     command += ["--activation", ARGUMENTS.activation] + (["--gated"] if ARGUMENTS.gated else [])
     result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
@@ -177,7 +185,9 @@ def run_dtype(layer: Layer, dtype: str) -> list[dict]:
     peers = [name for name in built if name != "fastffn"]
     kind = f"{layer.activation}, gated" if layer.gated else layer.activation
     weights = "cold" if ARGUMENTS.cold else "hot"
-    print(f"\nffn {layer.d_model}x{layer.d_ff}, {kind}: {dtype}, threads {ARGUMENTS.threads}, {weights} weights", end="")
+    print(
+        f"\nffn {layer.d_model}x{layer.d_ff}, {kind}: {dtype}, threads {ARGUMENTS.threads}, {weights} weights", end=""
+    )
     print(f"; fastffn runs {ff.active_kernel(dtype)}; median ms (GB/s up to 16 tokens, else GFLOP/s)")
     for name, reason in skipped.items():
         print(f"  left out: {name}: {reason}")

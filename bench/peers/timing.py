@@ -51,7 +51,7 @@ class Times:
         return min(sample for samples in self.rounds for sample in samples)
 
     def ratio_to(self, ours: Times) -> float:
-        """Median over rounds of our time's inverse share: above 1 we are faster. Drift hits both sides of a round alike."""
+        """Median over rounds of this time / our time: above 1 we are faster. Drift hits both sides of a round alike."""
         pairs = zip(self.rounds, ours.rounds, strict=True)
         return statistics.median(statistics.median(other) / statistics.median(mine) for other, mine in pairs)
 
