@@ -13,8 +13,8 @@ namespace bench {
 
 Buffer::Buffer(std::int64_t bytes, bool huge_pages) : bytes_(bytes) {
     if (bytes <= 0) return;
-    void* memory = mmap(nullptr, static_cast<std::size_t>(bytes), PROT_READ | PROT_WRITE,
-                        MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    void* memory =
+        mmap(nullptr, static_cast<std::size_t>(bytes), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (memory == MAP_FAILED) {
         throw std::runtime_error("not enough memory for " + std::to_string(bytes >> 20) + " MiB");
     }

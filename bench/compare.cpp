@@ -39,7 +39,9 @@ double Row::weight_rate() const {
     return bytes / timing.median;
 }
 
-double Row::operation_rate() const { return problem.operations() / timing.median; }
+double Row::operation_rate() const {
+    return problem.operations() / timing.median;
+}
 
 int isa_of_kernel(const std::string& kernel) {
     const std::string tag = kernel.substr(kernel.find('/') + 1);
@@ -71,7 +73,8 @@ Contender& Comparison::contender(const std::string& isa, Role role) {
 void Comparison::set_roof(Row* row) {
     const Problem& problem = row->problem;
     if (!machine_ || !problem.multiplies()) return;
-    row->peak = machine_->peak_rate(numbers_of(problem.format), isa_of_kernel(row->prepared.kernel), problem.threads).best;
+    row->peak =
+        machine_->peak_rate(numbers_of(problem.format), isa_of_kernel(row->prepared.kernel), problem.threads).best;
     // Hot weights: what this machine reads from a buffer of just their size, wherever that may lie.
     const std::int64_t bytes = row->prepared.weight_bytes;
     row->bandwidth =

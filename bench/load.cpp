@@ -26,7 +26,8 @@ double process_seconds(int process, double tick) {
     const std::size_t end = line.rfind(')');
     unsigned long long user = 0, system = 0;
     if (end == std::string::npos ||
-        std::sscanf(line.c_str() + end + 1, " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %llu %llu", &user, &system) != 2) {
+        std::sscanf(line.c_str() + end + 1, " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %llu %llu", &user, &system) !=
+            2) {
         return 0;
     }
     return static_cast<double>(user + system) * tick;
@@ -40,7 +41,8 @@ LoadMeter::Reading LoadMeter::read() const {
     const double tick = 1.0 / static_cast<double>(std::max(sysconf(_SC_CLK_TCK), 1L));
     if (std::FILE* file = std::fopen("/proc/stat", "r")) {
         unsigned long long user = 0, nice = 0, system = 0, irq = 0, softirq = 0, steal = 0;
-        if (std::fscanf(file, "cpu %llu %llu %llu %*u %*u %llu %llu %llu", &user, &nice, &system, &irq, &softirq, &steal) == 6) {
+        if (std::fscanf(file, "cpu %llu %llu %llu %*u %*u %llu %llu %llu", &user, &nice, &system, &irq, &softirq,
+                        &steal) == 6) {
             reading.busy = static_cast<double>(user + nice + system + irq + softirq + steal) * tick;
         }
         std::fclose(file);

@@ -32,12 +32,15 @@ Rate best_of(int threads, double seconds, double amount, const Work& work) {
     return {total / minimum(elapsed), total / median(elapsed)};
 }
 
-Rate better(const Rate& a, const Rate& b) { return {std::max(a.best, b.best), std::max(a.median, b.median)}; }
+Rate better(const Rate& a, const Rate& b) {
+    return {std::max(a.best, b.best), std::max(a.median, b.median)};
+}
 
 constexpr double repeat_at_least = 1e-3;  // one timed repeat: long against the clock and the barrier
 constexpr double again_seconds = 0.02;    // for a look at a known rate, beside a row
 
-// The sizes that the kernel lists for the first core: sysconf() may give the caches of the whole host to a virtual machine.
+// The sizes that the kernel lists for the first core: sysconf() may give the caches of the whole host to a virtual
+// machine.
 std::int64_t listed_cache_bytes(int level) {
     for (int index = 0; index < 8; ++index) {
         const std::string folder = "/sys/devices/system/cpu/cpu0/cache/index" + std::to_string(index) + "/";
@@ -50,7 +53,8 @@ std::int64_t listed_cache_bytes(int level) {
             return std::string(text);
         };
         std::int64_t bytes = 0;
-        if (word("level") == std::to_string(level) && word("type") != "Instruction" && parse_bytes(word("size"), &bytes)) {
+        if (word("level") == std::to_string(level) && word("type") != "Instruction" &&
+            parse_bytes(word("size"), &bytes)) {
             return bytes;
         }
     }
@@ -59,16 +63,17 @@ std::int64_t listed_cache_bytes(int level) {
 
 }  // namespace
 
-Machine::Machine(std::int64_t dram_bytes, bool huge_pages, double repeat_seconds)
-    : dram_bytes_(dram_bytes), huge_pages_(huge_pages), repeat_seconds_(repeat_seconds) {
+std::int64_t cache_bytes(int level) {
+    const std::int64_t listed = listed_cache_bytes(level);
+    if (listed > 0) return listed;
     const fastffn::CpuReport& report = fastffn::cpu_report();
-    const std::int64_t found[3] = {report.l1d_bytes, report.l2_bytes, report.l3_bytes};
-    const std::int64_t usual[3] = {32 << 10, 1 << 20, 32 << 20};
-    for (int i = 0; i < 3; ++i) {
-        const std::int64_t listed = listed_cache_bytes(i + 1);
-        cache_bytes_[i] = listed > 0 ? listed : found[i] > 0 ? found[i] : usual[i];
-    }
+    const std::int64_t said = level == 1 ? report.l1d_bytes : level == 2 ? report.l2_bytes : report.l3_bytes;
+    const std::int64_t usual[] = {32 << 10, 1 << 20, 32 << 20};
+    return said > 0 ? said : usual[level - 1];
 }
+
+Machine::Machine(std::int64_t dram_bytes, bool huge_pages, double repeat_seconds)
+    : dram_bytes_(dram_bytes), huge_pages_(huge_pages), repeat_seconds_(repeat_seconds) {}
 
 std::string Machine::level_name(int level) {
     const char* names[] = {"L1", "L2", "L3", "DRAM"};
@@ -77,14 +82,14 @@ std::string Machine::level_name(int level) {
 
 // Half of a private cache; for L3 a size that neither fits the L2s nor meets the edge of L3.
 std::int64_t Machine::level_bytes(int level, int threads) const {
-    if (level < 2) return cache_bytes_[level] / 2 * threads;
-    if (level == 2) return std::clamp(cache_bytes_[2] / 4, 4 * cache_bytes_[1] * threads, cache_bytes_[2] * 3 / 4);
+    if (level < 2) return cache_bytes(level + 1) / 2 * threads;
+    if (level == 2) return std::min(std::max(cache_bytes(3) / 4, 4 * cache_bytes(2) * threads), cache_bytes(3) * 3 / 4);
     return dram_bytes_;
 }
 
 std::string Machine::level_of(std::int64_t bytes, int threads) const {
-    if (bytes <= cache_bytes_[1] * threads) return "L2";
-    return bytes <= cache_bytes_[2] ? "L3" : "DRAM";
+    if (bytes <= cache_bytes(2) * threads) return "L2";
+    return bytes <= cache_bytes(3) ? "L3" : "DRAM";
 }
 
 void Machine::reserve(std::int64_t bytes) {
@@ -136,8 +141,8 @@ std::vector<const PeakLoop*> Machine::peak_loops() {
     const PeakLoop* all[] = {
         &ref::peak_f32,
 #if BENCH_X86
-        &avx2::peak_f32,           &avx2::peak_int8, &avx512::peak_f32, &avx512::peak_int8, &avx512vnni::peak_int8,
-        &avx512bf16::peak_bf16,    &amx::peak_bf16,  &amx::peak_int8,
+        &avx2::peak_f32,        &avx2::peak_int8,       &avx512::peak_f32, &avx512::peak_int8,
+        &avx512vnni::peak_int8, &avx512bf16::peak_bf16, &amx::peak_bf16,   &amx::peak_int8,
 #endif
     };
     std::vector<const PeakLoop*> loops;

@@ -1,5 +1,5 @@
-// What this machine can do: read bandwidth by buffer size, and peak arithmetic by instruction set. The roofs that rows are
-// compared with, measured in the same run.
+// What this machine can do: read bandwidth by buffer size, and peak arithmetic by instruction set. The roofs that rows
+// are compared with, measured in the same run.
 #pragma once
 
 #include <cstdint>
@@ -13,14 +13,18 @@
 
 namespace bench {
 
+// Bytes of cache level 1 (data) to 3 that one core can use: what the kernel lists, else what the CPU says, else a usual
+// size.
+std::int64_t cache_bytes(int level);
+
 struct Rate {
     double best = 0, median = 0;  // bytes or operations per second
 };
 
 struct LevelRate {
-    std::string level;       // "L1", "L2", "L3", "DRAM"
+    std::string level;  // "L1", "L2", "L3", "DRAM"
     int threads;
-    std::int64_t bytes;      // read in turn by all threads together, each its own part
+    std::int64_t bytes;  // read in turn by all threads together, each its own part
     Rate rate;
 };
 
@@ -87,7 +91,6 @@ class Machine {
     std::int64_t dram_bytes_;
     bool huge_pages_;
     double repeat_seconds_;
-    std::int64_t cache_bytes_[3];
     Buffer buffer_;
     std::vector<LevelRate> levels_;
     std::vector<PeakRate> peaks_;

@@ -30,7 +30,7 @@ std::string describe(const Problem& problem) {
 
 // Large enough that no cache holds a useful part of it, and never more than a quarter of what is free.
 std::int64_t dram_buffer_bytes(const Options& options) {
-    const std::int64_t wanted = std::max(std::int64_t{1} << 30, 4 * fastffn::cpu_report().l3_bytes);
+    const std::int64_t wanted = std::max(std::int64_t{1} << 30, 4 * cache_bytes(3));
     return std::min(options.suite == "smoke" ? std::int64_t{64} << 20 : wanted, available_memory() / 4);
 }
 

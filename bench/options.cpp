@@ -67,7 +67,9 @@ std::vector<Value> list_of(const std::string& text, const Parse& parse) {
     return values;
 }
 
-int available_threads() { return fastffn::default_threads(); }
+int available_threads() {
+    return fastffn::default_threads();
+}
 
 }  // namespace
 
@@ -139,7 +141,8 @@ Options parse_options(const std::vector<std::string>& arguments) {
                     options.isas.push_back(fastffn::isa_name(static_cast<fastffn::Isa>(isa)));
                 }
             } else {
-                options.isas = list_of<std::string>(text, [](const std::string& part) { return isa_named("--isa", part); });
+                options.isas =
+                    list_of<std::string>(text, [](const std::string& part) { return isa_named("--isa", part); });
             }
         } else if (name == "--threads") {
             options.threads = list_of<int>(value(), [](const std::string& text) {
@@ -152,8 +155,8 @@ Options parse_options(const std::vector<std::string>& arguments) {
             options.tokens =
                 list_of<std::int64_t>(value(), [](const std::string& text) { return positive("--tokens", text); });
         } else if (name == "--x") {
-            options.x_dtypes = list_of<fastffn::DType>(
-                value(), [](const std::string& text) { return dtype_named("--x", text); });
+            options.x_dtypes =
+                list_of<fastffn::DType>(value(), [](const std::string& text) { return dtype_named("--x", text); });
         } else if (name == "--y") {
             options.y_dtype = dtype_named("--y", value());
         } else if (name == "--cold") {
@@ -244,7 +247,8 @@ std::vector<Problem> expand(const Options& options) {
                             for (int threads : options.threads) {
                                 problem.threads = threads;
                                 for (std::int64_t tokens : options.tokens) {
-                                    if (cold && options.cold_tokens_limit && tokens > options.cold_tokens_limit) continue;
+                                    if (cold && options.cold_tokens_limit && tokens > options.cold_tokens_limit)
+                                        continue;
                                     problem.tokens = problem.multiplies() ? tokens : 0;
                                     problems.push_back(problem);
                                     if (!problem.multiplies()) break;

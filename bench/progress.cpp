@@ -27,7 +27,8 @@ void Progress::step(const std::string& what) {
     std::string line = "[" + std::to_string(++started_) + "/" + std::to_string(total_) + "] " + what;
     if (started_ > 3) {
         const double left = (now - begin_) / (started_ - 1) * (total_ - started_ + 1);
-        line += ", about " + (left < 90 ? format_digits(left, 1) + " s" : format_digits(left / 60, 2) + " min") + " left";
+        line +=
+            ", about " + (left < 90 ? format_digits(left, 1) + " s" : format_digits(left / 60, 2) + " min") + " left";
     }
     if (terminal_) {
         const std::size_t room = static_cast<std::size_t>(terminal_width() - 1);

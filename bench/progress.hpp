@@ -1,5 +1,5 @@
-// A line on standard error that says what is being measured and how long it will take. Rewritten in place on a terminal;
-// elsewhere one line at a time, at most every ten seconds.
+// A line on standard error that says what is being measured and how long it will take. Rewritten in place on a
+// terminal; elsewhere one line at a time, at most every ten seconds.
 #pragma once
 
 #include <string>

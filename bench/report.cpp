@@ -21,11 +21,13 @@ std::string compiler() {
 #endif
 }
 
-std::string gigabytes(double bytes_per_second) { return format_digits(bytes_per_second * 1e-9, 3); }
+std::string gigabytes(double bytes_per_second) {
+    return format_digits(bytes_per_second * 1e-9, 3);
+}
 
 std::string title_of(const Problem& problem) {
-    std::string title = std::string(op_name(problem.op)) + "  " + std::to_string(problem.d_model) + "x" +
-                        std::to_string(problem.d_ff);
+    std::string title =
+        std::string(op_name(problem.op)) + "  " + std::to_string(problem.d_model) + "x" + std::to_string(problem.d_ff);
     if (problem.op == Op::ffn) {
         title += std::string("  ") + fastffn::activation_name(problem.activation) + (problem.gated ? ", gated" : "");
     }
@@ -107,9 +109,9 @@ std::string environment_text() {
     const fastffn::CpuReport& report = fastffn::cpu_report();
     std::string text = build_text() + "\n";
     text += "CPU       " + (report.brand.empty() ? "unknown" : report.brand) + "; caches per core L1d " +
-            format_bytes(static_cast<double>(report.l1d_bytes)) + ", L2 " +
-            format_bytes(static_cast<double>(report.l2_bytes)) + "; L3 " +
-            format_bytes(static_cast<double>(report.l3_bytes)) + "\n";
+            format_bytes(static_cast<double>(cache_bytes(1))) + ", L2 " +
+            format_bytes(static_cast<double>(cache_bytes(2))) + "; L3 " +
+            format_bytes(static_cast<double>(cache_bytes(3))) + "\n";
     text += std::string("kernels   ") + fastffn::isa_name(report.chosen) + " (" + report.reason + ")\n";
     text += std::string("threads   ") + std::to_string(fastffn::default_threads()) + " by default, " +
             fastffn::threading_backend() + "\n";
@@ -140,7 +142,8 @@ std::string machine_text(const Machine& machine) {
         for (const LevelRate& other : machine.levels()) {
             if (other.level != level.level) continue;
             const std::string size = format_bytes(static_cast<double>(other.bytes));
-            if (sizes.empty() || sizes.substr(sizes.rfind(", ") == std::string::npos ? 0 : sizes.rfind(", ") + 2) != size) {
+            if (sizes.empty() ||
+                sizes.substr(sizes.rfind(", ") == std::string::npos ? 0 : sizes.rfind(", ") + 2) != size) {
                 sizes += (sizes.empty() ? "" : ", ") + size;
             }
             cells += cell(other.rate);
@@ -150,8 +153,8 @@ std::string machine_text(const Machine& machine) {
     text += heads("peak arithmetic, GFLOP/s or GOP/s");
     for (const PeakLoop* loop : Machine::peak_loops()) {
         const char* names[] = {"f32", "bf16", "int8"};
-        std::string line = pad_right(std::string("  ") + pad_right(names[static_cast<int>(loop->numbers)], 6) + loop->what,
-                                     name_width);
+        std::string line = pad_right(
+            std::string("  ") + pad_right(names[static_cast<int>(loop->numbers)], 6) + loop->what, name_width);
         bool any = false;
         for (int count : threads) {
             for (const PeakRate& peak : machine.peaks()) {
@@ -165,14 +168,22 @@ std::string machine_text(const Machine& machine) {
     return text;
 }
 
+Table::Table(const Options& options) : options_(options) {
+    if (!options.has_baseline) return;
+    baseline_ = std::string("vs ") + fastffn::format_name(options.baseline_format);
+    if (!options.baseline_isa.empty()) baseline_ += "/" + options.baseline_isa;
+}
+
 std::string Table::add(const Row& row) {
     const Problem& problem = row.problem;
+    const int ratio_width = std::max(9, display_width(baseline_) + 2);
     std::string text;
     if (title_of(problem) != title_) {
         title_ = title_of(problem);
         text += "\n" + title_ + "\n";
-        text += "  format kernel            x      threads tokens     median        min    GB/s  GOP/s  limit    of roof";
-        if (options_.has_baseline) text += pad_left("vs " + std::string(fastffn::format_name(options_.baseline_format)), 9);
+        text +=
+            "  format kernel            x      threads tokens     median        min    GB/s  GOP/s  limit    of roof";
+        if (options_.has_baseline) text += pad_left(baseline_, ratio_width);
         text += "      memory\n";
     }
     std::string line = "  " + pad_right(fastffn::format_name(problem.format), 6) + " ";
@@ -187,7 +198,8 @@ std::string Table::add(const Row& row) {
     line += pad_left(problem.multiplies() ? gigabytes(row.operation_rate()) : "–", 7) + "  ";
     line += pad_right(row.bound.empty() ? "–" : row.bound, 8);
     line += pad_left(row.bound.empty() ? "–" : format_digits(row.percent, row.percent < 10 ? 2 : 3) + " %", 8);
-    if (options_.has_baseline) line += pad_left(row.baseline.empty() ? "–" : format_digits(row.ratio, 3) + "x", 9);
+    if (options_.has_baseline)
+        line += pad_left(row.baseline.empty() ? "–" : format_digits(row.ratio, 3) + "x", ratio_width);
     line += pad_left(format_bytes(static_cast<double>(row.prepared.workspace_bytes)), 12);
     if (row.other_cores > options_.quiet_limit) {
         line += " *";
@@ -198,11 +210,15 @@ std::string Table::add(const Row& row) {
 
 std::string Table::legend() const {
     std::string text =
-        "\nGB/s: packed weight bytes over time (pack, unpack: bytes read and written). GOP/s: a multiply and an add are two.\n"
-        "of roof: median against the faster-than-possible call that only computes at the kernel's peak, or only reads its\n"
-        "weights at the bandwidth measured for a buffer of their size (cold: DRAM); the slower of the two is the limit.\n"
+        "\nGB/s: packed weight bytes over time (pack, unpack: bytes read and written). GOP/s: a multiply and an add "
+        "are two.\n"
+        "of roof: median against the faster-than-possible call that only computes at the kernel's peak, or only reads "
+        "its\n"
+        "weights at the bandwidth measured for a buffer of their size (cold: DRAM); the slower of the two is the "
+        "limit.\n"
         "memory: workspace that one call takes beyond its arguments.\n";
-    if (options_.has_baseline) text += "vs: time of the baseline over ours, paired and interleaved; above 1 ours is faster.\n";
+    if (options_.has_baseline)
+        text += "vs: time of the baseline over ours, paired and interleaved; above 1 ours is faster.\n";
     if (any_noisy_) text += "*: other programs kept this machine busy; do not trust these times.\n";
     return text;
 }
@@ -215,7 +231,7 @@ std::string to_json(const Options& options, const Machine* machine, const std::v
     json.key("cpu").begin_object().field("vendor", report.vendor).field("brand", report.brand);
     json.field("isa_found", fastffn::isa_name(report.found)).field("isa_chosen", fastffn::isa_name(report.chosen));
     json.field("isa_reason", report.reason);
-    json.field("l1d_bytes", report.l1d_bytes).field("l2_bytes", report.l2_bytes).field("l3_bytes", report.l3_bytes);
+    json.field("l1d_bytes", cache_bytes(1)).field("l2_bytes", cache_bytes(2)).field("l3_bytes", cache_bytes(3));
     json.end_object();
     json.field("default_threads", fastffn::default_threads()).field("threading", fastffn::threading_backend());
     json.field("suite", options.suite).field("cold_bytes", options.cold_bytes).field("huge_pages", options.huge_pages);

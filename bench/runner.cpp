@@ -16,10 +16,12 @@ using fastffn::DType;
 using fastffn::PackedView;
 using fastffn::TensorView;
 
-constexpr double sample_at_least = 20e-6;   // shorter calls are timed several at a time: the clock costs about 25 ns
-constexpr double warm_up_below = 50e-3;     // longer calls stream more than any cache holds
+constexpr double sample_at_least = 20e-6;  // shorter calls are timed several at a time: the clock costs about 25 ns
+constexpr double warm_up_below = 50e-3;    // longer calls stream more than any cache holds
 
-std::int64_t round_up(std::int64_t value, std::int64_t unit) { return (value + unit - 1) / unit * unit; }
+std::int64_t round_up(std::int64_t value, std::int64_t unit) {
+    return (value + unit - 1) / unit * unit;
+}
 
 }  // namespace
 
@@ -54,7 +56,8 @@ void Runner::make_weights(const Problem& problem) {
         stride += round_up(sizes[i], 64);
     }
     stride = round_up(stride, 4096);
-    const std::int64_t copies = problem.cold ? std::max(std::int64_t{2}, (options_.cold_bytes + stride - 1) / stride) : 1;
+    const std::int64_t copies =
+        problem.cold ? std::max(std::int64_t{2}, (options_.cold_bytes + stride - 1) / stride) : 1;
 
     Weights weights;
     weights.key = key;

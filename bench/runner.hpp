@@ -53,8 +53,8 @@ class Runner : public Contender {
     void call();
 
     Options options_;
-    Weights weights_;           // those of the last problem; rows that share weights follow each other
-    Buffer source_;             // an f32 matrix, before packing
+    Weights weights_;  // those of the last problem; rows that share weights follow each other
+    Buffer source_;    // an f32 matrix, before packing
     Buffer x_, y_, bias_, packed_;
     Problem problem_;
     std::unique_ptr<fastffn::Context> context_;

@@ -34,7 +34,8 @@ class SpinBarrier {
     std::atomic<int> waiting_{0}, phase_{0};
 };
 
-// Runs work(thread) `repeats` times on every thread; returns the seconds of each repeat from the first start to the last end.
+// Runs work(thread) `repeats` times on every thread; returns the seconds of each repeat from the first start to the
+// last end.
 template <typename Work>
 std::vector<double> run_together(int threads, int repeats, const Work& work) {
     SpinBarrier barrier(threads);

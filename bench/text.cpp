@@ -93,7 +93,9 @@ std::vector<std::string> split(std::string_view text, char separator) {
 
 std::string format_digits(double value, int digits) {
     if (!std::isfinite(value)) return "–";
-    const int magnitude = value == 0 ? 0 : static_cast<int>(std::floor(std::log10(std::fabs(value))));
+    int magnitude = value == 0 ? 0 : static_cast<int>(std::floor(std::log10(std::fabs(value))));
+    // 0.9999 rounds up to 1.00, which has a digit more before the point.
+    if (std::fabs(value) >= std::pow(10.0, magnitude + 1) - 0.5 * std::pow(10.0, magnitude + 1 - digits)) ++magnitude;
     const int decimals = std::max(0, digits - 1 - magnitude);
     char text[64];
     std::snprintf(text, sizeof text, "%.*f", std::min(decimals, 9), value);

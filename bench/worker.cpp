@@ -86,7 +86,8 @@ std::string Worker::ask(const std::string& line, const std::string& expected_wor
     }
     const std::size_t space = answer.find(' ');
     const std::string word = answer.substr(0, space), rest = space == std::string::npos ? "" : answer.substr(space + 1);
-    if (word != expected_word) throw std::runtime_error(word == "error" ? rest : "worker: unexpected answer: " + answer);
+    if (word != expected_word)
+        throw std::runtime_error(word == "error" ? rest : "worker: unexpected answer: " + answer);
     return rest;
 }
 

@@ -1,5 +1,6 @@
-// The library reads FASTFFN_ISA once per process, so rows of another instruction set run in a worker: this program again,
-// with FASTFFN_ISA set, answering over a pipe. Parent and workers take turns, so their times are interleaved too.
+// The library reads FASTFFN_ISA once per process, so rows of another instruction set run in a worker: this program
+// again, with FASTFFN_ISA set, answering over a pipe. Parent and workers take turns, so their times are interleaved
+// too.
 //
 //   to the worker     problem OPTIONS…      burst SECONDS
 //   from the worker   ready KERNEL WEIGHT_BYTES WORKSPACE_BYTES      times T T T …      error MESSAGE

@@ -20,9 +20,9 @@ enum class Numbers { f32, bf16, int8 };
 
 struct PeakLoop {
     Numbers numbers;
-    int isa;               // fastffn::Isa that it needs
-    const char* what;      // the instruction
-    double ops_per_step;   // a multiply and an add count as two
+    int isa;              // fastffn::Isa that it needs
+    const char* what;     // the instruction
+    double ops_per_step;  // a multiply and an add count as two
     PeakFunction run;
 };
 

@@ -1,6 +1,6 @@
 // AMX: tdpbf16ps and tdpbssd on whole tiles (16 rows of 64 bytes).
-// Six accumulators and one tile of each operand: a product takes 16 cycles and its result about 52, so four chains would
-// just do and six leave slack. The caller has the operating system's permission for tile registers.
+// Six accumulators and one tile of each operand: a product takes 16 cycles and its result about 52, so four chains
+// would just do and six leave slack. The caller has the operating system's permission for tile registers.
 #include <immintrin.h>
 
 #include <cstddef>

@@ -14,7 +14,7 @@ constexpr std::int64_t largest_tile = 256;
 // A worker's f32 tile of `few` rows spans at most this many columns: 16 rows of 1024 columns are 64 KiB.
 constexpr std::int64_t longest_run_panels = 64;
 // Tasks per worker: enough that one slow worker leaves little to wait for.
-constexpr std::int64_t tasks_per_worker = 6;
+constexpr std::int64_t tasks_per_worker = 12;
 constexpr std::int64_t smallest_row_split = 48;
 // Waking a second thread costs a few microseconds: below this estimate of work (bytes of weights, or FLOP at a 16th of
 // a byte each) one thread is faster.

@@ -17,7 +17,8 @@ AnyArray = npt.NDArray[Any]
 
 def bf16_to_f32(bits: U16) -> F32:
     """Widen bf16 bits (uint16, any shape) to f32, exactly."""
-    return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    wide: F32 = (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    return wide
 
 
 def f32_to_bf16(values: F32) -> U16:
@@ -29,4 +30,5 @@ def f32_to_bf16(values: F32) -> U16:
     # A NaN whose payload sits in the low half would otherwise round to infinity, or carry into the sign.
     quiet = ((bits >> np.uint32(16)) | np.uint32(0x0040)).astype(np.uint16)
     nan = (bits & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000)
-    return np.where(nan, quiet, rounded).astype(np.uint16)
+    out: U16 = np.where(nan, quiet, rounded).astype(np.uint16)
+    return out

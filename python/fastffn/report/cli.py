@@ -6,8 +6,9 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Callable, Sequence
+from typing import TYPE_CHECKING
 
 from .errors import ReportError
 
@@ -47,10 +48,14 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--model", metavar="FILE", help="a GGUF or safetensors file (Llama family or BERT), or its folder")
+    parser.add_argument(
+        "--model", metavar="FILE", help="a GGUF or safetensors file (Llama family or BERT), or its folder"
+    )
     parser.add_argument("--minilm", action="store_true", help="run MiniLM only, or also when --model is given")
     parser.add_argument("--no-minilm", action="store_true", help="leave MiniLM out")
-    parser.add_argument("--threads", type=_positive, metavar="N", help="threads of fastffn and torch (default: fastffn's)")
+    parser.add_argument(
+        "--threads", type=_positive, metavar="N", help="threads of fastffn and torch (default: fastffn's)"
+    )
     parser.add_argument("--formats", type=_names, metavar="A,B", help="weight formats (default: all; f32 always runs)")
     parser.add_argument(
         "--tokens", type=_numbers, default=(1, 16, 128, 1024), metavar="A,B", help="tokens per timed call"

@@ -7,7 +7,7 @@ A block of 32 holds its two halves in the low and high nibbles of 16 bytes. A K-
 
 from __future__ import annotations
 
-from typing import Callable
+from collections.abc import Callable
 
 import numpy as np
 
@@ -39,7 +39,8 @@ def _nibbles(packed: U8) -> U8:
 
 def _fifth_bits(blocks: U8, begin: int) -> U8:
     """The 32 bits at byte `begin`, lowest first, each as 0 or 16: [blocks, 32]."""
-    return np.unpackbits(blocks[:, begin : begin + 4], axis=1, bitorder="little") * np.uint8(16)
+    bits: U8 = np.unpackbits(blocks[:, begin : begin + 4], axis=1, bitorder="little") * np.uint8(16)
+    return bits
 
 
 def _floats_f32(blocks: U8) -> F32:

@@ -1,9 +1,9 @@
-"""The report as one HTML page: tables, inline SVG, its own CSS for light and dark, nothing from elsewhere, no script."""
+"""The report as one HTML page: tables, inline SVG, CSS for light and dark; nothing from elsewhere, no script."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
-from typing import Sequence
 
 from . import plots, table
 from .results import BASELINE, ModelResult, Report
@@ -21,11 +21,13 @@ _CSS = """
 * { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 1180px; padding: 24px 20px 60px; background: var(--page); color: var(--ink);
   font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
-h1 { font-size: 1.6rem; margin: 0 0 8px; } h2 { font-size: 1.25rem; margin: 40px 0 4px; } h3 { font-size: 1rem; margin: 0; }
+h1 { font-size: 1.6rem; margin: 0 0 8px; } h2 { font-size: 1.25rem; margin: 40px 0 4px; }
+h3 { font-size: 1rem; margin: 0; }
 p { margin: 4px 0 10px; color: var(--soft); } .bad { color: var(--bad); font-weight: 600; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 2px 14px; margin: 8px 0; } dt { color: var(--soft); }
 dd { margin: 0; overflow-wrap: anywhere; }
-.scroll { overflow-x: auto; } table { border-collapse: collapse; margin: 6px 0 14px; font-variant-numeric: tabular-nums; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; margin: 6px 0 14px; font-variant-numeric: tabular-nums; }
 th, td { padding: 4px 10px; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--grid); }
 th { font-weight: 600; color: var(--soft); } th:first-child, td:first-child { text-align: left; }
 td small { color: var(--soft); font-size: 0.85em; margin-left: 6px; }
@@ -33,7 +35,8 @@ td small { color: var(--soft); font-size: 0.85em; margin-left: 6px; }
 figure { margin: 0; padding: 14px; background: var(--card); border-radius: 8px; }
 figcaption { margin-bottom: 6px; } figcaption p { font-size: 0.87rem; margin: 2px 0 0; }
 svg { display: block; width: 100%; height: auto; font-family: inherit; }
-.key { display: flex; flex-wrap: wrap; gap: 4px 18px; margin: 8px 0 12px; padding: 0; list-style: none; font-size: 0.92rem; }
+.key { display: flex; flex-wrap: wrap; gap: 4px 18px; margin: 8px 0 12px; padding: 0; list-style: none;
+  font-size: 0.92rem; }
 .key li { display: flex; align-items: center; gap: 6px; } .key svg { width: 34px; height: 12px; }
 .grid { stroke: var(--grid); stroke-width: 1; fill: none; } .guide { stroke: var(--soft); stroke-width: 1; fill: none; }
 .line { fill: none; stroke-width: 2; stroke-linejoin: round; } .line.peer { stroke-dasharray: 5 4; }
@@ -79,7 +82,8 @@ def _model(model: ModelResult, report: Report) -> str:
     )
     return (
         f"<section>\n<h2>{escape(title)}</h2>\n<p>{escape(shape)}. Read {model.text_tokens} tokens of prose.</p>\n"
-        f"{_times(model)}{_over_torch(model)}{_quality(model)}{_key(model)}<div class=\"plots\">\n{figures}</div>\n</section>\n"
+        f"{_times(model)}{_over_torch(model)}{_quality(model)}{_key(model)}"
+        f'<div class="plots">\n{figures}</div>\n</section>\n'
     )
 
 
@@ -133,7 +137,9 @@ def _quality(model: ModelResult) -> str:
         cells = [escape(variant.name), f"{8 * variant.bytes / model.parameters:.2f}"]
         cells += [f"{value:.1e}" for value in (error.rms, error.worst_rms, error.largest)]
         rows.append(cells + [escape(cell) for cell in table.outcome_cells(model, variant)])
-    text = "Errors of a layer's output against float64, over the RMS of that output, on the inputs each layer truly saw."
+    text = (
+        "Errors of a layer's output against float64, over the RMS of that output, on the inputs each layer truly saw."
+    )
     return f"<p>{escape(text)}</p>{_table(header, rows)}"
 
 
@@ -155,5 +161,9 @@ def _swatch(style: Style) -> str:
     peer = " peer" if style.peer else ""
     line = f'<path d="M1 6H33" class="line{peer}" style="stroke:var(--s{style.colour})"/>'
     paint = f'class="mark{peer}" style="--c:var(--s{style.colour})"'
-    mark = f'<rect x="13" y="2" width="8" height="8" {paint}/>' if style.peer else f'<circle cx="17" cy="6" r="4.5" {paint}/>'
+    mark = (
+        f'<rect x="13" y="2" width="8" height="8" {paint}/>'
+        if style.peer
+        else f'<circle cx="17" cy="6" r="4.5" {paint}/>'
+    )
     return f'<svg viewBox="0 0 34 12" aria-hidden="true">{line}{mark}</svg>'

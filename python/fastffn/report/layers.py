@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Callable, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -109,8 +110,10 @@ def float64_ffn(layer: FfnLayer, x: F32) -> F64:
     """The layer in float64, from the same weights and inputs: what output errors are measured against."""
 
     def product(values: F64, w: F32, bias: F32 | None) -> F64:
-        y = values @ w.astype(np.float64).T
-        return y if bias is None else y + bias.astype(np.float64)
+        y: F64 = values @ w.astype(np.float64).T
+        if bias is not None:
+            y += bias.astype(np.float64)
+        return y
 
     wide = x.astype(np.float64)
     hidden = product(wide, layer.w_up, layer.b_up)

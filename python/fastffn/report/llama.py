@@ -8,8 +8,9 @@ result into a perplexity; it is no decoder to deploy.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Callable
+from typing import Any
 
 import numpy as np
 
@@ -259,7 +260,7 @@ def _rms_norm(x: F32, weight: F32, eps: float) -> F32:
 def _rotate(x: F32, cos: F32, sin: F32, interleaved: bool) -> F32:
     """Rotary positions on x [heads, length, head_dim]; dimensions beyond the table's stay as they are."""
     half = cos.shape[1]
-    out = x.copy()
+    out: F32 = x.copy()
     if interleaved:
         a, b = x[..., 0 : 2 * half : 2], x[..., 1 : 2 * half : 2]
         out[..., 0 : 2 * half : 2], out[..., 1 : 2 * half : 2] = a * cos - b * sin, b * cos + a * sin

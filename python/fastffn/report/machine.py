@@ -10,7 +10,7 @@ import numpy as np
 import fastffn as ff
 from fastffn import _core
 
-from .variants import has_torch
+from .variants import has_torch, torch_facts
 
 
 def facts(threads: int, with_torch: bool = True) -> dict[str, str]:
@@ -24,9 +24,7 @@ def facts(threads: int, with_torch: bool = True) -> dict[str, str]:
         "Python": f"{platform.python_version()}, NumPy {np.__version__}",
     }
     if with_torch and has_torch():
-        import torch
-
-        out["torch"] = f"{torch.__version__}, {torch.get_num_threads()} threads"
+        out["torch"] = torch_facts()
     elif with_torch:
         out["torch"] = "not installed: no comparison with it"
     else:

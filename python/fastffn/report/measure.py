@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import gc
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -34,16 +35,20 @@ class _Packed:
 
 
 def rows_for(captured: F32, tokens: int) -> F32:
-    """`tokens` rows out of the captured ones [rows, d_model]: spread over the text, repeated where there are too few."""
+    """`tokens` rows out of the captured ones [rows, d_model]: spread over the text, repeated where too few."""
     picked = np.linspace(0, captured.shape[0], tokens, endpoint=False).astype(np.int64)
     return np.ascontiguousarray(captured[picked])
 
 
-def layers_to_time(layer: FfnLayer, count: int, variants: int) -> list[int]:
-    """Which of `count` layers are timed: all, or as many as fit in memory packed for every variant."""
+def layers_that_fit(layer: FfnLayer, variants: int) -> int:
+    """How many such layers are timed at most, packed for every variant at once; two at least."""
     per_layer = 3 * layer.parameters * variants  # about: f32 takes 4 bytes per weight, the others 2 and less
-    fitting = max(2, min(count, _PACKED_BYTES // max(per_layer, 1)))
-    return sorted({int(i) for i in np.linspace(0, count - 1, min(count, fitting)).round()})
+    return max(2, _PACKED_BYTES // max(per_layer, 1))
+
+
+def evenly(count: int, most: int) -> list[int]:
+    """At most `most` of the numbers below `count`, evenly spread."""
+    return sorted({int(index) for index in np.linspace(0, count - 1, min(count, most)).round()})
 
 
 def time_variants(
@@ -66,10 +71,10 @@ def time_variants(
         progress(count)
         inputs = [
             [one.variant.prepare(rows_for(rows, count), layer) for one in packed]
-            for rows, layer in zip(captured, layers)
+            for rows, layer in zip(captured, layers, strict=True)
         ]
         samples = _rounds(packed, inputs, seconds)
-        for one, values in zip(packed, samples):
+        for one, values in zip(packed, samples, strict=True):
             timings[one.variant.name][count] = Timing(float(np.median(values)), min(values), len(values))
     return timings
 

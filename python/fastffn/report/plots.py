@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Callable
+from collections.abc import Callable
 
 from .probe import Roof
 from .results import BASELINE, ModelResult, VariantResult
@@ -68,7 +68,7 @@ def roofline(model: ModelResult, roof: Roof | None) -> str:
     for variant in model.variants:
         chart.line(points[variant.name], styles_of(model)[variant.name])
     for variant in _peers_below(model):
-        for (x, y), tokens in zip(points[variant.name], variant.timings):
+        for (x, y), tokens in zip(points[variant.name], variant.timings, strict=True):
             tip = f"{variant.name}, T={tokens}: {y:.1f} GFLOP/s at {x:.2f} FLOP/byte"
             chart.mark(x, y, styles_of(model)[variant.name], tip)
     if roof is not None:
@@ -211,7 +211,15 @@ PLOTS: tuple[tuple[str, str, Callable[[ModelResult, Roof | None], str]], ...] = 
     ),
     ("Speed against tokens", "Above 1: faster than fastffn with f32 weights.", lambda model, roof: speed(model)),
     ("Time against tokens", "Medians, as in the table.", lambda model, roof: latency(model)),
-    ("Error against bytes", "To the left and down is better. The thin line joins the best.", lambda model, roof: pareto(model)),
+    (
+        "Error against bytes",
+        "To the left and down is better. The thin line joins the best.",
+        lambda model, roof: pareto(model),
+    ),
     ("The whole model", "", lambda model, roof: outcome(model)),
-    ("Error by layer", "Outputs against float64, on the inputs that each layer truly saw.", lambda model, roof: layers(model)),
+    (
+        "Error by layer",
+        "Outputs against float64, on the inputs that each layer truly saw.",
+        lambda model, roof: layers(model),
+    ),
 )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Sequence
 
 import numpy as np
 
@@ -23,7 +23,7 @@ class LayerError:
 
 @dataclass(frozen=True)
 class OutputError:
-    """All layers of one variant. A layer counts by its own scale, so that one with huge outputs does not hide the rest."""
+    """All layers of one variant. Each counts by its own scale, so that one with huge outputs does not hide the rest."""
 
     layers: tuple[LayerError, ...]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from .measure import Timing
@@ -12,6 +12,8 @@ from .quality import OutputError
 
 JSON_VERSION = 1
 BASELINE = "f32"
+# A median that is so many times the shortest call speaks of a busy machine; an idle one stays below 1.2.
+NOISY = 1.5
 # What this report promises, and exits with 1 over: formats whose embeddings must agree with the original's.
 MIN_COSINE = {"f32": 0.9999, "bf16": 0.9999}
 
@@ -91,7 +93,24 @@ class Report:
     roof: Roof | None
     quick: bool
     seconds: float
-    notes: list[str] = field(default_factory=list)
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader of the numbers should know."""
+        ratios = [
+            timing.median / timing.shortest
+            for model in self.models
+            for variant in model.variants
+            for timing in variant.timings.values()
+        ]
+        noisy = [ratio for ratio in ratios if ratio > NOISY]
+        if 8 * len(noisy) < len(ratios) or not noisy:
+            return []
+        return [
+            f"The times are noisy: in {len(noisy)} of {len(ratios)} rows the median call took more than {NOISY}"
+            f" times as long as the shortest, {max(noisy):.0f} times at worst. Other work is running on this"
+            " machine: run again when it is idle, or with fewer --threads."
+        ]
 
     def broken_promises(self) -> list[str]:
         """Each bound of MIN_COSINE that a model misses, as a sentence; NaN misses it."""

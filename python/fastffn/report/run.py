@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import resources
-from typing import Callable, Sequence
 
 import numpy as np
 
 from .arrays import F32, I64
 from .errors import ReportError
 from .layers import FfnLayer
-from .measure import Timing, layers_to_time, rows_for, time_variants
+from .measure import Timing, evenly, layers_that_fit, rows_for, time_variants
 from .open_model import EmbeddingModel, LanguageModel
 from .progress import Progress
 from .quality import LayerError, OutputError, layer_errors
@@ -28,12 +28,13 @@ class Settings:
     text_tokens: int = 2048  # of the text that the perplexity is taken of; the whole text where it is shorter
     chunk_tokens: int = 512
     error_rows: int = 128
+    error_layers: int = 1000  # at most, evenly spread
     seconds: float = 4.0  # per number of tokens
     sentences: int = 32
 
     def quick(self) -> Settings:
         """Less of everything, for a first look."""
-        return Settings(self.tokens, min(self.text_tokens, 512), 256, 32, 0.8, 12)
+        return Settings(self.tokens, min(self.text_tokens, 512), 256, 32, 10, 0.8, 12)
 
 
 # Weights of the progress bar: about the seconds that a stage takes for SmolLM2-135M on two cores.
@@ -54,7 +55,7 @@ def shipped_text() -> str:
 
 
 def chunks_of(ids: Sequence[int], total: int, longest: int) -> I64:
-    """Up to `total` ids cut into equal chunks of at most `longest`: [chunks, length]; a rest of a few ids is dropped."""
+    """Up to `total` ids in equal chunks of at most `longest`: [chunks, length]; a rest of a few ids is dropped."""
     count = min(len(ids), total)
     if count < 2:
         raise ReportError(f"the text gives {count} tokens; a perplexity needs at least 2")
@@ -122,9 +123,16 @@ def run_embedding_model(
     progress.stage(f"{opened.label}: the original on {len(sentences)} sentences", 0.1 * _PASS)
     original = model.embed(sentences, capture=lambda layer, x: captured.append(x.copy()), step=step)
     errors, sizes, timings, timed = _measure(
-        opened.label, model.config.layers, model.ffn_layer, captured, variants, settings, settings.seconds / 2, progress,
+        opened.label,
+        model.config.layers,
+        model.ffn_layer,
+        captured,
+        variants,
+        settings,
+        settings.seconds / 2,
+        progress,
         scale=0.1,
-    )  # fmt: skip
+    )
     cosines: dict[str, float] = {}
     for variant in variants:
         if variant.ours:
@@ -172,11 +180,12 @@ def _measure(
     """Errors [layer][variant], bytes of all layers, timings, and how many layers were timed."""
     progress.stage(f"{label}: errors against float64", scale * _ERRORS)
     errors = []
-    for index in range(layer_count):
+    checked = evenly(layer_count, settings.error_layers)
+    for index in checked:
         rows = rows_for(captured[index], min(settings.error_rows, captured[index].shape[0]))
         errors.append(layer_errors(index, ffn_layer(index), rows, variants))
-        progress.advance(scale * _ERRORS / layer_count)
-    chosen = layers_to_time(ffn_layer(0), layer_count, len(variants))
+        progress.advance(scale * _ERRORS / len(checked))
+    chosen = evenly(layer_count, layers_that_fit(ffn_layer(0), len(variants)))
     layers = [ffn_layer(index) for index in chosen]
     # Every layer has the same shape, so one says how many bytes all take.
     sizes = {variant.name: variant.bytes(variant.pack(layers[0])) * layer_count for variant in variants}

@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 import math
 import mmap
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Iterable
+from typing import Any
 
 import numpy as np
 
@@ -52,7 +53,7 @@ class TensorInfo:
 
 
 class SafetensorsFile:
-    """One file. ``raw(name)`` is a read-only view of the map; ``f32(name)`` is that, or a copy where it must convert."""
+    """One file. ``raw(name)`` is a read-only view of the map; ``f32(name)`` is that, or a converted copy."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -154,7 +155,7 @@ class SafetensorsModel:
                 self.shards[shard] = SafetensorsFile(shard)
         else:
             self.shards[path] = SafetensorsFile(path)
-            self._where = {name: path for name in self.shards[path].names()}
+            self._where = dict.fromkeys(self.shards[path].names(), path)
 
     def __contains__(self, name: str) -> bool:
         return name in self._where

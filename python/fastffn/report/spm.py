@@ -8,7 +8,8 @@ arXiv:1808.06226).
 from __future__ import annotations
 
 import heapq
-from typing import Any, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 from .errors import FileFormatError
 
@@ -31,9 +32,7 @@ class SpmTokenizer:
         # Control tokens are written out as text like any other word: a text cannot smuggle them in.
         usable = [(i, token) for i, token in enumerate(self.tokens) if self._types[i] not in (_CONTROL, _BYTE)]
         self._ids = {token: i for i, token in reversed(usable)}
-        self._bytes = {
-            int(token[3:-1], 16): i for i, token in enumerate(self.tokens) if self._types[i] == _BYTE
-        }
+        self._bytes = {int(token[3:-1], 16): i for i, token in enumerate(self.tokens) if self._types[i] == _BYTE}
         if len(self._bytes) != 256:
             raise FileFormatError(f"GGUF tokenizer 'llama' has {len(self._bytes)} byte tokens, expected 256")
 
@@ -47,7 +46,9 @@ class SpmTokenizer:
             raise FileFormatError(f"the GGUF file has no key {error.args[0]}") from error
         if not len(tokens) == len(scores) == len(types):
             raise FileFormatError(f"GGUF: {len(tokens)} tokens, {len(scores)} scores and {len(types)} token types")
-        bos = metadata.get("tokenizer.ggml.bos_token_id", 1) if metadata.get("tokenizer.ggml.add_bos_token", 1) else None
+        bos = (
+            metadata.get("tokenizer.ggml.bos_token_id", 1) if metadata.get("tokenizer.ggml.add_bos_token", 1) else None
+        )
         return cls(tokens, scores, types, bos, bool(metadata.get("tokenizer.ggml.add_space_prefix", True)))
 
     def encode(self, text: str) -> list[int]:
@@ -55,7 +56,7 @@ class SpmTokenizer:
         ids = [] if self.bos is None else [self.bos]
         if not text:
             return ids
-        # Lines are merged apart, as no token of these vocabularies crosses a newline; it keeps the work per merge small.
+        # Lines are merged apart: no token of these vocabularies crosses a newline.
         for number, line in enumerate((" " * self._prefix + text).replace(" ", _SPACE).split("\n")):
             for symbol in self._merge((["\n"] if number else []) + list(line)):
                 if symbol in self._ids:

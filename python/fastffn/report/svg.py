@@ -1,14 +1,15 @@
-"""Line and scatter charts as SVG text, with no library: axes, grid, lines, marks, labels that keep out of each other's way.
+"""Line and scatter charts as SVG text, with no library: axes, grid, lines, marks, labels that keep apart.
 
 Colours come from CSS variables of the page (``--ink``, ``--grid``, ``--s0`` …), so one drawing serves light and dark.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from html import escape
-from typing import Callable, Sequence
 
 WIDTH, HEIGHT = 620, 360
 LEFT, RIGHT, TOP, BOTTOM = 66, 18, 14, 50
@@ -69,7 +70,7 @@ class Chart:
         """A thin line that is no data; labels keep off its upright and level parts."""
         self._path(points, 'class="guide"')
         pixels = [self.at(*point) for point in points]
-        for (x0, y0), (x1, y1) in zip(pixels, pixels[1:]):
+        for (x0, y0), (x1, y1) in itertools.pairwise(pixels):
             if abs(x1 - x0) < 1 or abs(y1 - y0) < 1:
                 self._boxes.append((min(x0, x1) - 1, min(y0, y1) - 1, max(x0, x1) + 1, max(y0, y1) + 1))
 
@@ -107,7 +108,9 @@ class Chart:
             spots += [(x - width / 2, y - 9), (x - width / 2, y + 19), (x + 9, y - 8), (x + 9, y + 17)]
             spots += [(x - 9 - width, y - 8), (x - 9 - width, y + 17)]
             boxes = [(left, base - _FONT, left + width, base + 3) for left, base in spots]
-            free = [box for box in boxes if self._inside(box) and not any(_overlap(box, other) for other in self._boxes)]
+            free = [
+                box for box in boxes if self._inside(box) and not any(_overlap(box, other) for other in self._boxes)
+            ]
             if free:  # a label with no room is left out: the legend and the tip still name the point
                 left, _, _, bottom = free[0]
                 self.text(left, bottom - 3, text)
@@ -127,10 +130,13 @@ class Chart:
         for value, text in self.y.ticks:
             py = self.at(self.x.low, value)[1]
             grid.append(f'<path d="M{self.left} {py:.1f}H{right}" class="grid"/>')
-            grid.append(f'<text x="{self.left - 8}" y="{py + 4:.1f}" text-anchor="end" class="tick">{escape(text)}</text>')
+            grid.append(
+                f'<text x="{self.left - 8}" y="{py + 4:.1f}" text-anchor="end" class="tick">{escape(text)}</text>'
+            )
         middle = (self.left + right) / 2
         grid.append(
-            f'<text x="{middle:.1f}" y="{self.height - 10}" text-anchor="middle" class="axis">{escape(self.x.label)}</text>'
+            f'<text x="{middle:.1f}" y="{self.height - 10}" text-anchor="middle" class="axis">'
+            f"{escape(self.x.label)}</text>"
         )
         if self.y.label:
             down = (TOP + bottom) / 2

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Sequence
+from collections.abc import Sequence
 
 from .results import BASELINE, ModelResult, Report, VariantResult
 
@@ -12,8 +12,8 @@ def render(report: Report) -> str:
     parts = ["\n".join(f"{key:<9} {value}" for key, value in report.machine.items())]
     if report.roof is not None:
         parts.append(
-            f"NumPy measured here, {_plural(report.threads, 'thread')}: {report.roof.bandwidth / 1e9:.1f} GB/s read from"
-            f" memory, {report.roof.flops / 1e9:.0f} GFLOP/s f32 matrix product"
+            f"NumPy measured here, {_plural(report.threads, 'thread')}: {report.roof.bandwidth / 1e9:.1f} GB/s read"
+            f" from memory, {report.roof.flops / 1e9:.0f} GFLOP/s f32 matrix product"
         )
     for model in report.models:
         parts += [headline(model), times_table(model)]
@@ -74,7 +74,14 @@ def peers_table(model: ModelResult) -> str:
 def quality_table(model: ModelResult) -> str:
     """Bits per weight, errors, and what becomes of the whole model."""
     language = model.reference_perplexity is not None
-    header = ["", "bits/weight", "error RMS", "worst layer", "error max", *(["perplexity", ""] if language else ["cosine"])]
+    header = [
+        "",
+        "bits/weight",
+        "error RMS",
+        "worst layer",
+        "error max",
+        *(["perplexity", ""] if language else ["cosine"]),
+    ]
     rows = []
     for variant in model.variants:
         cells = [
@@ -89,7 +96,9 @@ def quality_table(model: ModelResult) -> str:
         rows.append(["original (NumPy f32)", "", "", "", "", f"{model.reference_perplexity:.3f}", ""])
         what = f"Perplexity over {model.text_tokens} tokens of prose in chunks of {model.chunk_tokens}"
     else:
-        what = f"Cosine: the smallest between the original's embeddings and ours ({model.text_tokens} tokens of sentences)"
+        what = (
+            f"Cosine: the smallest between the original's embeddings and ours ({model.text_tokens} tokens of sentences)"
+        )
     title = f"Errors of a layer's output against float64, over the output's RMS. {what}"
     return f"{title}\n{_grid(header, rows)}"
 
@@ -112,7 +121,13 @@ def size_text(count: float) -> str:
 def time_text(seconds: float) -> str:
     """Milliseconds, three significant digits."""
     milliseconds = 1e3 * seconds
-    return f"{milliseconds:.3f}" if milliseconds < 10 else f"{milliseconds:.1f}" if milliseconds < 100 else f"{milliseconds:.0f}"
+    return (
+        f"{milliseconds:.3f}"
+        if milliseconds < 10
+        else f"{milliseconds:.1f}"
+        if milliseconds < 100
+        else f"{milliseconds:.0f}"
+    )
 
 
 def ratio_text(ratio: float | None) -> str:
@@ -130,7 +145,10 @@ def _grid(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
     out = []
     for line in lines:
-        cells = [cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in enumerate(zip(line, widths))]
+        cells = [
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ]
         out.append("  " + "  ".join(cells).rstrip())
     out.insert(1, "  " + "-" * (sum(widths) + 2 * (len(widths) - 1)))
     return "\n".join(out)

@@ -14,9 +14,11 @@ and ``result(output)`` turns what ``run`` returned into f32 NumPy for the compar
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -95,9 +97,8 @@ def format_variant(name: str) -> Variant:
 
 def torch_variant(dtype: str) -> Variant:
     """torch eager, as a model on a CPU runs: three F.linear calls and the activation, all in one dtype."""
-    import torch  # only here: the report runs without it
-    from torch.nn import functional
-
+    torch = _torch()
+    functional = torch.nn.functional
     kind = {"f32": torch.float32, "bf16": torch.bfloat16}[dtype]
     activations: dict[str, Callable[[Any], Any]] = {
         "identity": lambda x: x,
@@ -146,6 +147,17 @@ def has_torch() -> bool:
     return importlib.util.find_spec("torch") is not None
 
 
+def torch_facts() -> str:
+    """Its version and threads."""
+    torch = _torch()
+    return f"{torch.__version__}, {torch.get_num_threads()} threads"
+
+
+def _torch() -> Any:
+    # By name, so that neither the report nor its type check needs torch.
+    return importlib.import_module("torch")
+
+
 def all_variants(formats: Sequence[str] | None = None, with_torch: bool = True) -> list[Variant]:
     """Every row of the report. `formats` limits the weight formats; f32 always comes along, as the others' baseline."""
     known = list(ff.formats())
@@ -165,7 +177,5 @@ def set_threads(count: int | None, with_torch: bool = True) -> int:
         ff.set_num_threads(count)
     threads = int(ff.get_num_threads())
     if with_torch and has_torch():
-        import torch
-
-        torch.set_num_threads(threads)
+        _torch().set_num_threads(threads)
     return threads

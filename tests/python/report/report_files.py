@@ -15,7 +15,9 @@ from fastffn.report.bpe import byte_alphabet
 DTYPES = {"<f4": "F32", "<f2": "F16", "<u2": "BF16", "<f8": "F64", "|i1": "I8"}
 
 
-def safetensors_bytes(tensors: dict[str, np.ndarray], padding: int = 0, metadata: dict[str, str] | None = None) -> bytes:
+def safetensors_bytes(
+    tensors: dict[str, np.ndarray], padding: int = 0, metadata: dict[str, str] | None = None
+) -> bytes:
     """A file holding the tensors (uint16 ones as bf16), its data beginning `padding` bytes later than it must."""
     header: dict[str, Any] = {}
     if metadata is not None:

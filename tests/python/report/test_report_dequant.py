@@ -100,7 +100,7 @@ SCALES = {1: (0,), 2: (0,), 3: (0, 2), 6: (0,), 7: (0, 2), 8: (0,), 12: (0, 2), 
 
 def blocks(kind: int, count: int) -> bytes:
     rng = np.random.default_rng(kind)
-    values, size, _ = BLOCKS[kind]
+    _values, size, _ = BLOCKS[kind]
     if kind in (0, 28, 30):
         numbers = rng.standard_normal(count)
         if kind == 30:

@@ -78,7 +78,7 @@ def test_alignment_key_is_obeyed(tmp_path: Path, alignment: int) -> None:
 def test_every_truncation_is_a_clear_error(tmp_path: Path) -> None:
     content = gguf_bytes(METADATA, tensors())
     for size in range(len(content)):
-        with pytest.raises(FileFormatError, match="truncated|damaged|bytes long"):
+        with pytest.raises(FileFormatError, match=r"truncated|damaged|bytes long"):
             GgufFile(write(tmp_path, content[:size]))
 
 

@@ -8,7 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from report_files import BERT, LLAMA, bert_weights, llama_weights, write_bert_folder, write_llama_folder, write_llama_gguf
+from report_files import (
+    BERT,
+    LLAMA,
+    bert_weights,
+    llama_weights,
+    write_bert_folder,
+    write_llama_folder,
+    write_llama_gguf,
+)
 
 from fastffn.report.arrays import F32, F64
 from fastffn.report.bert import BertConfig
@@ -222,24 +230,24 @@ def test_unsupported_models_are_named(tmp_path: Path) -> None:
             LlamaConfig.from_json(config)
     with pytest.raises(FileFormatError, match="'falcon'"):
         LlamaConfig.from_gguf({"general.architecture": "falcon"})
-    with pytest.raises(FileFormatError, match="block_count|head_count"):
+    with pytest.raises(FileFormatError, match=r"block_count|head_count"):
         LlamaConfig.from_gguf({"general.architecture": "llama"})
     with pytest.raises(FileFormatError, match="relative_key"):
         BertConfig.from_json({**BERT, "position_embedding_type": "relative_key"})
     with pytest.raises(ReportError, match="no file"):
         open_model(tmp_path / "none.gguf")
-    with pytest.raises(ReportError, match="no model.safetensors"):
+    with pytest.raises(ReportError, match=r"no model.safetensors"):
         open_model(tmp_path)
     (tmp_path / "x.bin").write_bytes(b"")
     with pytest.raises(ReportError, match="neither"):
         open_model(tmp_path / "x.bin")
     path = write_llama_folder(tmp_path / "m", llama_weights())
     (path.parent / "tokenizer.json").unlink()
-    with pytest.raises(ReportError, match="tokenizer.json beside"):
+    with pytest.raises(ReportError, match=r"tokenizer.json beside"):
         open_model(path)
     (path.parent / "config.json").write_text(json.dumps([]))
     with pytest.raises(ReportError, match="JSON object"):
         open_model(path)
     (path.parent / "config.json").unlink()
-    with pytest.raises(ReportError, match="config.json beside"):
+    with pytest.raises(ReportError, match=r"config.json beside"):
         open_model(path)

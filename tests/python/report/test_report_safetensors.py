@@ -61,7 +61,7 @@ def test_any_alignment_reads(tmp_path: Path, padding: int) -> None:
 @pytest.mark.parametrize("size", [0, 1, 7, 8, 20, -1])
 def test_truncated_files_say_so(tmp_path: Path, size: int) -> None:
     content = safetensors_bytes({"a": np.arange(6, dtype=np.float32)})
-    with pytest.raises(FileFormatError, match="truncated|bytes long"):
+    with pytest.raises(FileFormatError, match=r"truncated|bytes long"):
         SafetensorsFile(write(tmp_path, content[:size]))
 
 

@@ -31,7 +31,15 @@ AWKWARD = [
 
 
 def random_text(rng: random.Random) -> str:
-    ranges = [(0x20, 0x7E), (0x9, 0xD), (0xA0, 0x24F), (0x300, 0x36F), (0x660, 0x669), (0x4E00, 0x4E80), (0x1F600, 0x1F640)]
+    ranges = [
+        (0x20, 0x7E),
+        (0x9, 0xD),
+        (0xA0, 0x24F),
+        (0x300, 0x36F),
+        (0x660, 0x669),
+        (0x4E00, 0x4E80),
+        (0x1F600, 0x1F640),
+    ]
     return "".join(chr(rng.randint(*rng.choice(ranges))) for _ in range(rng.randint(0, 40)))
 
 
@@ -159,7 +167,20 @@ def test_white_space_is_unicodes() -> None:
 
 
 def test_patterns_split_as_gpt2_does() -> None:
-    assert split(GPT2_PATTERN, "I'll  go, 42 times!\n\nok ") == ["I", "'ll", " ", " go", ",", " 42", " times", "!", "\n", "\n", "ok", " "]
+    assert split(GPT2_PATTERN, "I'll  go, 42 times!\n\nok ") == [
+        "I",
+        "'ll",
+        " ",
+        " go",
+        ",",
+        " 42",
+        " times",
+        "!",
+        "\n",
+        "\n",
+        "ok",
+        " ",
+    ]
     assert split(r"\p{N}", "a12b") == ["a", "1", "2", "b"]
     assert "".join(split(GPT2_PATTERN, "\x00 x\u3000")) == "\x00 x\u3000"
     with pytest.raises(FileFormatError, match="does not know"):

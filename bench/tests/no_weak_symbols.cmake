@@ -1,0 +1,15 @@
+# Fails when an object file loops_<isa> in ARCHIVE defines a weak or unique symbol.
+execute_process(COMMAND ${NM} -A --defined-only ${ARCHIVE} OUTPUT_VARIABLE symbols RESULT_VARIABLE failed)
+if(failed)
+  message(FATAL_ERROR "nm failed on ${ARCHIVE}")
+endif()
+string(REGEX MATCHALL "[^\n]*loops_(avx|amx)[^\n]*" lines "${symbols}")
+if(NOT lines)
+  message(FATAL_ERROR "no loops_<isa> objects in ${ARCHIVE}")
+endif()
+foreach(line IN LISTS lines)
+  # DW.ref.__gxx_personality_v0 holds no code.
+  if(line MATCHES " [WVu] " AND NOT line MATCHES "DW\\.ref\\.")
+    message(SEND_ERROR "weak symbol: ${line}")
+  endif()
+endforeach()

@@ -1,0 +1,240 @@
+"""The whole report on tiny models, in every format of this build; its options and exit statuses."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from report_files import bert_weights, llama_weights, write_bert_folder, write_llama_folder, write_llama_gguf
+
+import fastffn as ff
+from fastffn.report import probe, results, run, variants
+from fastffn.report.cli import main
+from fastffn.report.errors import ReportError
+from fastffn.report.layers import FfnLayer, float64_ffn
+from fastffn.report.measure import evenly, layers_that_fit, rows_for, time_variants
+from fastffn.report.quality import layer_errors
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No time is spent on repeats: these tests look at everything but the times."""
+    monkeypatch.setattr(run.Settings, "quick", lambda self: run.Settings(self.tokens, 200, 48, 20, 10, 0.01, 6))
+    monkeypatch.setattr(probe, "measure", lambda threads: probe.Roof(2e10, 2e11))
+    monkeypatch.setattr(variants, "has_torch", lambda: False)
+    monkeypatch.setattr("fastffn.report.machine.has_torch", lambda: False)
+
+
+def report_on(path: Path, tmp_path: Path, *options: str) -> tuple[int, dict[str, object]]:
+    target = tmp_path / "report.json"
+    status = main(["--model", str(path), "--quick", "--tokens", "1,3,20", "--json", str(target), *options])
+    return status, json.loads(target.read_text())
+
+
+@pytest.mark.parametrize("kind", ["gguf", "safetensors", "folder"])
+def test_language_model(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weights = llama_weights(seed=3)
+    path = write_llama_gguf(tmp_path / "m.gguf", weights) if kind == "gguf" else write_llama_folder(tmp_path, weights)
+    status, data = report_on(path.parent if kind == "folder" else path, tmp_path, "--html", str(tmp_path / "r.html"))
+    assert status == 0
+    (model,) = data["models"]  # type: ignore[misc]
+    assert model["kind"] == "language model" and model["layers"] == 2 and model["text_tokens"] > 100
+    assert [row["name"] for row in model["variants"]] == list(ff.formats())
+    reference = model["reference_perplexity"]
+    for row in model["variants"]:
+        assert [timing["tokens"] for timing in row["timings"]] == [1, 3, 20]
+        assert all(timing["seconds_median"] > 0 for timing in row["timings"])
+        # int8 rounds by 1/254 of the largest value, in weights, inputs and hidden activations.
+        assert row["error_rms"] < {"f32": 1e-5, "f16": 1e-3, "bf16": 1e-2, "int8": 5e-2}.get(row["name"], math.inf)
+        bound = {"f32": 1e-5, "f16": 1e-3, "bf16": 0.02, "int8": 0.1}.get(row["name"], math.inf)
+        assert abs(row["perplexity"] / reference - 1) < bound, row["name"]
+    sizes = {row["name"]: row["bytes"] for row in model["variants"]}
+    for name, least in (("f32", 4), ("f16", 2), ("bf16", 2), ("int8", 1)):
+        # Rows are padded to whole panels, which counts in layers as small as these.
+        assert least * model["parameters"] < sizes[name] < 2 * least * model["parameters"] + 2000, name
+    out = capsys.readouterr().out
+    assert "perplexity" in out and "original (NumPy f32)" in out
+    assert (tmp_path / "r.html").read_text().startswith("<!DOCTYPE html>")
+
+
+def test_embedder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, data = report_on(write_bert_folder(tmp_path, bert_weights()), tmp_path)
+    assert status == 0
+    (model,) = data["models"]  # type: ignore[misc]
+    cosines = {row["name"]: row["cosine_min"] for row in model["variants"]}
+    assert cosines["f32"] > 0.999999 and cosines["bf16"] > 0.9999
+    assert "cosine" in capsys.readouterr().out
+
+
+def test_a_broken_promise_is_exit_status_1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(results, "MIN_COSINE", {"int8": 0.99999999})
+    status, data = report_on(write_bert_folder(tmp_path, bert_weights()), tmp_path, "--formats", "int8")
+    assert status == 1 and len(data["broken_promises"]) == 1  # type: ignore[arg-type]
+    assert "BROKEN PROMISE" in capsys.readouterr().out
+
+
+def test_options_that_cannot_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = str(write_llama_gguf(tmp_path / "m.gguf", llama_weights()))
+    for options, message in (
+        (["--model", str(tmp_path / "none.gguf")], "there is no file"),
+        (["--model", path, "--formats", "f32,int3"], "'int3' is unknown; this build has f32"),
+        (["--model", path, "--html", str(tmp_path / "no" / "r.html")], "does not exist"),
+        (["--minilm", "--no-minilm"], "exclude each other"),
+        (["--model", path, "--text-tokens", "1"], "at least 2"),
+    ):
+        assert main(options) == 2
+        assert message in capsys.readouterr().err
+    for options in (["--tokens", "0"], ["--tokens", "x"], ["--threads", "-1"], ["--nonsense"]):
+        with pytest.raises(SystemExit) as caught:
+            main(options)
+        assert caught.value.code == 2
+
+
+def test_formats_and_threads_are_obeyed(tmp_path: Path) -> None:
+    before = ff.get_num_threads()
+    try:
+        path = write_llama_gguf(tmp_path / "m.gguf", llama_weights())
+        _, data = report_on(path, tmp_path, "--formats", "int8", "--threads", "1")
+        assert data["threads"] == 1 and ff.get_num_threads() == 1
+        (model,) = data["models"]  # type: ignore[misc]
+        assert [row["name"] for row in model["variants"]] == ["f32", "int8"]
+    finally:
+        ff.set_num_threads(before)
+
+
+def test_needs_neither_torch_nor_anything_but_numpy(tmp_path: Path) -> None:
+    path = write_llama_gguf(tmp_path / "m.gguf", llama_weights())
+    code = (
+        "import sys; from fastffn.report.cli import main;"
+        f"status = main(['--model', {str(path)!r}, '--quick', '--no-torch', '--tokens', '1', '--formats', 'f32']);"
+        "foreign = {'torch', 'ml_dtypes', 'tokenizers', 'safetensors', 'matplotlib'} & set(sys.modules);"
+        "assert not foreign, foreign; sys.exit(status)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_python_m_fastffn_report_shows_its_help() -> None:
+    done = subprocess.run([sys.executable, "-m", "fastffn", "report", "--help"], capture_output=True, text=True)
+    assert done.returncode == 0 and "--html" in done.stdout and "FASTFFN_CACHE" in done.stdout
+
+
+@pytest.mark.parametrize("gated", [True, False])
+def test_variants_agree_with_float64(gated: bool) -> None:
+    rng = np.random.default_rng(0)
+
+    def array(*shape: int) -> np.ndarray:
+        return (rng.standard_normal(shape) / 8).astype(np.float32)
+
+    extra = (None, array(96), array(64), None, "gelu") if not gated else (array(96, 64), None, None, None, "silu")
+    layer = FfnLayer(array(96, 64), array(64, 96), *extra)
+    x = 8 * array(21, 64)
+    rows = variants.all_variants()
+    bounds = {"f32": 1e-5, "f16": 2e-3, "bf16": 1e-2, "int8": 5e-2}
+    for variant, error in zip(rows, layer_errors(0, layer, x, rows), strict=True):
+        assert error.rms < bounds.get(variant.name, math.inf), variant.name
+        y = variant.as_ffn()(0, layer, x.reshape(3, 7, 64))
+        assert y.shape == (3, 7, 64) and y.dtype == np.float32
+    exact = float64_ffn(layer, x)
+    off = layer_errors(0, layer, x, [rows[0]])[0]
+    assert off.largest >= off.rms > 0 and np.isfinite(exact).all()
+
+
+def test_torch_rows_compute_the_same_layer() -> None:
+    pytest.importorskip("torch")
+    rng = np.random.default_rng(0)
+    weights = [
+        (rng.standard_normal(shape) / 8).astype(np.float32) for shape in ((96, 64), (64, 96), (96, 64), (96,), (64,))
+    ]
+    for activation in ff.activations():
+        for layer in (
+            FfnLayer(*weights[:3], activation=activation),
+            FfnLayer(weights[0], weights[1], None, weights[3], weights[4], activation=activation),
+        ):
+            x = rng.standard_normal((9, 64)).astype(np.float32)
+            rows = [variants.torch_variant("f32"), variants.torch_variant("bf16")]
+            f32, bf16 = layer_errors(0, layer, x, rows)
+            assert f32.rms < 1e-5 and bf16.rms < 2e-2
+            assert rows[1].bytes(rows[1].pack(layer)) * 2 == rows[0].bytes(rows[0].pack(layer))
+
+
+def test_rows_are_spread_or_repeated() -> None:
+    captured = np.arange(10, dtype=np.float32)[:, None] * np.ones(3, np.float32)
+    assert rows_for(captured, 5)[:, 0].tolist() == [0, 2, 4, 6, 8]
+    assert sorted(set(rows_for(captured, 25)[:, 0].tolist())) == list(range(10))
+    assert rows_for(captured, 25).shape == (25, 3)
+
+
+def test_layers_are_chosen_evenly_and_within_memory() -> None:
+    assert evenly(30, 1000) == list(range(30))
+    assert evenly(30, 3) == [0, 14, 29] and evenly(1, 5) == [0]
+    small = FfnLayer(np.zeros((8, 4), np.float32), np.zeros((4, 8), np.float32))
+    assert layers_that_fit(small, 6) > 1000
+    # One page, seen as a matrix of a billion weights.
+    huge = FfnLayer(
+        np.broadcast_to(np.float32(0), (1 << 15, 1 << 15)), np.broadcast_to(np.float32(0), (1 << 15, 1 << 15))
+    )
+    assert layers_that_fit(huge, 6) == 2
+
+
+def test_timing_runs_every_variant_equally_often() -> None:
+    layer = FfnLayer(np.ones((8, 4), np.float32), np.ones((4, 8), np.float32))
+    calls: list[str] = []
+
+    def spy(name: str) -> variants.Variant:
+        real = variants.format_variant("f32")
+
+        def call(packed: object, prepared: object) -> object:
+            calls.append(name)
+            return real.run(packed, prepared)
+
+        return variants.Variant(name, "fastffn", real.pack, real.prepare, call, real.bytes, real.result)
+
+    rows = [spy("a"), spy("b"), spy("c")]
+    x = np.ones((5, 4), np.float32)
+    stages: list[int] = []
+    found = time_variants([layer] * 2, [x, x], rows, (1, 7), 0.0, stages.append)
+    assert stages == [1, 7]
+    assert len({calls.count(name) for name in "abc"}) == 1
+    # After the warm-up, each round begins with another one.
+    assert calls[3:9] == ["a", "b", "c", "b", "c", "a"]
+    for name in "abc":
+        for timing in found[name].values():
+            assert 0 < timing.shortest <= timing.median and timing.calls >= 5
+
+
+def test_chunks_are_equal_and_nearly_everything_is_read() -> None:
+    ids = list(range(1000))
+    chunks = run.chunks_of(ids, 700, 256)
+    assert chunks.shape == (3, 233) and chunks[1, 0] == 233
+    assert run.chunks_of(ids, 5000, 256).shape == (4, 250)
+    assert run.chunks_of([1, 2], 5000, 256).shape == (1, 2)
+    with pytest.raises(ReportError, match="at least 2"):
+        run.chunks_of([1], 10, 10)
+
+
+def test_shipped_text_is_enough_and_gives_sentences() -> None:
+    text = run.shipped_text()
+    assert 7000 < len(text) < 20000 and text.isascii()
+    sentences = run.sentences_of(text, 32)
+    assert len(sentences) == 32 and len(set(sentences)) == 32
+    assert all(sentence in text and 3 < len(sentence) < 600 for sentence in sentences)
+
+
+def test_min_cosine() -> None:
+    a = np.array([[1, 0], [0, 1]], np.float32)
+    assert run.min_cosine(a, a) == 1
+    assert run.min_cosine(a, np.array([[1, 0], [1, 1]], np.float32)) == pytest.approx(math.sqrt(0.5))
+    assert math.isnan(run.min_cosine(a, np.array([[1, 0], [np.nan, 1]], np.float32)))
+
+
+def test_probe_measures_something() -> None:
+    assert probe.read_bandwidth(2, megabytes=8) > 1e6
+    assert probe.matmul_rate(64) > 1e6

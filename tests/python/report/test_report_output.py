@@ -1,0 +1,236 @@
+"""Table, JSON, HTML and SVG from invented results; the progress bar."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import re
+import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pytest
+
+from fastffn.report import html, plots, table
+from fastffn.report.measure import Timing
+from fastffn.report.probe import Roof
+from fastffn.report.progress import Progress
+from fastffn.report.quality import LayerError, OutputError
+from fastffn.report.results import ModelResult, Report, VariantResult
+from fastffn.report.svg import WIDTH, Chart, Style, linear_axis, log_axis
+
+TOKENS = (1, 16, 1024)
+ROOF = Roof(2e10, 2e11)
+
+
+def variant(
+    name: str, family: str = "fastffn", speed: float = 1.0, bits: int = 32, error: float = 1e-6
+) -> VariantResult:
+    timings = {tokens: Timing(1e-4 * tokens**0.7 / speed, 0.9e-4 * tokens**0.7 / speed, 50) for tokens in TOKENS}
+    errors = OutputError(tuple(LayerError(layer, error * (1 + layer), 9 * error) for layer in range(4)))
+    ours = family == "fastffn"
+    return VariantResult(name, family, bits * 1000, timings, errors, perplexity=20 + error if ours else None)
+
+
+def model(**changes: object) -> ModelResult:
+    rows = [variant("f32"), variant("bf16", speed=2, bits=16, error=2e-3), variant("int8", speed=3, bits=8, error=2e-2)]
+    rows += [variant("torch f32", "torch", 0.8), variant("torch bf16", "torch", 1.5, 16, 3e-3)]
+    base = ModelResult(
+        label="Toy <model> & co", kind="language model", layers=4, timed_layers=4, d_model=32, d_ff=64, gated=True,
+        activation="silu", parameters=8000, text_tokens=100, chunk_tokens=50, variants=rows, reference_perplexity=20.0,
+    )  # fmt: skip
+    return replace(base, **changes)  # type: ignore[arg-type]
+
+
+def embedder(cosine: float = 0.99999) -> ModelResult:
+    rows = [replace(row, perplexity=None, cosine=cosine if row.ours else None) for row in model().variants]
+    return model(label="Toy embedder", kind="sentence embedder", reference_perplexity=None, variants=rows)
+
+
+def report(*models: ModelResult, roof: Roof | None = ROOF) -> Report:
+    return Report({"CPU": "<invented>", "torch": "1 & only"}, 2, list(models), roof, False, 12.0)
+
+
+def one_layer(row: VariantResult) -> VariantResult:
+    return replace(row, error=OutputError(row.error.layers[:1]))
+
+
+CASES = {
+    "both": report(model(), embedder()),
+    "no roof": report(model(), roof=None),
+    "no torch": report(model(variants=[row for row in model().variants if row.ours])),
+    "only f32": report(model(variants=model().variants[:1])),
+    "equal": report(model(variants=[replace(model().variants[0], name=name) for name in ("f32", "f16", "bf16")])),
+    "one layer": report(model(layers=1, timed_layers=1, variants=[one_layer(row) for row in model().variants])),
+    "nan": report(model(variants=[replace(row, perplexity=math.nan) for row in model().variants])),
+    "perfect": report(embedder(1.0)),
+    "many": report(model(variants=[variant("f32"), *(variant(f"method{i}", speed=1 + i) for i in range(11))])),
+}
+
+
+class Checker(HTMLParser):
+    """Tags that open and close in order, and no address of another resource."""
+
+    VOID = ("meta", "br", "link", "img")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.problems: list[str] = []
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        if tag not in self.VOID:
+            self.open.append(tag)
+        if tag in ("script", "link", "img", "iframe", "object"):
+            self.problems.append(tag)
+        self.problems += [f"{name}={value}" for name, value in attributes if name in ("src", "href", "xlink:href")]
+
+    def handle_endtag(self, tag: str) -> None:
+        if not self.open or self.open.pop() != tag:
+            self.problems.append(f"</{tag}>")
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_page_is_well_formed_and_stands_alone(name: str) -> None:
+    page = html.render(CASES[name])
+    checker = Checker()
+    checker.feed(page)
+    assert checker.problems == [] and checker.open == []
+    assert "url(" not in page and "@import" not in page
+    assert re.findall(r"https?://[^\"' ]+", page.replace("http://www.w3.org/2000/svg", "")) == []
+    assert "<model>" not in page and "<invented>" not in page, "text from outside is escaped"
+    assert "nan" not in re.sub(r"<[^>]*>", "", page) or name == "nan"
+    figures = re.findall(r"<svg viewBox=\"0 0 620.*?</svg>", page, re.DOTALL)
+    assert len(figures) == len(plots.PLOTS) * len(CASES[name].models)
+    for figure in figures:
+        root = ElementTree.fromstring(figure)
+        height = float(root.attrib["viewBox"].split()[3])
+        for element in root.iter():
+            for key, value in element.attrib.items():
+                if key in ("x", "y", "cx", "cy", "d"):
+                    numbers = [float(number) for number in re.findall(r"-?[\d.]+", value)]
+                    assert all(-1 <= number <= max(WIDTH, height) for number in numbers), (key, value)
+            assert "nan" not in " ".join(element.attrib.values())
+
+
+def test_both_colour_schemes_define_every_colour() -> None:
+    page = html.render(CASES["many"])
+    light, dark = page.split("prefers-color-scheme: dark")
+    for name in sorted(set(re.findall(r"var\((--\w+)\)", page)) - {"--c"}):
+        assert f"{name}:" in light and f"{name}:" in dark.split("box-sizing")[0], name
+
+
+def test_labels_keep_off_marks_and_each_other() -> None:
+    axis = linear_axis("x", [0, 10], str)
+    chart = Chart("crowded", axis, linear_axis("y", [0, 10], str))
+    for i in range(6):
+        chart.mark(5 + 0.05 * i, 5, Style(i), "tip")
+    for i in range(6):
+        chart.label(5 + 0.05 * i, 5, f"label {i}")
+    chart.render()
+    boxes = chart._boxes
+    placed = boxes[6:]
+    assert len(placed) >= 3, "a label with no room is left out"
+    for i, a in enumerate(placed):
+        for b in boxes[:6] + placed[:i]:
+            assert not (a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3])
+
+
+@pytest.mark.parametrize("values", [[1.0], [1.0, 1.0], [1e-9, 1.0], [3.0, 4.0], [1e-7, 2e-7], [0.001, 5e6]])
+def test_log_axes_hold_their_values_and_a_readable_number_of_ticks(values: list[float]) -> None:
+    axis = log_axis("x", values, str)
+    assert all(0 <= axis.place(value) <= 1 for value in values)
+    assert 2 <= len(axis.ticks) <= 9
+    assert all(0 <= axis.place(value) <= 1 for value, _ in axis.ticks)
+
+
+@pytest.mark.parametrize("values", [[0.0], [20.0, 20.0], [20.0, 20.001], [-3.0, 500.0]])
+def test_linear_axes_hold_their_values_and_a_readable_number_of_ticks(values: list[float]) -> None:
+    axis = linear_axis("x", values, str)
+    assert all(0 <= axis.place(value) <= 1 for value in values)
+    assert 2 <= len(axis.ticks) <= 9
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_json_is_strict_and_complete(name: str) -> None:
+    data = json.loads(json.dumps(CASES[name].to_json(), allow_nan=False))
+    for entry, found in zip(data["models"], CASES[name].models, strict=True):
+        assert [row["name"] for row in entry["variants"]] == [row.name for row in found.variants]
+        for row in entry["variants"]:
+            assert [timing["tokens"] for timing in row["timings"]] == list(TOKENS)
+            assert row["bytes"] > 0 and row["error_rms"] > 0
+
+
+def test_ratios() -> None:
+    found = model()
+    bf16 = found.variant("bf16")
+    assert bf16 is not None
+    assert found.speedup(bf16, found.variant("f32"), 16) == pytest.approx(2)
+    peer = found.best_peer(16)
+    assert peer is not None and peer.name == "torch bf16"
+    assert found.speedup(bf16, peer, 16) == pytest.approx(2 / 1.5)
+    assert found.speedup(bf16, None, 16) is None
+    assert found.flops(16) == 2 * 8000 / 4 * 16
+    assert found.intensity(bf16, 16) == pytest.approx(2 * 2000 * 16 / (16000 / 4 + 2 * 4 * 16 * 32))
+    entry = report(found).to_json()["models"][0]["variants"][1]["timings"][1]
+    assert entry["speedup_over_f32"] == pytest.approx(2)
+    assert entry["speedup_over_torch"] == {"torch f32": pytest.approx(2.5), "torch bf16": pytest.approx(2 / 1.5)}
+
+
+def test_table_shows_every_row_and_number() -> None:
+    text = table.render(CASES["both"])
+    for part in ("Toy <model> & co: 4 layers, d_model 32, d_ff 64, silu, gated", "T=1024", "torch bf16", "2.00x"):
+        assert part in text
+    assert "1.33x" in text and "(bf16)" in text, "over the faster torch"
+    assert "20.020  +0.10%" in text and "0.9999900" in text
+    assert all(len(line) < 120 for line in text.splitlines() if line.startswith("  "))
+    assert "torch eager" not in table.render(CASES["no torch"])
+
+
+def test_promises() -> None:
+    assert report(embedder(0.99995), model()).broken_promises() == []
+    broken = report(embedder(0.9998)).broken_promises()
+    assert len(broken) == 2 and "bf16 embeddings agree to cosine 0.999800, promised 0.9999" in broken[1]
+    assert len(report(embedder(math.nan)).broken_promises()) == 2
+    assert "BROKEN PROMISE" in table.render(report(embedder(0.9998)))
+    assert "Broken promise" in html.render(report(embedder(0.9998)))
+
+
+def test_noisy_times_are_called_so() -> None:
+    assert report(model()).notes == []
+    noisy = [replace(row, timings={1: Timing(1e-3, 1e-4, 50)}) for row in model().variants]
+    found = report(model(variants=noisy))
+    assert "5 of 5 rows" in found.notes[0] and "10 times at worst" in found.notes[0]
+    assert found.notes[0] in table.render(found)
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_progress_on_a_terminal_redraws_one_line() -> None:
+    stream = Terminal()
+    progress = Progress(10, stream)
+    progress.stage("first", 4)
+    progress.advance(2)
+    assert progress.fraction == pytest.approx(0.2)
+    progress.advance(100)
+    assert progress.fraction == pytest.approx(0.4), "a stage ends at its weight"
+    progress.stage("second", 6)
+    progress.finish()
+    text = stream.getvalue()
+    assert "\n" not in text and "first" in text and " 40% " in text and text.endswith("\r\x1b[K")
+
+
+def test_progress_elsewhere_prints_a_line_per_stage() -> None:
+    stream = io.StringIO()
+    progress = Progress(10, stream)
+    progress.stage("first", 4)
+    for _ in range(100):
+        progress.advance(0.01)
+    progress.stage("second", 6)
+    progress.finish()
+    lines = stream.getvalue().splitlines()
+    assert len(lines) == 2 and lines[0].endswith("first") and lines[1].startswith("[ 40%") and "\x1b" not in lines[0]
