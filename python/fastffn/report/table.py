@@ -67,7 +67,7 @@ def peers_table(model: ModelResult) -> str:
         peer = model.best_peer(tokens)
         best.append("" if peer is None else f"({peer.name.removeprefix('torch ')})")
     rows.append(["best torch", *best])
-    title = "Times faster than torch eager, against the faster of its f32 and bf16 at each point"
+    title = "Times faster than torch eager, the faster of its f32 and bf16 at each point; ours take and give f32"
     return f"{title}\n{_grid(['', *(f'T={tokens}' for tokens in model.tokens)], rows)}"
 
 
