@@ -51,7 +51,8 @@ def roofline(model: ModelResult, roof: Roof | None) -> str:
     xs = [x for line in points.values() for x, _ in line]
     ys = [y for line in points.values() for _, y in line]
     if roof is not None:
-        ys += [peak / 1e9 for peak in roof.peaks.values()] + [min(xs) * roof.bandwidth / 1e9]
+        # Half as much again above the highest peak, for its name.
+        ys += [1.5e-9 * max(roof.peaks.values()), min(xs) * roof.bandwidth / 1e9]
     chart = Chart(
         "Roofline",
         log_axis("operations per byte of weights, x and y", xs, short),
@@ -231,8 +232,8 @@ PLOTS: tuple[tuple[str, str, Callable[[ModelResult, Roof | None], str]], ...] = 
     (
         "Roofline",
         "One mark per number of tokens, more of them to the right. The thin lines are this machine's limits, measured"
-        " in the same run: reading memory, then arithmetic. f16 weights are multiplied in f32. Weights that stay in cache"
-        " pass the slope.",
+        " in the same run: reading memory, then arithmetic. f16 weights are multiplied in f32. Weights that stay in"
+        " cache pass the slope.",
         roofline,
     ),
     ("Speed against tokens", "Above 1: faster than fastffn with f32 weights.", lambda model, roof: speed(model)),
