@@ -30,17 +30,18 @@ TensorView::TensorView(void* data_, DType dtype_, std::initializer_list<std::int
     : data(data_), dtype(dtype_), ndim(static_cast<int>(shape_.size())) {
     int i = 0;
     for (std::int64_t extent : shape_) shape[i++] = extent;
-    std::int64_t stride = 1;
+    // Unsigned: absurd shapes wrap around here and are refused where they are used.
+    std::uint64_t stride = 1;
     for (i = ndim - 1; i >= 0; --i) {
-        strides[i] = stride;
-        stride *= shape[i];
+        strides[i] = static_cast<std::int64_t>(stride);
+        stride *= static_cast<std::uint64_t>(shape[i]);
     }
 }
 
 std::int64_t TensorView::size() const noexcept {
-    std::int64_t elements = 1;
-    for (int i = 0; i < ndim; ++i) elements *= shape[i];
-    return elements;
+    std::uint64_t elements = 1;  // unsigned for the same reason
+    for (int i = 0; i < ndim; ++i) elements *= static_cast<std::uint64_t>(shape[i]);
+    return static_cast<std::int64_t>(elements);
 }
 
 std::string TensorView::shape_string() const { return tuple_string(shape, ndim); }

@@ -77,11 +77,20 @@ def roofline(model: ModelResult, roof: Roof | None) -> str:
 
 
 def _label_roof(chart: Chart, roof: Roof) -> None:
-    right, top = chart.at(chart.x.high, roof.flops / 1e9)
-    if roof.flops / roof.bandwidth < chart.x.high:
-        chart.text(right - 4, top - 6, f"f32 product {roof.flops / 1e9:.0f} GFLOP/s", "end")
-    x, y = chart.at(chart.x.low, max(chart.y.low, chart.x.low * roof.bandwidth / 1e9))
-    chart.text(x + 8, min(y - 40, chart.height - 70), f"memory {roof.bandwidth / 1e9:.0f} GB/s")
+    """Names both parts of the roof where there is room; the page states both numbers anyway."""
+    fractions = (0.98, 0.85, 0.7, 0.6, 0.5, 0.35)
+    knee = roof.flops / roof.bandwidth
+    if knee < chart.x.high:
+        begin, y = chart.at(max(knee, chart.x.low), roof.flops / 1e9)
+        end = chart.at(chart.x.high, roof.flops / 1e9)[0]
+        spots = [(begin + part * (end - begin), y + off) for off in (-6, 18) for part in fractions]
+        chart.text_at_free_spot(spots, f"f32 product {roof.flops / 1e9:.0f} GFLOP/s", "end")
+    low, high = max(chart.x.low, chart.y.low * 1e9 / roof.bandwidth), min(knee, chart.x.high)
+    if low < high:
+        slope = [low * (high / low) ** part for part in fractions]
+        corners = [chart.at(x, x * roof.bandwidth / 1e9) for x in slope]
+        spots = [(x + 8, y + 12) for x, y in reversed(corners)] + [(x + 14, y + 26) for x, y in corners]
+        chart.text_at_free_spot(spots, f"memory {roof.bandwidth / 1e9:.0f} GB/s", "start")
 
 
 def speed(model: ModelResult) -> str:
@@ -184,6 +193,10 @@ def outcome(model: ModelResult) -> str:
         place = float(count - index)
         chart.mark(value, place, styles_of(model)[name], f"{name}: {shown}")
         px, py = chart.at(value, place)
+        if model.reference_perplexity is not None:
+            line = chart.at(model.reference_perplexity, place)[0]
+            if px < line < px + 60:  # the number goes on the other side of the line
+                px = line - 2
         chart.text(px + 10, py + 4, shown)
     return chart.render()
 
