@@ -73,7 +73,6 @@ ARGUMENTS = parse_arguments()
 os.environ["OMP_NUM_THREADS"] = str(ARGUMENTS.threads)
 
 import subprocess  # noqa: E402
-import time  # noqa: E402
 
 import contenders  # noqa: E402
 import torch  # noqa: E402
@@ -192,7 +191,7 @@ def run_dtype(layer: Layer, dtype: str) -> list[dict]:
     for name, reason in skipped.items():
         print(f"  left out: {name}: {reason}")
     width = max(16, *(len(name) + 2 for name in [*peers, ""]))
-    print("  tokens" + "fastffn".rjust(20) + "".join(name.rjust(width) for name in peers) + "  best peer / fastffn")
+    print("  tokens" + "fastffn".rjust(20) + "".join(name.rjust(width) for name in peers) + "  best peer / fastffn (of least times)")
 
     rows = []
     for tokens in ARGUMENTS.tokens:
@@ -202,9 +201,7 @@ def run_dtype(layer: Layer, dtype: str) -> list[dict]:
             x = x_f32.to(X_DTYPES[x_dtype_of(name, dtype)])
             progress(f"tokens {tokens}: checking {name}")
             try:
-                start = time.perf_counter()
                 y = copies[0](x)
-                first = time.perf_counter() - start
             except Exception as problem:
                 skipped[name] = f"tokens {tokens}: " + str(problem).splitlines()[0]
                 continue
@@ -217,9 +214,8 @@ def run_dtype(layer: Layer, dtype: str) -> list[dict]:
                     raise SystemExit(f"fastffn: {skipped[name]}")
                 continue
             calls[name] = turns(copies, x)
-            del y, first
         progress(f"tokens {tokens}: timing {len(calls)} contenders")
-        times, load = measure(calls, seconds=ARGUMENTS.seconds, rounds=ARGUMENTS.rounds, warm=not ARGUMENTS.cold)
+        times, load = measure(calls, seconds=ARGUMENTS.seconds, rounds=ARGUMENTS.rounds)
         progress("")
 
         ours = times["fastffn"]
@@ -235,7 +231,8 @@ def run_dtype(layer: Layer, dtype: str) -> list[dict]:
             return f"{milliseconds(seconds)} ({rate:.3g})".rjust(space)
 
         line = f"  {tokens:6d}" + cell("fastffn", 20) + "".join(cell(name, width) for name in peers)
-        line += f"  {ratios[best]:.2f}x ({best})" if best else "  –"
+        least = {name: times[name].minimum() / ours.minimum() for name in times}
+        line += f"  {ratios[best]:.2f}x ({least[best]:.2f}x) {best}" if best else "  –"
         print(line + ("  *" if load > QUIET_CORES else ""), flush=True)
         rows.append(
             {
@@ -259,6 +256,7 @@ def run_dtype(layer: Layer, dtype: str) -> list[dict]:
                         "x": x_dtype_of(name, dtype),
                         "relative_error": errors[name],
                         "time_over_fastffn": ratios.get(name, 1.0),
+                        "least_over_fastffn": least[name],
                     }
                     for name in times
                 },
