@@ -191,7 +191,8 @@ def run_dtype(layer: Layer, dtype: str) -> list[dict]:
     for name, reason in skipped.items():
         print(f"  left out: {name}: {reason}")
     width = max(16, *(len(name) + 2 for name in [*peers, ""]))
-    print("  tokens" + "fastffn".rjust(20) + "".join(name.rjust(width) for name in peers) + "  best peer / fastffn (of least times)")
+    heads = "".join(name.rjust(width) for name in peers)
+    print("  tokens" + "fastffn".rjust(20) + heads + "  best peer / fastffn (of least times)")
 
     rows = []
     for tokens in ARGUMENTS.tokens:
