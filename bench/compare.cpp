@@ -39,9 +39,7 @@ double Row::weight_rate() const {
     return bytes / timing.median;
 }
 
-double Row::operation_rate() const {
-    return problem.operations() / timing.median;
-}
+double Row::operation_rate() const { return problem.operations() / timing.median; }
 
 int isa_of_kernel(const std::string& kernel) {
     const std::string tag = kernel.substr(kernel.find('/') + 1);

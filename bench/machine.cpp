@@ -32,9 +32,7 @@ Rate best_of(int threads, double seconds, double amount, const Work& work) {
     return {total / minimum(elapsed), total / median(elapsed)};
 }
 
-Rate better(const Rate& a, const Rate& b) {
-    return {std::max(a.best, b.best), std::max(a.median, b.median)};
-}
+Rate better(const Rate& a, const Rate& b) { return {std::max(a.best, b.best), std::max(a.median, b.median)}; }
 
 constexpr double repeat_at_least = 1e-3;  // one timed repeat: long against the clock and the barrier
 constexpr double again_seconds = 0.02;    // for a look at a known rate, beside a row

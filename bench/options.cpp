@@ -67,9 +67,7 @@ std::vector<Value> list_of(const std::string& text, const Parse& parse) {
     return values;
 }
 
-int available_threads() {
-    return fastffn::default_threads();
-}
+int available_threads() { return fastffn::default_threads(); }
 
 }  // namespace
 

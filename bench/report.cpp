@@ -21,9 +21,7 @@ std::string compiler() {
 #endif
 }
 
-std::string gigabytes(double bytes_per_second) {
-    return format_digits(bytes_per_second * 1e-9, 3);
-}
+std::string gigabytes(double bytes_per_second) { return format_digits(bytes_per_second * 1e-9, 3); }
 
 std::string title_of(const Problem& problem) {
     std::string title =

@@ -19,9 +19,7 @@ using fastffn::TensorView;
 constexpr double sample_at_least = 20e-6;  // shorter calls are timed several at a time: the clock costs about 25 ns
 constexpr double warm_up_below = 50e-3;    // longer calls stream more than any cache holds
 
-std::int64_t round_up(std::int64_t value, std::int64_t unit) {
-    return (value + unit - 1) / unit * unit;
-}
+std::int64_t round_up(std::int64_t value, std::int64_t unit) { return (value + unit - 1) / unit * unit; }
 
 }  // namespace
 
@@ -149,8 +147,9 @@ void Runner::call() {
 }
 
 std::vector<double> Runner::burst(double seconds) {
-    // Another contender may have used the caches and the threads may sleep: begin with one call that does not count.
-    if (!problem_.cold && expected_ < warm_up_below) call();
+    // Another contender has used the caches and its threads may still spin while ours sleep: begin with one call that
+    // does not count. With cold weights it moves on to the next copy, so nothing gets warm that should not.
+    if (expected_ < warm_up_below) call();
     const int calls = static_cast<int>(std::clamp(std::ceil(sample_at_least / std::max(expected_, 1e-9)), 1.0, 1e5));
     std::vector<double> samples;
     const double end = seconds_now() + seconds;

@@ -15,13 +15,9 @@ double quantile(std::vector<double> samples, double q) {
     return samples[low] + (at - static_cast<double>(low)) * (samples[high] - samples[low]);
 }
 
-double median(const std::vector<double>& samples) {
-    return quantile(samples, 0.5);
-}
+double median(const std::vector<double>& samples) { return quantile(samples, 0.5); }
 
-double minimum(const std::vector<double>& samples) {
-    return quantile(samples, 0.0);
-}
+double minimum(const std::vector<double>& samples) { return quantile(samples, 0.0); }
 
 double paired_ratio(const std::vector<std::vector<double>>& ours, const std::vector<std::vector<double>>& other) {
     std::vector<double> ratios;

@@ -11,12 +11,8 @@ std::vector<int> one_and_all() {
     return all > 1 ? std::vector<int>{1, all} : std::vector<int>{1};
 }
 
-Shape plain(std::int64_t d_model, std::int64_t d_ff) {
-    return {d_model, d_ff, false, fastffn::Activation::gelu};
-}
-Shape gated(std::int64_t d_model, std::int64_t d_ff) {
-    return {d_model, d_ff, true, fastffn::Activation::silu};
-}
+Shape plain(std::int64_t d_model, std::int64_t d_ff) { return {d_model, d_ff, false, fastffn::Activation::gelu}; }
+Shape gated(std::int64_t d_model, std::int64_t d_ff) { return {d_model, d_ff, true, fastffn::Activation::silu}; }
 
 }  // namespace
 

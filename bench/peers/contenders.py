@@ -102,5 +102,3 @@ def gated_activation(layer: Layer, fused: torch.Tensor) -> torch.Tensor:
     """act(first half) * second half, for contenders that compute gate and up with one matrix."""
     gate, up = fused.chunk(2, dim=-1)
     return layer.act(gate) * up
-
-

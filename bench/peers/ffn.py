@@ -45,14 +45,22 @@ def parse_arguments() -> argparse.Namespace:
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", type=shape, default=(768, 3072), metavar="DxH", help="d_model x d_ff (768x3072)")
-    parser.add_argument("--activation", default="gelu", choices=("identity", "relu", "relu2", "gelu", "gelu_tanh", "silu"))
+    parser.add_argument(
+        "--activation", default="gelu", choices=("identity", "relu", "relu2", "gelu", "gelu_tanh", "silu")
+    )
     parser.add_argument("--gated", action="store_true", help="with a gate: act(x w_gate) * (x w_up)")
-    parser.add_argument("--dtype", type=choices("f32", "bf16", "int8"), default=["bf16"], help="of the weights; a list (bf16)")
+    parser.add_argument(
+        "--dtype", type=choices("f32", "bf16", "int8"), default=["bf16"], help="of the weights; a list (bf16)"
+    )
     parser.add_argument("--tokens", type=numbers, default=[1, 16, 128, 1024], help="a list (1,16,128,1024)")
     parser.add_argument("--threads", type=int, default=1, help="of every contender (1)")
-    parser.add_argument("--cold", action="store_true", help="weights from DRAM: take turns on copies of --cold-bytes in all")
+    parser.add_argument(
+        "--cold", action="store_true", help="weights from DRAM: take turns on copies of --cold-bytes in all"
+    )
     parser.add_argument("--cold-bytes", type=int, default=1 << 30)
-    parser.add_argument("--peers", type=choices(*GROUPS), default=list(GROUPS), help="a list (all): " + ", ".join(GROUPS))
+    parser.add_argument(
+        "--peers", type=choices(*GROUPS), default=list(GROUPS), help="a list (all): " + ", ".join(GROUPS)
+    )
     parser.add_argument("--seconds", type=float, default=1.0, help="for each contender and number of tokens (1.0)")
     parser.add_argument("--rounds", type=int, default=9, help="turns within that time (9)")
     parser.add_argument("--json", metavar="FILE", help="everything, for programs")
@@ -65,7 +73,6 @@ ARGUMENTS = parse_arguments()
 os.environ["OMP_NUM_THREADS"] = str(ARGUMENTS.threads)
 
 import subprocess  # noqa: E402
-import time  # noqa: E402
 
 import contenders  # noqa: E402
 import torch  # noqa: E402
@@ -100,7 +107,7 @@ def x_dtype_of(name: str, dtype: str) -> str:
 
 
 def probe(name: str, dtype: str) -> None:
-    """Runs a peer on a small layer in a process of its own: some die instead of raising on a CPU that they do not know."""
+    """Runs a peer on a small layer in a process of its own: some die instead of raising on a CPU unknown to them."""
     command = [sys.executable, os.path.abspath(__file__), "--probe", name, "--dtype", dtype, "--threads", "1"]
     command += ["--activation", ARGUMENTS.activation] + (["--gated"] if ARGUMENTS.gated else [])
     result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
@@ -177,12 +184,15 @@ def run_dtype(layer: Layer, dtype: str) -> list[dict]:
     peers = [name for name in built if name != "fastffn"]
     kind = f"{layer.activation}, gated" if layer.gated else layer.activation
     weights = "cold" if ARGUMENTS.cold else "hot"
-    print(f"\nffn {layer.d_model}x{layer.d_ff}, {kind}: {dtype}, threads {ARGUMENTS.threads}, {weights} weights", end="")
+    print(
+        f"\nffn {layer.d_model}x{layer.d_ff}, {kind}: {dtype}, threads {ARGUMENTS.threads}, {weights} weights", end=""
+    )
     print(f"; fastffn runs {ff.active_kernel(dtype)}; median ms (GB/s up to 16 tokens, else GFLOP/s)")
     for name, reason in skipped.items():
         print(f"  left out: {name}: {reason}")
     width = max(16, *(len(name) + 2 for name in [*peers, ""]))
-    print("  tokens" + "fastffn".rjust(20) + "".join(name.rjust(width) for name in peers) + "  best peer / fastffn")
+    heads = "".join(name.rjust(width) for name in peers)
+    print("  tokens" + "fastffn".rjust(20) + heads + "  best peer / fastffn (of least times)")
 
     rows = []
     for tokens in ARGUMENTS.tokens:
@@ -192,9 +202,7 @@ def run_dtype(layer: Layer, dtype: str) -> list[dict]:
             x = x_f32.to(X_DTYPES[x_dtype_of(name, dtype)])
             progress(f"tokens {tokens}: checking {name}")
             try:
-                start = time.perf_counter()
                 y = copies[0](x)
-                first = time.perf_counter() - start
             except Exception as problem:
                 skipped[name] = f"tokens {tokens}: " + str(problem).splitlines()[0]
                 continue
@@ -207,9 +215,8 @@ def run_dtype(layer: Layer, dtype: str) -> list[dict]:
                     raise SystemExit(f"fastffn: {skipped[name]}")
                 continue
             calls[name] = turns(copies, x)
-            del y, first
         progress(f"tokens {tokens}: timing {len(calls)} contenders")
-        times, load = measure(calls, seconds=ARGUMENTS.seconds, rounds=ARGUMENTS.rounds, warm=not ARGUMENTS.cold)
+        times, load = measure(calls, seconds=ARGUMENTS.seconds, rounds=ARGUMENTS.rounds)
         progress("")
 
         ours = times["fastffn"]
@@ -225,7 +232,8 @@ def run_dtype(layer: Layer, dtype: str) -> list[dict]:
             return f"{milliseconds(seconds)} ({rate:.3g})".rjust(space)
 
         line = f"  {tokens:6d}" + cell("fastffn", 20) + "".join(cell(name, width) for name in peers)
-        line += f"  {ratios[best]:.2f}x ({best})" if best else "  –"
+        least = {name: times[name].minimum() / ours.minimum() for name in times}
+        line += f"  {ratios[best]:.2f}x ({least[best]:.2f}x) {best}" if best else "  –"
         print(line + ("  *" if load > QUIET_CORES else ""), flush=True)
         rows.append(
             {
@@ -249,6 +257,7 @@ def run_dtype(layer: Layer, dtype: str) -> list[dict]:
                         "x": x_dtype_of(name, dtype),
                         "relative_error": errors[name],
                         "time_over_fastffn": ratios.get(name, 1.0),
+                        "least_over_fastffn": least[name],
                     }
                     for name in times
                 },

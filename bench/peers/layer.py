@@ -17,8 +17,9 @@ ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "silu": F.silu,
 }
 
-# Relative error (Frobenius norm) against f32 that a correct contender stays well below.
-TOLERANCE = {"f32": 1e-4, "bf16": 0.03, "int8": 0.08}
+# Relative error (Frobenius norm) against f32 that a correct contender stays well below. Loose for int8, as torch
+# quantises a whole tensor with one scale.
+TOLERANCE = {"f32": 1e-4, "bf16": 0.03, "int8": 0.2}
 
 
 class Skip(Exception):

@@ -51,15 +51,15 @@ class Times:
         return min(sample for samples in self.rounds for sample in samples)
 
     def ratio_to(self, ours: Times) -> float:
-        """Median over rounds of our time's inverse share: above 1 we are faster. Drift hits both sides of a round alike."""
+        """Median over rounds of this time / our time: above 1 we are faster. Drift hits both sides of a round alike."""
         pairs = zip(self.rounds, ours.rounds, strict=True)
         return statistics.median(statistics.median(other) / statistics.median(mine) for other, mine in pairs)
 
 
-def _burst(call: Callable[[], object], seconds: float, expected: float, warm: bool) -> list[float]:
+def _burst(call: Callable[[], object], seconds: float, expected: float) -> list[float]:
     clock = time.perf_counter
-    if warm and expected < WARM_UP_BELOW:
-        call()
+    if expected < WARM_UP_BELOW:
+        call()  # does not count: the contender before has used the caches, and threads sleep
     calls = max(1, round(SAMPLE_AT_LEAST / max(expected, 1e-9) + 0.5))
     samples: list[float] = []
     end = clock() + seconds
@@ -74,7 +74,7 @@ def _burst(call: Callable[[], object], seconds: float, expected: float, warm: bo
 
 
 def measure(
-    contenders: dict[str, Callable[[], object]], *, seconds: float, rounds: int, warm: bool
+    contenders: dict[str, Callable[[], object]], *, seconds: float, rounds: int
 ) -> tuple[dict[str, Times], float]:
     """Times every contender for about ``seconds`` in all, taking turns over ``rounds`` rounds.
 
@@ -98,7 +98,7 @@ def measure(
             break
         meter = LoadMeter()
         order = names[len(kept) % len(names) :] + names[: len(kept) % len(names)]
-        samples = {name: _burst(contenders[name], seconds / rounds, expected[name], warm) for name in order}
+        samples = {name: _burst(contenders[name], seconds / rounds, expected[name]) for name in order}
         load = meter.other_cores()
         kept.append((load, samples))
         quiet += load <= QUIET_CORES

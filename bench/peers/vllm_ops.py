@@ -44,7 +44,7 @@ def _need(name: str) -> Any:
 
 
 def _activation(layer: Layer) -> Callable[[torch.Tensor], torch.Tensor]:
-    """For the output of the first matrix: gate and up fused where gated, with vllm's own fused operator if it has one."""
+    """For the first matrix's output: gate and up side by side where gated, with vllm's own operator if it has one."""
     if not layer.gated:
         return layer.act
     name = {"silu": "silu_and_mul", "gelu": "gelu_and_mul", "gelu_tanh": "gelu_tanh_and_mul"}.get(layer.activation)

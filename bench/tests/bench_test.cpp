@@ -28,9 +28,7 @@ void report(bool holds, const char* condition, int line) {
 }
 #define CHECK(condition) report((condition), #condition, __LINE__)
 
-bool near(double a, double b) {
-    return std::fabs(a - b) <= 1e-12 * (std::fabs(a) + std::fabs(b));
-}
+bool near(double a, double b) { return std::fabs(a - b) <= 1e-12 * (std::fabs(a) + std::fabs(b)); }
 
 // The message of the error that the options give; empty if they are fine.
 std::string refusal(const std::vector<std::string>& arguments) {
@@ -42,9 +40,7 @@ std::string refusal(const std::vector<std::string>& arguments) {
     return "";
 }
 
-bool contains(const std::string& text, const std::string& part) {
-    return text.find(part) != std::string::npos;
-}
+bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
 
 void test_statistics() {
     CHECK(std::isnan(median({})));

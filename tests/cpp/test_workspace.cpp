@@ -11,6 +11,7 @@ TEST(query_is_what_a_call_takes) {
             for (std::int64_t tokens : {0, 1, 2, 16, 17, 128, 700})
                 for (int threads : {1, 2, 5})
                     for (bool gated : {false, true}) {
+                        if (tokens == 700 && dtype != DType::f16) continue;  // several token tiles; slow
                         const Problem problem(format, dtype, tokens, 100, 300, gated);
                         fastffn::FfnWeights weights;
                         weights.w_up = view(problem.w_up);

@@ -4,8 +4,9 @@ import shutil
 import subprocess
 from pathlib import Path
 
-import fastffn as ff
 import pytest
+
+import fastffn as ff
 
 EXAMPLE = Path(__file__).parents[1] / "cpp" / "example"
 

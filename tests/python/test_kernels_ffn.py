@@ -113,3 +113,16 @@ def test_formats_mix(fmt):
         )
         expected = np.maximum(x @ plain["w_up"].T, 0) @ np.asarray(ff.unpack(w_down, "f32")).T
         assert np.linalg.norm(again - expected) / np.linalg.norm(expected) < 0.05
+
+
+@formats
+@pytest.mark.parametrize("seed", range(8 if SMALL else 60))
+def test_random_layers(fmt, seed):
+    """Whatever nobody thought of."""
+    rng = np.random.default_rng([9, seed])
+    dims = [int(np.exp(rng.uniform(0, np.log(limit)))) for limit in (100, 400, 700, 400)]
+    tokens, d_model, d_ff, d_out = dims
+    dtype, bias = rng.choice(list(DTYPES), 2)
+    activation = ACTIVATIONS[rng.integers(len(ACTIVATIONS))]
+    layer = Layer(fmt, d_model, d_ff, bool(seed % 2), rng.choice([bias, None]), activation, d_out, seed)
+    layer.check(normal(rng, (tokens, d_model), dtype, scale=float(np.exp(rng.uniform(-2, 1)))))

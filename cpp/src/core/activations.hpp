@@ -51,9 +51,10 @@ inline V activated(V x) {
         return positive * positive;
     }
     if constexpr (activation == Activation::gelu) {
-        // x · erfc(-x/√2) / 2 for x < 0, and x minus the mirrored tail for x >= 0: no cancellation on either side.
-        const V tail = V(0.5f) * x * complementary_error(absolute(x) * V(0.70710678118654752f));
-        return select_negative(x, tail, x - tail);
+        // x · erfc(-x/√2) / 2 for x < 0, and x minus the mirrored tail for x >= 0: no cancellation on either side. The
+        // tail is 0 long before 30; the bound keeps infinity · 0 out of the positive side (the order keeps NaN).
+        const V half_tail = V(0.5f) * complementary_error(absolute(x) * V(0.70710678118654752f));
+        return select_negative(x, x * half_tail, negative_multiply_add(minimum(V(30.0f), x), half_tail, x));
     }
     if constexpr (activation == Activation::gelu_tanh) {
         const V cubic = x * x * x;

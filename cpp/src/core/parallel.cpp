@@ -26,20 +26,47 @@ namespace fastffn {
 
 namespace {
 
+// One call's tasks, numbered through all phases. A worker draws the next number; before it runs a task of a later phase
+// it waits until the tasks before that phase are done. Numbers are drawn in order, so whoever is waited for is running.
 struct Region {
-    std::int64_t tasks;
-    TaskFunction function;
-    void* argument;
+    const PhasedWork& work;
     int limit;  // workers are numbered below this
-    std::atomic<std::int64_t> next{0};
+    alignas(64) std::atomic<std::int64_t> next{0};
+    alignas(64) std::atomic<std::int64_t> done{0};
 
-    void work(int worker) {
-        if (worker >= limit) return;
+    Region(const PhasedWork& phased_work, int threads) : work(phased_work), limit(threads) {}
+
+    void join(int worker) {
+        if (worker >= limit || work.phases <= 0) return;
+        std::int64_t phase = 0, begin = 0, end = work.tasks(work.argument, 0);
         for (;;) {
-            const std::int64_t task = next.fetch_add(1, std::memory_order_relaxed);
-            if (task >= tasks) return;
-            function(argument, task, worker);
+            const std::int64_t number = next.fetch_add(1, std::memory_order_relaxed);
+            while (number >= end) {
+                if (++phase == work.phases) return;
+                begin = end;
+                end += work.tasks(work.argument, phase);
+            }
+            wait_for(begin);
+            work.run(work.argument, phase, number - begin, worker);
+            done.fetch_add(1, std::memory_order_release);
         }
+    }
+
+    void wait_for(std::int64_t count) {
+        // A phase lasts microseconds; a worker that lost its core takes much longer, and then this core is better lent.
+        constexpr int spins_before_yield = 4000;
+        for (int spins = 0; done.load(std::memory_order_acquire) < count; ++spins) {
+            if (spins < spins_before_yield)
+                pause();
+            else
+                std::this_thread::yield();
+        }
+    }
+
+    static void pause() {
+#if FASTFFN_X86
+        __builtin_ia32_pause();
+#endif
     }
 };
 
@@ -73,7 +100,7 @@ class ThreadPool {
     void run(int threads, Region* region) {
         std::unique_lock<std::mutex> owner(owner_, std::try_to_lock);
         if (!owner.owns_lock()) {
-            region->work(0);
+            region->join(0);
             return;
         }
         {
@@ -86,7 +113,7 @@ class ThreadPool {
             ++generation_;
         }
         wake_.notify_all();
-        region->work(0);
+        region->join(0);
         std::unique_lock<std::mutex> lock(mutex_);
         done_.wait(lock, [&] { return busy_ == 0; });
         region_ = nullptr;
@@ -103,7 +130,7 @@ class ThreadPool {
             lock.unlock();
             if (takes_part) {
                 inside = true;
-                region->work(worker);
+                region->join(worker);
             }
             lock.lock();
             if (--busy_ == 0) done_.notify_one();
@@ -164,7 +191,7 @@ Threading& threading() {
 }
 
 void run_openmp_worker(void* argument) {
-    static_cast<Region*>(argument)->work(threading().openmp.thread_num());
+    static_cast<Region*>(argument)->join(threading().openmp.thread_num());
 }
 
 }  // namespace
@@ -190,10 +217,11 @@ int default_threads() noexcept {
     return 1;
 }
 
-void run_tasks(int threads, std::int64_t tasks, TaskFunction function, void* argument) noexcept {
-    if (tasks <= 0) return;
-    Region region{tasks, function, argument, threads};
-    if (threads > 1 && tasks > 1 && !forked) {
+void run_phases(int threads, const PhasedWork& work) noexcept {
+    Region region(work, threads);
+    bool shared = threads > 1 && !forked;
+    if (shared && work.phases == 1) shared = work.tasks(work.argument, 0) > 1;
+    if (shared) {
         Threading& t = threading();
         if (t.backend == Backend::openmp && !t.openmp.in_parallel()) {
             pool_used.store(true, std::memory_order_relaxed);
@@ -206,7 +234,7 @@ void run_tasks(int threads, std::int64_t tasks, TaskFunction function, void* arg
             return;
         }
     }
-    region.work(0);
+    region.join(0);
 }
 
 }  // namespace fastffn

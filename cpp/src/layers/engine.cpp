@@ -68,115 +68,147 @@ const float* load_bias(const TensorView* bias, std::int64_t col0, std::int64_t c
     return buffer;
 }
 
-// Brings rows [first, first + rows) of x into prepared form.
-void prepare_rows(const FormatKernels& kernels, const RowsView& x, std::int64_t first, std::int64_t rows, int threads,
-                  std::byte* prepared) {
-    const std::int64_t row_bytes = x.cols * 4;
-    const std::int64_t rows_per_task = rows * row_bytes < serial_prepare_bytes ? rows : 16;
-    parallel_for(threads, divide_up(rows, rows_per_task), [&](std::int64_t task, int) {
-        std::int64_t row = task * rows_per_task;
-        const std::int64_t end = row + rows_per_task < rows ? row + rows_per_task : rows;
+std::int64_t least(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
+
+// One token tile of a call, and the tasks of its phases.
+class TileCall {
+  public:
+    TileCall(const DenseLayer& layer, const DensePlan& plan, const RowsView& x, const RowsView& y,
+             std::byte* workspace, std::int64_t tile)
+        : layer_(layer), plan_(plan), x_(x), y_(y), workspace_(workspace), first_(tile * plan.token_tile),
+          rows_(least(plan.token_tile, plan.tokens - first_)) {}
+
+    enum Phase : std::int64_t { prepare_x, hidden, prepare_hidden, output, phase_count };
+
+    std::int64_t tasks(std::int64_t phase) const {
+        switch (phase) {
+            case prepare_x: return prepare_tasks(x_.cols) * (two_forms() ? 2 : 1);
+            case hidden: return layer_.has_hidden ? plan_blocks(layer_.up, rows_, plan_.threads).tasks() : 0;
+            case prepare_hidden: return keeps_rows() ? prepare_tasks(d_ff()) : 0;
+            default: return plan_blocks(layer_.down, rows_, plan_.threads).tasks();
+        }
+    }
+
+    void run(std::int64_t phase, std::int64_t task, int worker) const {
+        switch (phase) {
+            case prepare_x: return run_prepare_x(task);
+            case hidden: return run_hidden(task, worker);
+            case prepare_hidden: return run_prepare_hidden(task);
+            default: return run_output(task, worker);
+        }
+    }
+
+  private:
+    bool two_forms() const { return plan_.prepared_x_gate != plan_.prepared_x; }
+    bool keeps_rows() const { return layer_.has_hidden && layer_.down.kernels->whole_rows; }
+    std::int64_t d_ff() const { return layer_.up.matrix.out_features; }
+    float* tile(int worker) const {
+        return reinterpret_cast<float*>(workspace_ + plan_.tiles + worker * plan_.tile_bytes);
+    }
+
+    // Rows per task of preparing: few where little is to do, else blocks of 16.
+    std::int64_t prepare_rows(std::int64_t cols) const { return rows_ * cols * 4 < serial_prepare_bytes ? rows_ : 16; }
+    std::int64_t prepare_tasks(std::int64_t cols) const { return divide_up(rows_, prepare_rows(cols)); }
+
+    // The part of a matrix product that a task does.
+    struct Part {
+        std::int64_t first_panel, panels, col0, cols, real_cols, row0, rows;
+    };
+    Part part_of(const Operand& operand, std::int64_t task) const {
+        const Blocks blocks = plan_blocks(operand, rows_, plan_.threads);
+        Part part{};
+        part.first_panel = task / blocks.row_splits * blocks.panels_per_task;
+        part.panels = least(blocks.panels_per_task, operand.matrix.panels() - part.first_panel);
+        part.col0 = part.first_panel * panel_columns;
+        part.cols = part.panels * panel_columns;
+        part.real_cols = least(part.cols, operand.matrix.out_features - part.col0);
+        part.row0 = task % blocks.row_splits * blocks.rows_per_split;
+        part.rows = least(blocks.rows_per_split, rows_ - part.row0);
+        return part;
+    }
+    void multiply(const Operand& operand, const std::byte* prepared, const Part& part, float* into) const {
+        operand.kernels->multiply({operand.matrix, prepared, rows_, part.row0, part.rows, part.first_panel, part.panels,
+                                   into, part.cols});
+    }
+
+    void run_prepare_x(std::int64_t task) const {
+        const std::int64_t tasks_per_form = prepare_tasks(x_.cols), rows_per_task = prepare_rows(x_.cols);
+        const bool for_gate = task >= tasks_per_form;
+        const FormatKernels& kernels = for_gate ? *layer_.gate.kernels : *layer_.first().kernels;
+        std::byte* prepared = workspace_ + (for_gate ? plan_.prepared_x_gate : plan_.prepared_x);
+        std::int64_t row = task % tasks_per_form * rows_per_task;
+        const std::int64_t end = least(rows_, row + rows_per_task);
         while (row < end) {
             std::int64_t run = 0;
-            const std::byte* src = x.row(first + row, end - row, &run);
-            kernels.prepare({src, x.dtype, x.row_stride(), run, x.cols, row, 0, rows, x.cols, prepared});
+            const std::byte* src = x_.row(first_ + row, end - row, &run);
+            kernels.prepare({src, x_.dtype, x_.row_stride(), run, x_.cols, row, 0, rows_, x_.cols, prepared});
             row += run;
         }
-    });
-}
+    }
 
-struct TileCall {
-    const DenseLayer& layer;
-    const DensePlan& plan;
-    std::byte* workspace;
-    std::int64_t first, rows;  // of this token tile
-};
-
-// Hidden columns: up (and gate), activation, and the hidden tile into the down projection's prepared form.
-void run_hidden(const TileCall& call) {
-    const DenseLayer& layer = call.layer;
-    const DensePlan& plan = call.plan;
-    const FormatKernels& down = *layer.down.kernels;
-    const std::int64_t d_ff = layer.up.matrix.out_features;
-    const Blocks blocks = plan_blocks(layer.up, call.rows, plan.threads);
-    const std::byte* x_up = call.workspace + plan.prepared_x;
-    const std::byte* x_gate = call.workspace + plan.prepared_x_gate;
-    std::byte* prepared_hidden = call.workspace + plan.prepared_hidden;
-    auto* hidden = reinterpret_cast<float*>(call.workspace + plan.hidden);
-    parallel_for(plan.threads, blocks.tasks(), [&](std::int64_t task, int worker) {
-        const std::int64_t first_panel = task / blocks.row_splits * blocks.panels_per_task;
-        const std::int64_t row0 = task % blocks.row_splits * blocks.rows_per_split;
-        std::int64_t rows = call.rows - row0, panels = layer.up.matrix.panels() - first_panel;
-        if (rows > blocks.rows_per_split) rows = blocks.rows_per_split;
-        if (panels > blocks.panels_per_task) panels = blocks.panels_per_task;
-        const std::int64_t col0 = first_panel * panel_columns, cols = panels * panel_columns;
-        const std::int64_t real_cols = d_ff - col0 < cols ? d_ff - col0 : cols;
-
-        auto* up = reinterpret_cast<float*>(call.workspace + plan.tiles + worker * plan.tile_bytes);
-        layer.up.kernels->multiply({layer.up.matrix, x_up, call.rows, row0, rows, first_panel, panels, up, cols});
+    // Hidden columns: up (and gate), activation, and the hidden tile into the down projection's prepared form.
+    void run_hidden(std::int64_t task, int worker) const {
+        const FormatKernels& down = *layer_.down.kernels;
+        const Part part = part_of(layer_.up, task);
+        float* up = tile(worker);
+        multiply(layer_.up, workspace_ + plan_.prepared_x, part, up);
         float bias_buffer[2][longest_run_panels * panel_columns];
         ActivateArgs act{};
-        act.activation = layer.activation;
+        act.activation = layer_.activation;
         act.up = up;
-        act.up_bias = load_bias(layer.up.bias, col0, cols, bias_buffer[0]);
-        act.rows = rows;
-        act.cols = cols;
-        act.stride = cols;
-        act.hidden = down.whole_rows ? hidden + row0 * plan.hidden_stride + col0 : up;
-        act.hidden_stride = down.whole_rows ? plan.hidden_stride : cols;
-        if (layer.has_gate) {
-            float* gate = up + plan.tile_bytes / 8;  // the second half of the worker's tiles
-            layer.gate.kernels->multiply(
-                {layer.gate.matrix, x_gate, call.rows, row0, rows, first_panel, panels, gate, cols});
-            act.gate = gate;
-            act.gate_bias = load_bias(layer.gate.bias, col0, cols, bias_buffer[1]);
+        act.up_bias = load_bias(layer_.up.bias, part.col0, part.cols, bias_buffer[0]);
+        act.rows = part.rows;
+        act.cols = part.cols;
+        act.stride = part.cols;
+        act.hidden = up;
+        act.hidden_stride = part.cols;
+        if (keeps_rows()) {
+            act.hidden = reinterpret_cast<float*>(workspace_ + plan_.hidden) + part.row0 * plan_.hidden_stride + part.col0;
+            act.hidden_stride = plan_.hidden_stride;
         }
-        layer.elementwise->activate(act);
-        if (!down.whole_rows)
-            down.prepare({reinterpret_cast<const std::byte*>(up), DType::f32, cols * 4, rows, real_cols, row0, col0,
-                          call.rows, d_ff, prepared_hidden});
-    });
-    if (down.whole_rows) {
-        RowsView view;
-        view.data = call.workspace + plan.hidden;
-        view.rows = call.rows;
-        view.cols = d_ff;
-        view.dims = 1;
-        view.shape[0] = call.rows;
-        view.strides[0] = plan.hidden_stride * 4;
-        prepare_rows(down, view, 0, call.rows, plan.threads, prepared_hidden);
+        if (layer_.has_gate) {
+            float* gate = up + plan_.tile_bytes / 8;  // the second half of the worker's tiles
+            multiply(layer_.gate, workspace_ + plan_.prepared_x_gate, part, gate);
+            act.gate = gate;
+            act.gate_bias = load_bias(layer_.gate.bias, part.col0, part.cols, bias_buffer[1]);
+        }
+        layer_.elementwise->activate(act);
+        if (!keeps_rows())
+            down.prepare({reinterpret_cast<const std::byte*>(up), DType::f32, part.cols * 4, part.rows, part.real_cols,
+                          part.row0, part.col0, rows_, d_ff(), workspace_ + plan_.prepared_hidden});
     }
-}
 
-// Output columns: down, bias, and y in its dtype.
-void run_output(const TileCall& call, const std::byte* prepared, const RowsView& y) {
-    const DensePlan& plan = call.plan;
-    const Operand& down = call.layer.down;
-    const Blocks blocks = plan_blocks(down, call.rows, plan.threads);
-    const std::int64_t y_bytes = element_bytes(y.dtype);
-    parallel_for(plan.threads, blocks.tasks(), [&](std::int64_t task, int worker) {
-        const std::int64_t first_panel = task / blocks.row_splits * blocks.panels_per_task;
-        const std::int64_t row0 = task % blocks.row_splits * blocks.rows_per_split;
-        std::int64_t rows = call.rows - row0, panels = down.matrix.panels() - first_panel;
-        if (rows > blocks.rows_per_split) rows = blocks.rows_per_split;
-        if (panels > blocks.panels_per_task) panels = blocks.panels_per_task;
-        const std::int64_t col0 = first_panel * panel_columns, cols = panels * panel_columns;
-        const std::int64_t real_cols =
-            down.matrix.out_features - col0 < cols ? down.matrix.out_features - col0 : cols;
+    void run_prepare_hidden(std::int64_t task) const {
+        const std::int64_t row0 = task * prepare_rows(d_ff()), stride = plan_.hidden_stride * 4;
+        const std::int64_t rows = least(prepare_rows(d_ff()), rows_ - row0);
+        layer_.down.kernels->prepare({workspace_ + plan_.hidden + row0 * stride, DType::f32, stride, rows, d_ff(), row0,
+                                      0, rows_, d_ff(), workspace_ + plan_.prepared_hidden});
+    }
 
-        auto* tile = reinterpret_cast<float*>(call.workspace + plan.tiles + worker * plan.tile_bytes);
-        down.kernels->multiply({down.matrix, prepared, call.rows, row0, rows, first_panel, panels, tile, cols});
+    // Output columns: down, bias, and y in its dtype.
+    void run_output(std::int64_t task, int worker) const {
+        const Operand& down = layer_.down;
+        const Part part = part_of(down, task);
+        float* sums = tile(worker);
+        multiply(down, workspace_ + (layer_.has_hidden ? plan_.prepared_hidden : plan_.prepared_x), part, sums);
         float bias_buffer[longest_run_panels * panel_columns];
-        const float* bias = load_bias(down.bias, col0, cols, bias_buffer);
-        for (std::int64_t row = 0; row < rows;) {
+        const float* bias = load_bias(down.bias, part.col0, part.cols, bias_buffer);
+        for (std::int64_t row = 0; row < part.rows;) {
             std::int64_t run = 0;
-            std::byte* dst = y.row(call.first + row0 + row, rows - row, &run);
-            call.layer.elementwise->store({tile + row * cols, cols, bias, run, real_cols, dst + col0 * y_bytes, y.dtype,
-                                           y.row_stride()});
+            std::byte* dst = y_.row(first_ + part.row0 + row, part.rows - row, &run);
+            layer_.elementwise->store({sums + row * part.cols, part.cols, bias, run, part.real_cols,
+                                       dst + part.col0 * element_bytes(y_.dtype), y_.dtype, y_.row_stride()});
             row += run;
         }
-    });
-}
+    }
+
+    const DenseLayer& layer_;
+    const DensePlan& plan_;
+    const RowsView& x_;
+    const RowsView& y_;
+    std::byte* workspace_;
+    std::int64_t first_, rows_;
+};
 
 }  // namespace
 
@@ -231,15 +263,16 @@ DensePlan plan_dense(const DenseLayer& layer, std::int64_t tokens, int threads) 
 
 void run_dense(const DenseLayer& layer, const DensePlan& plan, const RowsView& x, const RowsView& y,
                std::byte* workspace) noexcept {
-    for (std::int64_t first = 0; first < plan.tokens; first += plan.token_tile) {
-        const std::int64_t rows = plan.tokens - first < plan.token_tile ? plan.tokens - first : plan.token_tile;
-        const TileCall call{layer, plan, workspace, first, rows};
-        prepare_rows(*layer.first().kernels, x, first, rows, plan.threads, workspace + plan.prepared_x);
-        if (plan.prepared_x_gate != plan.prepared_x)
-            prepare_rows(*layer.gate.kernels, x, first, rows, plan.threads, workspace + plan.prepared_x_gate);
-        if (layer.has_hidden) run_hidden(call);
-        run_output(call, workspace + (layer.has_hidden ? plan.prepared_hidden : plan.prepared_x), y);
-    }
+    const std::int64_t tiles = divide_up(plan.tokens, plan.token_tile);
+    auto call = [&](std::int64_t phase) {
+        return TileCall(layer, plan, x, y, workspace, phase / TileCall::phase_count);
+    };
+    parallel_phases(
+        plan.threads, tiles * TileCall::phase_count,
+        [&](std::int64_t phase) { return call(phase).tasks(phase % TileCall::phase_count); },
+        [&](std::int64_t phase, std::int64_t task, int worker) {
+            call(phase).run(phase % TileCall::phase_count, task, worker);
+        });
 }
 
 }  // namespace fastffn

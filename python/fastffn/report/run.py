@@ -195,7 +195,7 @@ def _measure(
         variants,
         settings.tokens,
         seconds,
-        lambda count: progress.stage(f"{label}: timing {len(variants)} variants, {count} tokens", seconds),
+        lambda count: progress.stage(f"{label}: timing {len(variants)} variants at T={count}", seconds),
     )
     return errors, sizes, timings, len(chosen)
 

@@ -5,11 +5,11 @@ Colours come from CSS variables of the page (``--ink``, ``--grid``, ``--s0`` …
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from html import escape
+from itertools import pairwise
 
 WIDTH, HEIGHT = 620, 360
 LEFT, RIGHT, TOP, BOTTOM = 66, 18, 14, 50
@@ -67,17 +67,18 @@ class Chart:
         self._path(points, f'class="line{" peer" if style.peer else ""}" style="stroke:var(--s{style.colour})"')
 
     def guide(self, points: Sequence[tuple[float, float]]) -> None:
-        """A thin line that is no data; labels keep off its upright and level parts."""
+        """A thin line that is no data."""
         self._path(points, 'class="guide"')
-        pixels = [self.at(*point) for point in points]
-        for (x0, y0), (x1, y1) in itertools.pairwise(pixels):
-            if abs(x1 - x0) < 1 or abs(y1 - y0) < 1:
-                self._boxes.append((min(x0, x1) - 1, min(y0, y1) - 1, max(x0, x1) + 1, max(y0, y1) + 1))
 
     def _path(self, points: Sequence[tuple[float, float]], attributes: str) -> None:
         pixels = [self.at(*point) for point in points]
         path = " ".join(f"{'L' if i else 'M'}{x:.1f} {y:.1f}" for i, (x, y) in enumerate(pixels))
         self._parts.append(f'<path d="{path}" {attributes}/>')
+        for (x0, y0), (x1, y1) in pairwise(pixels):  # small boxes along it, for text to keep off
+            steps = max(1, round(math.hypot(x1 - x0, y1 - y0) / 4))
+            for step in range(steps + 1):
+                x, y = x0 + (x1 - x0) * step / steps, y0 + (y1 - y0) * step / steps
+                self._boxes.append((x - 1.5, y - 1.5, x + 1.5, y + 1.5))
 
     def mark(self, x: float, y: float, style: Style, tip: str) -> None:
         """A point; the tip shows when the pointer rests on it."""
@@ -100,6 +101,16 @@ class Chart:
         width = _CHARACTER * _FONT * len(text)
         begin = {"start": x, "middle": x - width / 2, "end": x - width}[anchor]
         self._boxes.append((begin, y - _FONT, begin + width, y + 3))
+
+    def text_at_free_spot(self, spots: Sequence[tuple[float, float]], text: str, anchor: str) -> None:
+        """Text at the first of the pixels where it meets nothing; left out where there is none."""
+        width = _CHARACTER * _FONT * len(text)
+        for x, y in spots:
+            left = x if anchor == "start" else x - width
+            box = (left, y - _FONT, left + width, y + 3)
+            if self._inside(box) and not any(_overlap(box, other) for other in self._boxes):
+                self.text(x, y, text, anchor)
+                return
 
     def _place_labels(self) -> None:
         for x, y, text in self._labels:

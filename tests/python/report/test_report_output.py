@@ -21,7 +21,7 @@ from fastffn.report.results import ModelResult, Report, VariantResult
 from fastffn.report.svg import WIDTH, Chart, Style, linear_axis, log_axis
 
 TOKENS = (1, 16, 1024)
-ROOF = Roof(2e10, 2e11)
+ROOF = Roof(2e10, {"f32": 2e11, "bf16": 4e11, "int8": 8e11}, "this test")
 
 
 def variant(
@@ -59,6 +59,8 @@ def one_layer(row: VariantResult) -> VariantResult:
 CASES = {
     "both": report(model(), embedder()),
     "no roof": report(model(), roof=None),
+    "low roof": report(model(), roof=Roof(1e6, {"f32": 1e7}, "this test")),
+    "high roof": report(model(), roof=Roof(1e15, {"f32": 1e16}, "this test")),
     "no torch": report(model(variants=[row for row in model().variants if row.ours])),
     "only f32": report(model(variants=model().variants[:1])),
     "equal": report(model(variants=[replace(model().variants[0], name=name) for name in ("f32", "f16", "bf16")])),
