@@ -164,7 +164,7 @@ const TypeEntry& type_entry(PyTypeObject* type) {
     return entries.back();
 }
 
-void read_array(Call& call, const char* name, py::handle object, Role role, Array* array) {
+void read_array(const Call& call, const char* name, py::handle object, Role role, Array* array) {
     const TypeEntry& entry = type_entry(Py_TYPE(object.ptr()));
     if (entry.kind == Kind::torch) return read_torch(call, name, object, role, *entry.exchange, array);
     if (entry.kind == Kind::torch_slow) return read_torch_slow(call, name, object, role, array);

@@ -38,10 +38,9 @@ enum class Role : std::uint8_t {
     output,  // written
 };
 
-// One call from Python: names its errors, and asks torch for its grad mode at most once.
+// One call from Python: names its errors.
 struct Call {
     const char* operation;
-    int grad_enabled = -1;  // unknown, 0, 1
 };
 
 struct Array {
@@ -52,7 +51,7 @@ struct Array {
 
 // `name` is what errors call the argument. Fills `array` where it lies: an Array is large, and three moves of one are
 // felt in a call of 0.5 µs.
-void read_array(Call& call, const char* name, py::handle object, Role role, Array* array);
+void read_array(const Call& call, const char* name, py::handle object, Role role, Array* array);
 
 // A DLTensor as a view; throws for devices, dtypes and layouts that fastffn does not take.
 void read_dltensor(const Call& call, const char* name, const dlpack::Tensor& tensor, TensorView* view);

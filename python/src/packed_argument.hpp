@@ -12,7 +12,7 @@ struct PackedArray {
 };
 
 // A contiguous one-dimensional uint8 array of any kind. Plain weights, passed by mistake, get an error that says so.
-void read_packed(Call& call, const char* name, py::handle object, PackedArray* packed);
+void read_packed(const Call& call, const char* name, py::handle object, PackedArray* packed);
 
 void register_weights(py::module_& module);
 

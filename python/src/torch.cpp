@@ -7,18 +7,6 @@ namespace fastffn::python {
 
 namespace {
 
-// Interned once; attribute look-ups by C string would build the name on every call.
-struct Names {
-    PyObject* requires_grad = PyUnicode_InternFromString("requires_grad");
-    PyObject* is_neg = PyUnicode_InternFromString("is_neg");
-    PyObject* is_grad_enabled = nullptr;  // the function itself
-};
-
-Names& names() {
-    static Names instance;
-    return instance;
-}
-
 bool truth(PyObject* value) {
     if (!value) throw py::error_already_set();
     const bool result = value == Py_True;
@@ -26,27 +14,60 @@ bool truth(PyObject* value) {
     return result;
 }
 
-bool grad_enabled(Call& call) {
-    if (call.grad_enabled < 0) {
-        PyObject*& function = names().is_grad_enabled;
-        if (!function) function = py::object(py::module_::import("torch").attr("is_grad_enabled")).release().ptr();
-        call.grad_enabled = truth(PyObject_CallNoArgs(function));
+// Questions that every call asks of its tensors. Both are C functions behind descriptors of torch.Tensor, and calling
+// these without the look-up halves their cost (measured: 65 to 35 ns for is_neg).
+class Questions {
+  public:
+    bool requires_grad(PyObject* tensor) const {
+        return truth(get_requires_grad_ ? get_requires_grad_(tensor, closure_)
+                                        : PyObject_GetAttrString(tensor, "requires_grad"));
     }
-    return call.grad_enabled == 1;
-}
+    bool is_neg(PyObject* tensor) const {
+        return truth(call_is_neg_ ? call_is_neg_(tensor, nullptr) : PyObject_CallMethod(tensor, "is_neg", nullptr));
+    }
+    bool grad_enabled() const { return truth(PyObject_CallNoArgs(is_grad_enabled_.ptr())); }
 
-void check_gradient(Call& call, const char* name, py::handle object, Role role) {
-    if (role == Role::packed || role == Role::weight || !grad_enabled(call)) return;
-    if (!truth(PyObject_GetAttr(object.ptr(), names().requires_grad))) return;
-    raise(PyExc_RuntimeError,
-          std::string(call.operation) + ": " + name +
-              " requires grad, and fastffn computes no gradients; call it under torch.no_grad(), or "
-              "pass " +
-              name + ".detach()");
+    static const Questions& instance() {
+        static const Questions& questions = *new Questions;
+        return questions;
+    }
+
+  private:
+    Questions() {
+        const py::module_ torch = py::module_::import("torch");
+        is_grad_enabled_ = torch.attr("is_grad_enabled");
+        const py::object tensor = torch.attr("Tensor");
+        requires_grad_ = tensor.attr("requires_grad");
+        if (Py_IS_TYPE(requires_grad_.ptr(), &PyGetSetDescr_Type)) {
+            const PyGetSetDef& definition = *reinterpret_cast<PyGetSetDescrObject*>(requires_grad_.ptr())->d_getset;
+            get_requires_grad_ = definition.get;
+            closure_ = definition.closure;
+        }
+        is_neg_ = tensor.attr("is_neg");
+        if (Py_IS_TYPE(is_neg_.ptr(), &PyMethodDescr_Type)) {
+            const PyMethodDef& definition = *reinterpret_cast<PyMethodDescrObject*>(is_neg_.ptr())->d_method;
+            if (definition.ml_flags == METH_NOARGS) call_is_neg_ = definition.ml_meth;
+        }
+    }
+
+    py::object is_grad_enabled_, requires_grad_, is_neg_;  // references that keep the functions
+    getter get_requires_grad_ = nullptr;
+    void* closure_ = nullptr;
+    PyCFunction call_is_neg_ = nullptr;
+};
+
+void check_gradient(const Call& call, const char* name, py::handle object, Role role) {
+    if (role == Role::packed || role == Role::weight) return;
+    const Questions& questions = Questions::instance();
+    if (!questions.requires_grad(object.ptr()) || !questions.grad_enabled()) return;
+    raise(PyExc_RuntimeError, std::string(call.operation) + ": " + name +
+                                  " requires grad, and fastffn computes no gradients; call it under torch.no_grad(), "
+                                  "or pass " +
+                                  name + ".detach()");
 }
 
 // A lazily negated view exports the memory without the sign.
-bool is_negated(py::handle object) { return truth(PyObject_CallMethodNoArgs(object.ptr(), names().is_neg)); }
+bool is_negated(py::handle object) { return Questions::instance().is_neg(object.ptr()); }
 
 py::object resolved(const Call& call, const char* name, py::handle object, Role role) {
     if (role == Role::output)
@@ -63,7 +84,7 @@ py::object resolved(const Call& call, const char* name, py::handle object, Role 
 
 }  // namespace
 
-void read_torch(Call& call, const char* name, py::handle object, Role role, const dlpack::ExchangeApi& exchange,
+void read_torch(const Call& call, const char* name, py::handle object, Role role, const dlpack::ExchangeApi& exchange,
                 Array* array) {
     array->kind = Kind::torch;
     dlpack::Tensor tensor;
@@ -77,7 +98,7 @@ void read_torch(Call& call, const char* name, py::handle object, Role role, cons
     read_dltensor(call, name, tensor, &array->view);
 }
 
-void read_torch_slow(Call& call, const char* name, py::handle object, Role role, Array* array) {
+void read_torch_slow(const Call& call, const char* name, py::handle object, Role role, Array* array) {
     check_gradient(call, name, object, role);
     py::object plain = object.attr("detach")();
     if (role != Role::packed && is_negated(plain)) plain = resolved(call, name, plain, role);

@@ -7,10 +7,10 @@ namespace fastffn::python {
 
 // Exactly torch.Tensor or Parameter, through the exchange API. That API skips checks that __dlpack__ makes (gradients,
 // lazy negation), so they are made here.
-void read_torch(Call& call, const char* name, py::handle object, Role role, const dlpack::ExchangeApi& exchange,
+void read_torch(const Call& call, const char* name, py::handle object, Role role, const dlpack::ExchangeApi& exchange,
                 Array* array);
 
 // Subclasses, and torch before 2.10.
-void read_torch_slow(Call& call, const char* name, py::handle object, Role role, Array* array);
+void read_torch_slow(const Call& call, const char* name, py::handle object, Role role, Array* array);
 
 }  // namespace fastffn::python

@@ -9,7 +9,7 @@
 
 namespace fastffn::python {
 
-void read_packed(Call& call, const char* name, py::handle object, PackedArray* packed) {
+void read_packed(const Call& call, const char* name, py::handle object, PackedArray* packed) {
     read_array(call, name, object, Role::packed, &packed->array);
     const TensorView& view = packed->array.view;
     if (view.dtype != DType::u8)
