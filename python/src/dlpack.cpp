@@ -50,10 +50,20 @@ py::object call_dlpack(py::handle object, Role role) {
     return method();
 }
 
+// Arrays of these packages are immutable, but their capsules do not say so (measured: jax 0.10).
+bool is_immutable(py::handle object) {
+    const std::string name = type_name(object);
+    for (const char* package : {"jax.", "jaxlib.", "tensorflow."})
+        if (name.rfind(package, 0) == 0) return true;
+    return false;
+}
+
 }  // namespace
 
 void read_dlpack(const Call& call, const char* name, py::handle object, Role role, Array* array) {
     const std::string prefix = std::string(call.operation) + ": " + name;
+    if (role == Role::output && is_immutable(object))
+        raise(PyExc_ValueError, prefix + " (" + type_name(object) + ") is immutable; leave it out and use the result");
     try {
         // Asking a GPU array for a capsule may synchronise its stream, so look at the device first.
         if (PyObject_HasAttrString(object.ptr(), "__dlpack_device__")) {

@@ -153,6 +153,31 @@ def test_dlpack_out_is_written_in_place() -> None:
     assert out.calls == [{"max_version": (1, 3), "copy": False}]
 
 
+def test_immutable_out_is_refused() -> None:
+    """jax's capsules are not flagged read-only."""
+    kind = type("ArrayImpl", (Exporter,), {"__module__": "jaxlib._jax"})
+    out = kind(np.zeros((TOKENS, D_FF), np.float32))
+    with pytest.raises(ValueError) as error:
+        ff.linear(tokens(TOKENS, D_MODEL), ff.pack(weights(D_FF, D_MODEL), "f32"), out=out)
+    assert str(error.value) == ("linear: out (jaxlib._jax.ArrayImpl) is immutable; leave it out and use the result")
+    assert not out.array.any()
+
+
+def test_jax() -> None:
+    jax = pytest.importorskip("jax")
+    w, x = weights(D_FF, D_MODEL), tokens(TOKENS, D_MODEL)
+    packed = ff.pack(jax.numpy.asarray(w), "bf16")
+    assert isinstance(packed, jax.Array) and packed.dtype == np.uint8
+    for dtype in (np.float32, ml_dtypes.bfloat16):
+        y = ff.linear(jax.numpy.asarray(x, dtype), packed)
+        assert isinstance(y, jax.Array) and y.dtype == dtype
+        assert np.array_equal(np.asarray(y), ff.linear(x.astype(dtype), ff.pack(w, "bf16")))
+    with pytest.raises(ValueError, match="is immutable"):
+        ff.linear(jax.numpy.asarray(x), packed, out=jax.numpy.zeros((TOKENS, D_FF)))
+    with pytest.raises(BufferError, match=r"^linear: x \(\S*Tracer\) could not be exported"):
+        jax.jit(lambda rows: ff.linear(rows, packed))(x)
+
+
 def test_old_dlpack_object() -> None:
     w, x = weights(D_FF, D_MODEL), OldExporter(tokens(TOKENS, D_MODEL))
     y = ff.linear(x, ff.pack(w, "f32"))
