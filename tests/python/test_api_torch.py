@@ -93,15 +93,18 @@ def test_parameters_pack_without_ceremony() -> None:
 
 def test_lazily_negated_views() -> None:
     w = ff.pack(tensor(W_UP), "f32")
-    x = torch._neg_view(tensor(X))
-    assert x.is_neg()
+    x = torch.complex(torch.zeros(X.shape), tensor(X)).conj().imag
+    assert x.is_neg() and not x.is_contiguous()
     assert torch.equal(ff.linear(x, w), ff.linear(tensor(-X), w))
+    assert torch.equal(ff.linear(x[:1, :1], ff.pack(torch.ones(3, 1), "f32")), tensor(-X)[:1, :1].expand(1, 3))
     bias = torch.complex(torch.zeros(D_FF), torch.ones(D_FF)).conj().imag
     assert bias.is_neg()
     assert torch.equal(ff.linear(tensor(X), w, bias), ff.linear(tensor(X), w, torch.full((D_FF,), -1.0)))
     assert torch.equal(ff.unpack(ff.pack(x, "f32")), tensor(-X))
+    assert torch.equal(ff.unpack(ff.pack(x.T, "f32")), tensor(-X).T)
+    out = torch.zeros(5, D_FF, dtype=torch.complex64).conj().imag
     with pytest.raises(ValueError, match=r"^linear: out is a lazily negated view; pass a plain tensor$"):
-        ff.linear(tensor(X), w, out=torch._neg_view(torch.empty(5, D_FF)))
+        ff.linear(tensor(X), w, out=out)
 
 
 class Subclass(torch.Tensor):
