@@ -2,6 +2,8 @@
 
 #include <cstdlib>
 #include <cstring>
+#include <fstream>
+#include <string>
 
 #if FASTFFN_X86
 #include <cpuid.h>
@@ -139,15 +141,19 @@ Isa detect(std::string* why_no_better) {
 }
 #endif
 
+// Size of the data or unified cache of a level as the kernel reports it for the first core, 0 where it does not. (glibc's
+// sysconf multiplies shared caches by the sockets of the host in some virtual machines: 384 MiB for 32.)
 std::int64_t cache_bytes(int level) {
-#if defined(_SC_LEVEL1_DCACHE_SIZE)
-    const int names[] = {_SC_LEVEL1_DCACHE_SIZE, _SC_LEVEL2_CACHE_SIZE, _SC_LEVEL3_CACHE_SIZE};
-    const long bytes = sysconf(names[level - 1]);
-    return bytes > 0 ? bytes : 0;
-#else
-    (void)level;
+    for (int index = 0; index < 8; ++index) {
+        const std::string folder = "/sys/devices/system/cpu/cpu0/cache/index" + std::to_string(index) + "/";
+        int found_level = 0;
+        std::string type;
+        std::int64_t kib = 0;
+        if (!(std::ifstream(folder + "level") >> found_level)) return 0;
+        if (found_level != level || !(std::ifstream(folder + "type") >> type) || type == "Instruction") continue;
+        return std::ifstream(folder + "size") >> kib ? kib << 10 : 0;  // "48K"
+    }
     return 0;
-#endif
 }
 
 Status parse_isa(const std::string& text, Isa found, Isa* isa) {

@@ -56,7 +56,9 @@ inline float load_weight(const std::byte* src, DType dtype) {
 template <class Put>
 void for_each_row(const PlainMatrix& matrix, Put&& put) {
     const std::int64_t panels = divide_up(matrix.out_features, panel_columns);
-    parallel_for(default_threads(), panels, [&](std::int64_t panel, int) {
+    // Waking the team for a few thousand weights costs more than packing them.
+    const bool small = matrix.out_features * matrix.in_features < (1 << 16);
+    parallel_for(small ? 1 : default_threads(), panels, [&](std::int64_t panel, int) {
         std::vector<float> weights(static_cast<std::size_t>(matrix.in_features));
         const std::int64_t begin = panel * panel_columns;
         const std::int64_t end =
