@@ -10,17 +10,26 @@
 namespace fastffn {
 namespace {
 
-// first · x^n + … + last, coefficients from the highest power down.
+// Polynomials c0 + c1·x + … by Estrin's scheme. Horner's chain of dependent multiply-adds fills the scheduler with waiting
+// instructions: gelu took 32 cycles per 16 floats with it and takes 22 this way (Zen 5).
 template <class V>
-inline V polynomial(V, V sum) {
-    return sum;
-}
-template <class V, class... Rest>
-inline V polynomial(V x, V sum, float next, Rest... rest) {
-    return polynomial(x, multiply_add(sum, x, V(next)), rest...);
+inline V polynomial6(V x, float c0, float c1, float c2, float c3, float c4, float c5, float c6) {
+    const V x2 = x * x;
+    const V low = multiply_add(x2, multiply_add(x, V(c3), V(c2)), multiply_add(x, V(c1), V(c0)));
+    const V high = multiply_add(x2, V(c6), multiply_add(x, V(c5), V(c4)));
+    return multiply_add(x2 * x2, high, low);
 }
 
-// e^x = 2^n · e^r with n = round(x / ln 2), |r| <= ln 2 / 2; Taylor to r^7, remainder below 6e-9.
+template <class V>
+inline V polynomial8(V x, float c0, float c1, float c2, float c3, float c4, float c5, float c6, float c7, float c8) {
+    const V x2 = x * x, x4 = x2 * x2;
+    const V low = multiply_add(x2, multiply_add(x, V(c3), V(c2)), multiply_add(x, V(c1), V(c0)));
+    const V high = multiply_add(x2, multiply_add(x, V(c7), V(c6)), multiply_add(x, V(c5), V(c4)));
+    return multiply_add(x4, multiply_add(x4, V(c8), high), low);
+}
+
+// e^x = 2^n · e^r with n = round(x / ln 2), |r| <= ln 2 / 2. The polynomial interpolates e^r at Chebyshev points; its
+// relative error is 2.6e-9.
 template <class V>
 inline V exponential(V x) {
     // Beyond these e^x is infinity or less than half the smallest subnormal. The order keeps NaN.
@@ -28,19 +37,19 @@ inline V exponential(V x) {
     const V n = nearest_integer(x * V(1.44269504088896341f));
     V r = negative_multiply_add(n, V(0.693359375f), x);  // ln 2 in two parts: this one has 9 bits, so n · it is exact
     r = negative_multiply_add(n, V(-2.12194440e-4f), r);
-    const V power =
-        polynomial(r, V(1.0f / 5040), 1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f);
-    return scale_by_power(power, n);
+    return scale_by_power(
+        polynomial6(r, 1.0f, 1.000000038f, 0.5000000047f, 0.1666641551f, 0.0416663529f, 0.008375126398f, 0.001394110843f),
+        n);
 }
 
-// erfc(z) for z >= 0 as t · exp(-z² + P(t)), t = 1 / (1 + z/2). P: degree 9, interpolating log(erfc(z) e^(z²) / t) at
-// the Chebyshev points of z in [0, 10.5]; largest error of P 5.5e-8.
+// erfc(z) for z >= 0 as t · Q(t) · exp(-z²), t = 1 / (1 + z/2). Q, degree 8, interpolates erfc(z) e^(z²) / t at the
+// Chebyshev points of z in [0, 10.5] with a relative error of 5.4e-8, and does not wait for the exponential.
 template <class V>
 inline V complementary_error(V z) {
     const V t = V(1.0f) / multiply_add(z, V(0.5f), V(1.0f));
-    const V p = polynomial(t, V(0.152279483848f), -0.720417711407f, 1.24870898697f, -0.81681912844f, 0.0176640586061f,
-                           -0.0496802676887f, 0.0515081469734f, 0.383202547783f, 0.999020345926f, -1.2654664097f);
-    return t * exponential(negative_multiply_add(z, z, p));
+    const V q = polynomial8(t, 0.2820815397f, 0.2824671659f, 0.2423957219f, 0.2056163428f, -0.03378071296f, 0.2886941302f,
+                            -0.4966269289f, 0.289165503f, -0.06001280511f);
+    return t * q * exponential(V(0.0f) - z * z);
 }
 
 template <Activation activation, class V>

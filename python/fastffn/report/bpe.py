@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ PRE_TOKENIZERS = {
     "llama3": (_LLAMA3_PATTERN,),
     "qwen2": (_LLAMA3_PATTERN.replace(r"\p{N}{1,3}", r"\p{N}"),),
 }
+# Those whose models were trained with whole words taken before merges.
+_WHOLE_WORDS = ("llama-bpe", "llama3")
 # GGUF's token types.
 _CONTROL, _USER_DEFINED = 3, 4
 
@@ -56,11 +59,15 @@ class BpeTokenizer:
         special: dict[str, int] | None = None,
         bos: int | None = None,
         unknown: int | None = None,
+        whole_words: bool = False,
+        compose: bool = False,
     ) -> None:
         self.tokens = list(tokens)
         self.special = dict(special or {})
         self.bos = bos  # put before a text by those models that were trained so; else None
         self.unknown = unknown
+        self._whole_words = whole_words  # a word that is a token is that token, whatever the merges say
+        self._compose = compose  # Unicode's NFC first
         self._patterns = tuple(patterns)
         self._ids = {token: index for index, token in reversed(list(enumerate(self.tokens)))}
         self._ranks = {pair: rank for rank, pair in enumerate(merges)}
@@ -97,7 +104,8 @@ class BpeTokenizer:
             if kind in (_CONTROL, _USER_DEFINED)
         }
         bos = metadata.get("tokenizer.ggml.bos_token_id") if metadata.get("tokenizer.ggml.add_bos_token") else None
-        return cls(tokens, merges, PRE_TOKENIZERS[pre], special, bos, metadata.get("tokenizer.ggml.unknown_token_id"))
+        unknown = metadata.get("tokenizer.ggml.unknown_token_id")
+        return cls(tokens, merges, PRE_TOKENIZERS[pre], special, bos, unknown, whole_words=pre in _WHOLE_WORDS)
 
     @classmethod
     def from_json(cls, path: str | Path) -> BpeTokenizer:
@@ -118,9 +126,14 @@ class BpeTokenizer:
             merges = [_pair(merge) for merge in model["merges"]]
             patterns = _json_patterns(data.get("pre_tokenizer"))
             unknown = vocabulary.get(model.get("unk_token") or "")
+            bos = _json_bos(data.get("post_processor"), special)
+            normalizer = (data.get("normalizer") or {"type": None})["type"]
+            if normalizer not in (None, "NFC"):
+                raise FileFormatError(f"{path.name}: normalizer {normalizer} is not supported; NFC is")
         except (OSError, KeyError, TypeError, ValueError) as error:
             raise FileFormatError(f"{path.name} cannot be read as a tokenizer: {error!r}") from error
-        return cls(tokens, merges, patterns, special, unknown=unknown)
+        whole_words = bool(model.get("ignore_merges"))
+        return cls(tokens, merges, patterns, special, bos, unknown, whole_words, normalizer == "NFC")
 
     def encode(self, text: str, parse_special: bool = False) -> list[int]:
         """Token ids. With `parse_special`, special tokens written out in the text become theirs; else plain text."""
@@ -137,7 +150,7 @@ class BpeTokenizer:
         return ids
 
     def _encode_plain(self, text: str) -> list[int]:
-        words = [text]
+        words = [unicodedata.normalize("NFC", text) if self._compose else text]
         for pattern in self._patterns:
             words = [piece for word in words for piece in split(pattern, word)]
         ids: list[int] = []
@@ -150,6 +163,8 @@ class BpeTokenizer:
 
     def _encode_word(self, word: str) -> list[int]:
         parts = [self._alphabet[byte] for byte in word.encode("utf-8", "surrogatepass")]
+        if self._whole_words and "".join(parts) in self._ids:
+            parts = ["".join(parts)]
         while len(parts) > 1:
             ranked = [(self._ranks.get(pair), i) for i, pair in enumerate(itertools.pairwise(parts))]
             candidates = [(rank, i) for rank, i in ranked if rank is not None]
@@ -195,6 +210,17 @@ def _json_patterns(pre: dict[str, Any] | None) -> list[str]:
     if kind == "Split" and pre.get("behavior") == "Isolated" and "Regex" in pre["pattern"] and not pre.get("invert"):
         return [_spell_out_case(pre["pattern"]["Regex"])]
     raise FileFormatError(f"tokenizer.json: pre_tokenizer {json.dumps(pre)[:200]} is not supported")
+
+
+def _json_bos(post: dict[str, Any] | None, special: dict[str, int]) -> int | None:
+    """The token that a tokenizer.json's post_processor puts before a text, if any."""
+    if post is None:
+        return None
+    if post["type"] == "Sequence":
+        found = [_json_bos(step, special) for step in post["processors"]]
+        return next((bos for bos in found if bos is not None), None)
+    first = post.get("single", [{}])[0] if post["type"] == "TemplateProcessing" else {}
+    return special[first["SpecialToken"]["id"]] if "SpecialToken" in first else None
 
 
 def _spell_out_case(pattern: str) -> str:

@@ -74,7 +74,7 @@ class LlamaConfig:
         kind = config.get("model_type")
         if kind not in ("llama", "mistral", "qwen2"):
             raise FileFormatError(f"config.json: model_type {kind!r} is not supported; llama, mistral, qwen2, bert are")
-        scaling = config.get("rope_scaling") or {}
+        scaling = config.get("rope_scaling") or config.get("rope_parameters") or {}
         if scaling.get("rope_type", scaling.get("type", "default")) not in ("default", "llama3"):
             raise FileFormatError(f"config.json: rope_scaling {scaling} is not supported")
         activations = {"silu": "silu", "swish": "silu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh"}
@@ -87,7 +87,7 @@ class LlamaConfig:
                 heads=heads,
                 kv_heads=int(config.get("num_key_value_heads") or heads),
                 head_dim=int(config.get("head_dim") or d_model // heads),
-                rope_base=float(config.get("rope_theta") or config.get("rope_parameters", {}).get("rope_theta", 1e4)),
+                rope_base=float(config.get("rope_theta") or scaling.get("rope_theta", 1e4)),
                 norm_eps=float(config.get("rms_norm_eps", 1e-6)),
                 interleaved=False,
                 context=int(config.get("max_position_embeddings", 2048)),

@@ -48,7 +48,9 @@ def open_model(path: str | Path, label: str | None = None) -> LanguageModel | Em
     if path.suffix == ".gguf":
         return _open_gguf(path, label or path.name)
     if path.name.endswith((".safetensors", ".safetensors.index.json")):
-        return _open_safetensors(path, label or f"{path.resolve().parent.name}/{path.name}")
+        # Nearly every such file has the same name; its folder's tells more.
+        named = path.name if not path.name.startswith("model.safetensors") else path.resolve().parent.name
+        return _open_safetensors(path, label or named)
     raise ReportError(f"--model: {path.name} is neither a .gguf nor a .safetensors file")
 
 

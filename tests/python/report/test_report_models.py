@@ -223,6 +223,7 @@ def test_unsupported_models_are_named(tmp_path: Path) -> None:
     for config, message in (
         ({**LLAMA, "model_type": "mamba"}, "'mamba' is not supported"),
         ({**LLAMA, "rope_scaling": {"rope_type": "yarn"}}, "yarn"),
+        ({**LLAMA, "rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "yarn"),
         ({**LLAMA, "hidden_act": "selu"}, "selu"),
         ({"model_type": "llama"}, "num_attention_heads"),
     ):

@@ -119,6 +119,37 @@ def test_bpe_from_gguf_metadata_and_its_errors() -> None:
             BpeTokenizer.from_gguf(damaged)
 
 
+def test_bpe_of_llama3_takes_whole_words_and_begins_texts(tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.json"
+    vocabulary = {token: i for i, token in enumerate([*VOCABULARY[:256], "abc", "bc"])}
+    start = {
+        "type": "TemplateProcessing",
+        "single": [{"SpecialToken": {"id": "<begin>", "type_id": 0}}, {"Sequence": {}}],
+    }
+    split = {
+        "type": "Split",
+        "pattern": {"Regex": PRE_TOKENIZERS["llama3"][0]},
+        "behavior": "Isolated",
+        "invert": False,
+    }
+    data = {
+        "normalizer": {"type": "NFC"},
+        "model": {"type": "BPE", "vocab": vocabulary, "merges": ["b c"], "ignore_merges": True},
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, {"type": "ByteLevel", "use_regex": False}]},
+        "post_processor": {"type": "Sequence", "processors": [{"type": "ByteLevel"}, start]},
+        "added_tokens": [{"id": 258, "content": "<begin>"}],
+    }
+    path.write_text(json.dumps(data))
+    tokenizer = BpeTokenizer.from_json(path)
+    assert tokenizer.encode("abc") == [258, 256], "no merge makes abc"
+    assert tokenizer.encode("xbc") == [258, ord_of("x"), 257]
+    assert tokenizer.decode(tokenizer.encode("e\u0301")[1:]) == "\u00e9"
+    assert len(tokenizer.encode("1234")) == 5
+    path.write_text(json.dumps({**data, "normalizer": {"type": "Lowercase"}}))
+    with pytest.raises(FileFormatError, match="Lowercase"):
+        BpeTokenizer.from_json(path)
+
+
 def test_bpe_from_tokenizer_json(tmp_path: Path) -> None:
     path = tmp_path / "tokenizer.json"
     vocabulary = {token: i for i, token in enumerate([*VOCABULARY[:256], "ab"])}
@@ -270,3 +301,13 @@ def test_minilm_tokens_are_those_of_the_tokenizers_package(minilm_path: Path) ->
     rng = random.Random(4)
     for text in [shipped_text(), *AWKWARD, *(random_text(rng) for _ in range(300))]:
         assert ours.encode(text) == theirs.encode(text).ids, repr(text)
+
+
+@pytest.mark.parametrize("pre", ["gpt-2", "llama3", "qwen2"])
+def test_patterns_split_as_the_tokenizers_package_does(pre: str) -> None:
+    peer = pytest.importorskip("tokenizers")
+    (pattern,) = PRE_TOKENIZERS[pre]
+    theirs = peer.pre_tokenizers.Split(peer.Regex(pattern), "isolated")
+    rng = random.Random(5)
+    for text in [*AWKWARD, *(random_text(rng) for _ in range(500))]:
+        assert split(pattern, text) == [piece for piece, _ in theirs.pre_tokenize_str(text)], repr(text)

@@ -45,7 +45,7 @@ void block(const std::byte* a, std::int64_t a_stride, const std::byte* b, std::i
     for (int r = 0; r < rows; ++r)
 #pragma GCC unroll 4
         for (int i = 0; i < registers; ++i)
-            acc[r][i] = continues ? Dot::load_acc(tile + r * tile_stride + i * lanes) : Dot::zero();
+            acc[r][i] = Dot::zero();
     std::int64_t until_fetch = ahead.every;
     for (std::int64_t k = 0; k < words; ++k) {
         if (--until_fetch == 0) {
@@ -70,7 +70,11 @@ void block(const std::byte* a, std::int64_t a_stride, const std::byte* b, std::i
 #pragma GCC unroll 6
     for (int r = 0; r < rows; ++r)
 #pragma GCC unroll 4
-        for (int i = 0; i < registers; ++i) Dot::store_acc(tile + r * tile_stride + i * lanes, acc[r][i]);
+        for (int i = 0; i < registers; ++i) {
+            float* sums = tile + r * tile_stride + i * lanes;
+            // Each chunk sums from zero and joins the others at the end: half the rounding error of one long chain.
+            Dot::store_acc(sums, continues ? Dot::sum(Dot::load_acc(sums), acc[r][i]) : acc[r][i]);
+        }
 }
 
 using BlockFunction = void (*)(const std::byte*, std::int64_t, const std::byte*, std::int64_t, std::int64_t, float*,
