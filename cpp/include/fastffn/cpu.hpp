@@ -23,9 +23,9 @@ const char* isa_name(Isa isa) noexcept;
 
 struct CpuReport {
     std::string vendor, brand;
-    Isa found;           // best level of this machine
-    Isa chosen;          // level in use
-    std::string reason;  // why `chosen`, and why nothing better
+    Isa found;                                   // best level of this machine
+    Isa chosen;                                  // level in use
+    std::string reason;                          // why `chosen`, and why nothing better
     std::int64_t l1d_bytes, l2_bytes, l3_bytes;  // per core, per core, as seen by one core; 0 where unknown
 };
 

@@ -27,8 +27,8 @@ Status parse_activation(const char* name, Activation* activation);
 
 struct FfnWeights {
     PackedView w_up, w_down;
-    PackedView w_gate;                           // data == nullptr: not gated
-    const TensorView* b_up = nullptr;            // nullptr: no bias
+    PackedView w_gate;                 // data == nullptr: not gated
+    const TensorView* b_up = nullptr;  // nullptr: no bias
     const TensorView* b_down = nullptr;
     const TensorView* b_gate = nullptr;
     Activation activation = Activation::gelu;

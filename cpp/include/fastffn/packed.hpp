@@ -46,7 +46,7 @@ static_assert(sizeof(PackedHeader) == 64, "the header is one cache line");
 struct PackedInfo {
     Format format;
     std::int64_t out_features, in_features, count;
-    std::int64_t bytes;          // header and payload
+    std::int64_t bytes;  // header and payload
     std::uint32_t flags;
 };
 

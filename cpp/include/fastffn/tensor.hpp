@@ -29,9 +29,9 @@ struct TensorView {
     TensorView(const void* data, DType dtype, std::initializer_list<std::int64_t> shape)
         : TensorView(const_cast<void*>(data), dtype, shape) {}
 
-    std::int64_t size() const noexcept;      // number of elements; 1 for a scalar
-    std::string shape_string() const;        // "(2, 3, 768)"
-    std::string stride_string() const;       // the same of its strides
+    std::int64_t size() const noexcept;  // number of elements; 1 for a scalar
+    std::string shape_string() const;    // "(2, 3, 768)"
+    std::string stride_string() const;   // the same of its strides
 };
 
 }  // namespace fastffn

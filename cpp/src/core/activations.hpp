@@ -37,9 +37,9 @@ inline V exponential(V x) {
     const V n = nearest_integer(x * V(1.44269504088896341f));
     V r = negative_multiply_add(n, V(0.693359375f), x);  // ln 2 in two parts: this one has 9 bits, so n · it is exact
     r = negative_multiply_add(n, V(-2.12194440e-4f), r);
-    return scale_by_power(
-        polynomial6(r, 1.0f, 1.000000038f, 0.5000000047f, 0.1666641551f, 0.0416663529f, 0.008375126398f, 0.001394110843f),
-        n);
+    return scale_by_power(polynomial6(r, 1.0f, 1.000000038f, 0.5000000047f, 0.1666641551f, 0.0416663529f,
+                                      0.008375126398f, 0.001394110843f),
+                          n);
 }
 
 // erfc(z) for z >= 0 as t · Q(t) · exp(-z²), t = 1 / (1 + z/2). Q, degree 8, interpolates erfc(z) e^(z²) / t at the
@@ -47,8 +47,8 @@ inline V exponential(V x) {
 template <class V>
 inline V complementary_error(V z) {
     const V t = V(1.0f) / multiply_add(z, V(0.5f), V(1.0f));
-    const V q = polynomial8(t, 0.2820815397f, 0.2824671659f, 0.2423957219f, 0.2056163428f, -0.03378071296f, 0.2886941302f,
-                            -0.4966269289f, 0.289165503f, -0.06001280511f);
+    const V q = polynomial8(t, 0.2820815397f, 0.2824671659f, 0.2423957219f, 0.2056163428f, -0.03378071296f,
+                            0.2886941302f, -0.4966269289f, 0.289165503f, -0.06001280511f);
     return t * q * exponential(V(0.0f) - z * z);
 }
 

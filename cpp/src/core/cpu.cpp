@@ -122,8 +122,8 @@ Isa detect(std::string* why_no_better) {
         *why_no_better = "no AVX-512 BF16";
         return Isa::avx512vnni;
     }
-    const bool has_amx = bit(extended.edx, 22) && bit(extended.edx, 24) && bit(extended.edx, 25) &&
-                         (state & 0x60000) == 0x60000;
+    const bool has_amx =
+        bit(extended.edx, 22) && bit(extended.edx, 24) && bit(extended.edx, 25) && (state & 0x60000) == 0x60000;
     if (!has_amx && !emulated_amx()) {
         *why_no_better = "no AMX tiles with BF16 and INT8";
         return Isa::avx512bf16;
@@ -171,7 +171,8 @@ Status parse_isa(const std::string& text, Isa found, Isa* isa) {
         *isa = static_cast<Isa>(index);
     }
     if (*isa > found)
-        return {StatusCode::unsupported, "FASTFFN_ISA='" + text + "' is not available here; the best level of this machine is '" +
+        return {StatusCode::unsupported, "FASTFFN_ISA='" + text +
+                                             "' is not available here; the best level of this machine is '" +
                                              isa_names[static_cast<int>(found)] + "'"};
     return {};
 }

@@ -35,7 +35,7 @@ void activate(const ActivateArgs& a) noexcept {
         for (std::int64_t c = 0; c < a.cols; ++c) {
             const float u = up[c] + (a.up_bias ? a.up_bias[c] : 0.0f);
             hidden[c] = gate ? apply(a.activation, gate[c] + (a.gate_bias ? a.gate_bias[c] : 0.0f)) * u
-                         : apply(a.activation, u);
+                             : apply(a.activation, u);
         }
     }
 }

@@ -29,10 +29,8 @@ void activate_rows(const ActivateArgs& a) {
 
 template <class V, Activation activation>
 void activate_either(const ActivateArgs& a) {
-    if (a.gate)
-        activate_rows<V, activation, true>(a);
-    else
-        activate_rows<V, activation, false>(a);
+    if (a.gate) activate_rows<V, activation, true>(a);
+    else activate_rows<V, activation, false>(a);
 }
 
 template <class V>

@@ -56,10 +56,8 @@ struct Region {
         // A phase lasts microseconds; a worker that lost its core takes much longer, and then this core is better lent.
         constexpr int spins_before_yield = 4000;
         for (int spins = 0; done.load(std::memory_order_acquire) < count; ++spins) {
-            if (spins < spins_before_yield)
-                pause();
-            else
-                std::this_thread::yield();
+            if (spins < spins_before_yield) pause();
+            else std::this_thread::yield();
         }
     }
 
@@ -105,8 +103,7 @@ class ThreadPool {
         }
         {
             std::lock_guard<std::mutex> lock(mutex_);
-            while (workers_ < threads - 1)
-                std::thread(&ThreadPool::loop, this, ++workers_, generation_).detach();
+            while (workers_ < threads - 1) std::thread(&ThreadPool::loop, this, ++workers_, generation_).detach();
             region_ = region;
             active_ = threads;
             busy_ = workers_;
@@ -190,9 +187,7 @@ Threading& threading() {
     return instance;
 }
 
-void run_openmp_worker(void* argument) {
-    static_cast<Region*>(argument)->join(threading().openmp.thread_num());
-}
+void run_openmp_worker(void* argument) { static_cast<Region*>(argument)->join(threading().openmp.thread_num()); }
 
 }  // namespace
 

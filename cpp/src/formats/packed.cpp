@@ -80,8 +80,7 @@ Status plan_pack(const char* operation, const TensorView& w, const FormatDefinit
     header->in_features = extents[2];
     if (extents[1] > bytes_limit / 16 / extents[2]) return fail("w has shape " + w.shape_string() + ", too large");
     header->matrix_bytes = format.matrix_bytes(extents[1], extents[2]);
-    if (header->matrix_bytes > bytes_limit / extents[0])
-        return fail("w has shape " + w.shape_string() + ", too large");
+    if (header->matrix_bytes > bytes_limit / extents[0]) return fail("w has shape " + w.shape_string() + ", too large");
     return {};
 }
 
@@ -122,8 +121,12 @@ Status pack(const TensorView& w, Format format, void* out, std::int64_t out_byte
     std::memset(bytes, 0, static_cast<std::size_t>(out_bytes));
     for (std::int64_t i = 0; i < header.count; ++i) {
         const std::int64_t offset = w.ndim == 3 ? i * w.strides[0] * element : 0;
-        const PlainMatrix matrix{static_cast<const std::byte*>(w.data) + offset, w.dtype, header.out_features,
-                                 header.in_features, w.strides[rows_dim] * element, w.strides[rows_dim + 1] * element};
+        const PlainMatrix matrix{static_cast<const std::byte*>(w.data) + offset,
+                                 w.dtype,
+                                 header.out_features,
+                                 header.in_features,
+                                 w.strides[rows_dim] * element,
+                                 w.strides[rows_dim + 1] * element};
         const std::string which = header.count == 1 ? "pack" : "pack: matrix " + std::to_string(i);
         Status status = definition->pack(matrix, bytes + sizeof header + i * header.matrix_bytes, which);
         if (!status.ok()) return status;
@@ -146,8 +149,8 @@ Status unpack(const PackedView& packed, const TensorView& w) {
     for (int i = 0; same && i < w.ndim; ++i)
         same = w.shape[i] == expected.shape[i] && (w.shape[i] == 1 || w.strides[i] == expected.strides[i]);
     if (!same)
-        return {StatusCode::invalid_argument, "unpack: w has shape " + w.shape_string() + ", expected contiguous " +
-                                                  expected.shape_string()};
+        return {StatusCode::invalid_argument,
+                "unpack: w has shape " + w.shape_string() + ", expected contiguous " + expected.shape_string()};
     if (!is_float(w.dtype) || w.dtype == DType::f64)
         return {StatusCode::invalid_argument,
                 std::string("unpack: w has dtype ") + dtype_name(w.dtype) + ", expected f32, f16 or bf16"};

@@ -73,9 +73,14 @@ std::int64_t least(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
 // One token tile of a call, and the tasks of its phases.
 class TileCall {
   public:
-    TileCall(const DenseLayer& layer, const DensePlan& plan, const RowsView& x, const RowsView& y,
-             std::byte* workspace, std::int64_t tile)
-        : layer_(layer), plan_(plan), x_(x), y_(y), workspace_(workspace), first_(tile * plan.token_tile),
+    TileCall(const DenseLayer& layer, const DensePlan& plan, const RowsView& x, const RowsView& y, std::byte* workspace,
+             std::int64_t tile)
+        : layer_(layer),
+          plan_(plan),
+          x_(x),
+          y_(y),
+          workspace_(workspace),
+          first_(tile * plan.token_tile),
           rows_(least(plan.token_tile, plan.tokens - first_)) {}
 
     enum Phase : std::int64_t { prepare_x, hidden, prepare_hidden, output, phase_count };
@@ -127,8 +132,8 @@ class TileCall {
         return part;
     }
     void multiply(const Operand& operand, const std::byte* prepared, const Part& part, float* into) const {
-        operand.kernels->multiply({operand.matrix, prepared, rows_, part.row0, part.rows, part.first_panel, part.panels,
-                                   into, part.cols});
+        operand.kernels->multiply(
+            {operand.matrix, prepared, rows_, part.row0, part.rows, part.first_panel, part.panels, into, part.cols});
     }
 
     void run_prepare_x(std::int64_t task) const {
@@ -163,7 +168,8 @@ class TileCall {
         act.hidden = up;
         act.hidden_stride = part.cols;
         if (keeps_rows()) {
-            act.hidden = reinterpret_cast<float*>(workspace_ + plan_.hidden) + part.row0 * plan_.hidden_stride + part.col0;
+            act.hidden =
+                reinterpret_cast<float*>(workspace_ + plan_.hidden) + part.row0 * plan_.hidden_stride + part.col0;
             act.hidden_stride = plan_.hidden_stride;
         }
         if (layer_.has_gate) {

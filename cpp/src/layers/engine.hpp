@@ -33,7 +33,7 @@ struct DensePlan {
     std::int64_t tokens = 0, token_tile = 0;
     int threads = 1;
     std::int64_t prepared_x = 0, prepared_x_gate = 0, prepared_hidden = 0, hidden = 0;  // offsets
-    std::int64_t hidden_stride = 0;  // floats; hidden rows in f32, where prepare must see whole rows
+    std::int64_t hidden_stride = 0;          // floats; hidden rows in f32, where prepare must see whole rows
     std::int64_t tiles = 0, tile_bytes = 0;  // per worker: an up tile and a gate tile
     std::int64_t workspace_bytes = 0;
 };

@@ -67,8 +67,7 @@ Status check_rows(const char* operation, const TensorView& x, const TensorView& 
                                                   matrix_shape(last.matrix)};
     if (rows_overlap(y))
         return {StatusCode::invalid_argument, std::string(operation) + ": out has shape " + y.shape_string() +
-                                                  " and strides " + y.stride_string() +
-                                                  ": its rows share memory"};
+                                                  " and strides " + y.stride_string() + ": its rows share memory"};
     return {};
 }
 
@@ -111,8 +110,8 @@ Status open_ffn(const TensorView& x, const FfnWeights& weights, const TensorView
         if (Status status = open_operand("ffn", "w_gate", weights.w_gate, &layer->gate); !status.ok()) return status;
         const MatrixView& gate = layer->gate.matrix;
         if (gate.out_features != up.out_features || gate.in_features != up.in_features)
-            return {StatusCode::invalid_argument, "ffn: w_gate has shape " + matrix_shape(gate) + ", expected " +
-                                                      matrix_shape(up) + " from w_up"};
+            return {StatusCode::invalid_argument,
+                    "ffn: w_gate has shape " + matrix_shape(gate) + ", expected " + matrix_shape(up) + " from w_up"};
     } else if (weights.b_gate) {
         return {StatusCode::invalid_argument, "ffn: b_gate is given without w_gate"};
     }
@@ -125,10 +124,8 @@ Status open_ffn(const TensorView& x, const FfnWeights& weights, const TensorView
     layer->gate.bias = weights.b_gate;
     layer->down.bias = weights.b_down;
     if (Status status = check_bias("ffn", "b_up", weights.b_up, layer->up, "w_up"); !status.ok()) return status;
-    if (Status status = check_bias("ffn", "b_gate", weights.b_gate, layer->gate, "w_gate"); !status.ok())
-        return status;
-    if (Status status = check_bias("ffn", "b_down", weights.b_down, layer->down, "w_down"); !status.ok())
-        return status;
+    if (Status status = check_bias("ffn", "b_gate", weights.b_gate, layer->gate, "w_gate"); !status.ok()) return status;
+    if (Status status = check_bias("ffn", "b_down", weights.b_down, layer->down, "w_down"); !status.ok()) return status;
     if (Status status = check_rows("ffn", x, y ? *y : x, layer->up, "w_up", layer->down, "w_down", x_rows, y_rows);
         !status.ok())
         return status;
@@ -174,13 +171,11 @@ Status parse_activation(const char* name, Activation* activation) {
             *activation = static_cast<Activation>(i);
             return {};
         }
-    return {StatusCode::invalid_argument,
-            "activation '" + std::string(name) + "' is not known; expected " +
-                quoted_list({activation_names, activation_names + activation_count})};
+    return {StatusCode::invalid_argument, "activation '" + std::string(name) + "' is not known; expected " +
+                                              quoted_list({activation_names, activation_names + activation_count})};
 }
 
-Status linear(Context& context, const TensorView& x, const PackedView& w, const TensorView* bias,
-              const TensorView& y) {
+Status linear(Context& context, const TensorView& x, const PackedView& w, const TensorView* bias, const TensorView& y) {
     DenseLayer layer;
     RowsView x_rows, y_rows;
     if (Status status = open_linear(x, w, bias, &y, &layer, &x_rows, &y_rows); !status.ok()) return status;

@@ -13,7 +13,7 @@ struct RowsView {
     std::byte* data = nullptr;
     DType dtype = DType::f32;
     std::int64_t rows = 0, cols = 0;
-    int dims = 0;                         // leading dimensions left after merging; at least 1
+    int dims = 0;  // leading dimensions left after merging; at least 1
     std::int64_t shape[max_dims] = {};
     std::int64_t strides[max_dims] = {};  // bytes
 

@@ -32,7 +32,11 @@ void unpack_row(const MatrixView& matrix, std::int64_t row, float* weights) noex
 }  // namespace
 
 const FormatDefinition bf16_format = {
-    Format::bf16, "bf16", matrix_bytes, pack, unpack_row,
+    Format::bf16,
+    "bf16",
+    matrix_bytes,
+    pack,
+    unpack_row,
     {&ref::bf16_kernels, FASTFFN_X86_KERNELS(&avx2::bf16_kernels, &avx512::bf16_kernels, nullptr,
                                              &avx512bf16::bf16_kernels, &amx::bf16_kernels)},
 };

@@ -48,10 +48,10 @@ void prepare(const PrepareArgs& a) noexcept {
 void multiply(const MultiplyArgs& a) noexcept {
     if (a.total_rows <= few_rows_limit) return pairs_multiply(a);
     const std::int64_t depth = a.matrix.in_features, panel_bytes = round_up(divide_up(depth, 2), 16) * 64;
-    multiply_tiles<Product>({a.prepared, TileLayout(a.total_rows, depth * 2), a.row0 / tile_rows,
-                             divide_up(a.rows, tile_rows), a.matrix.payload + a.first_panel * panel_bytes, panel_bytes,
-                             a.panels, a.tile, a.tile_stride},
-                            [](std::int64_t, std::int64_t, std::int64_t, std::int64_t) {});
+    multiply_tiles<Product>(
+        {a.prepared, TileLayout(a.total_rows, depth * 2), a.row0 / tile_rows, divide_up(a.rows, tile_rows),
+         a.matrix.payload + a.first_panel * panel_bytes, panel_bytes, a.panels, a.tile, a.tile_stride},
+        [](std::int64_t, std::int64_t, std::int64_t, std::int64_t) {});
 }
 
 }  // namespace

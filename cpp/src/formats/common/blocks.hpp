@@ -44,8 +44,7 @@ void block(const std::byte* a, std::int64_t a_stride, const std::byte* b, std::i
 #pragma GCC unroll 6
     for (int r = 0; r < rows; ++r)
 #pragma GCC unroll 4
-        for (int i = 0; i < registers; ++i)
-            acc[r][i] = Dot::zero();
+        for (int i = 0; i < registers; ++i) acc[r][i] = Dot::zero();
     std::int64_t until_fetch = ahead.every;
     for (std::int64_t k = 0; k < words; ++k) {
         if (--until_fetch == 0) {
@@ -58,8 +57,7 @@ void block(const std::byte* a, std::int64_t a_stride, const std::byte* b, std::i
         typename Dot::Register weights[registers];
 #pragma GCC unroll 4
         for (int i = 0; i < registers; ++i)
-            weights[i] =
-                Dot::load_weights(b + i / per_panel * b_panel + k * 64 + i % per_panel * Dot::register_bytes);
+            weights[i] = Dot::load_weights(b + i / per_panel * b_panel + k * 64 + i % per_panel * Dot::register_bytes);
 #pragma GCC unroll 6
         for (int r = 0; r < rows; ++r) {
             const typename Dot::Register word = Dot::broadcast(a + r * a_stride + k * 4);
@@ -105,8 +103,8 @@ BlockFunction block_of(std::int64_t rows, std::int64_t panels) {
 // One or two panels, their whole depth, for a few rows. `unroll` accumulators per row and register hide the latency of a
 // step; it depends on the rows alone, so that a sum does not depend on which panels a task holds.
 template <class Op, int rows, int panels>
-void run_panels(const std::byte* a, std::int64_t a_stride, const std::byte* b, std::int64_t b_panel,
-                std::int64_t steps, float* tile, std::int64_t tile_stride) {
+void run_panels(const std::byte* a, std::int64_t a_stride, const std::byte* b, std::int64_t b_panel, std::int64_t steps,
+                float* tile, std::int64_t tile_stride) {
     // A packed weight is read front to back; fetching this far ahead keeps more lines in flight than the hardware
     // prefetcher does alone, which stops at each 4 KiB page.
     constexpr std::int64_t prefetch_bytes = 4096;
@@ -125,8 +123,9 @@ void run_panels(const std::byte* a, std::int64_t a_stride, const std::byte* b, s
         for (int r = 0; r < rows; ++r)
 #pragma GCC unroll 2
             for (int i = 0; i < registers; ++i)
-                acc[r][i][u] = Op::step(acc[r][i][u], a + r * a_stride + k * Op::row_words * 4,
-                                        b + i / per_panel * b_panel + k * Op::step_bytes + i % per_panel * register_step);
+                acc[r][i][u] =
+                    Op::step(acc[r][i][u], a + r * a_stride + k * Op::row_words * 4,
+                             b + i / per_panel * b_panel + k * Op::step_bytes + i % per_panel * register_step);
     };
     std::int64_t k = 0;
     for (; k + unroll <= steps; k += unroll) {
@@ -135,9 +134,9 @@ void run_panels(const std::byte* a, std::int64_t a_stride, const std::byte* b, s
             if (u * Op::step_bytes % 64 == 0)
 #pragma GCC unroll 2
                 for (int p = 0; p < panels; ++p)
-                    _mm_prefetch(reinterpret_cast<const char*>(b + p * b_panel + (k + u) * Op::step_bytes +
-                                                               prefetch_bytes),
-                                 _MM_HINT_T0);
+                    _mm_prefetch(
+                        reinterpret_cast<const char*>(b + p * b_panel + (k + u) * Op::step_bytes + prefetch_bytes),
+                        _MM_HINT_T0);
             step(k + u, u);
         }
     }
@@ -240,10 +239,8 @@ void multiply_many(const PanelCall& call, Finish finish) {
 // Which loop runs depends on the rows of the token tile alone, not on how threads split it.
 template <class Op, class Finish>
 void multiply_panels(const PanelCall& call, std::int64_t total_rows, Finish finish) {
-    if (total_rows <= few_rows_limit)
-        multiply_few<Op>(call, finish);
-    else
-        multiply_many<Op>(call, finish);
+    if (total_rows <= few_rows_limit) multiply_few<Op>(call, finish);
+    else multiply_many<Op>(call, finish);
 }
 
 inline void nothing_to_finish(std::int64_t, std::int64_t, std::int64_t, std::int64_t) {}

@@ -34,9 +34,7 @@ struct Wide {
     static Floats widen_f16(const std::byte* halves) {
         return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(halves)));
     }
-    static Floats multiply_add(Register a, Floats b, Floats c) {
-        return _mm256_fmadd_ps(_mm256_castsi256_ps(a), b, c);
-    }
+    static Floats multiply_add(Register a, Floats b, Floats c) { return _mm256_fmadd_ps(_mm256_castsi256_ps(a), b, c); }
     static void store_floats(std::byte* dst, Floats value) { _mm256_storeu_ps(reinterpret_cast<float*>(dst), value); }
 };
 

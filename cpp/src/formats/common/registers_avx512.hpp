@@ -32,9 +32,7 @@ struct Wide {
     static Floats widen_f16(const std::byte* halves) {
         return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(halves)));
     }
-    static Floats multiply_add(Register a, Floats b, Floats c) {
-        return _mm512_fmadd_ps(_mm512_castsi512_ps(a), b, c);
-    }
+    static Floats multiply_add(Register a, Floats b, Floats c) { return _mm512_fmadd_ps(_mm512_castsi512_ps(a), b, c); }
     static void store_floats(std::byte* dst, Floats value) { _mm512_storeu_ps(reinterpret_cast<float*>(dst), value); }
 };
 

@@ -131,8 +131,7 @@ inline void tile_block(const std::byte* a, std::int64_t a_block, const std::byte
         for (int line = 0; line < 16; ++line) {
             _mm_prefetch(reinterpret_cast<const char*>(a_tile + 2 * tile_bytes + line * 64), _MM_HINT_T0);
             if constexpr (two_blocks)
-                _mm_prefetch(reinterpret_cast<const char*>(a_tile + a_block + 2 * tile_bytes + line * 64),
-                             _MM_HINT_T0);
+                _mm_prefetch(reinterpret_cast<const char*>(a_tile + a_block + 2 * tile_bytes + line * 64), _MM_HINT_T0);
         }
         ahead.step();
     }
@@ -168,7 +167,9 @@ void multiply_tiles(const TileCallArgs& call, Finish finish) {
                 const std::int64_t next_lines = has_next ? layout.tiles_in_chunk(group + next) * 16 : 0;
                 const std::int64_t steps = divide_up(call.blocks, 2) * tiles;
                 TilesAhead ahead{{next_b, next_panel + 1 < call.panel_count ? next_b + call.panel_bytes : next_b},
-                            divide_up(next_lines, steps), 0, next_lines};
+                                 divide_up(next_lines, steps),
+                                 0,
+                                 next_lines};
                 for (std::int64_t block = 0; block < call.blocks; block += 2) {
                     const bool two_blocks = block + 1 < call.blocks;
                     const std::byte* a = call.rows + layout.offset(call.first_block + block, chunk);
@@ -181,8 +182,7 @@ void multiply_tiles(const TileCallArgs& call, Finish finish) {
                         tile_block<Product, true, false>(a, a_block, b, b_panel, tiles, c, stride, chunk > 0, ahead);
                     else if (two_panels)
                         tile_block<Product, false, true>(a, a_block, b, b_panel, tiles, c, stride, chunk > 0, ahead);
-                    else
-                        tile_block<Product, false, false>(a, a_block, b, b_panel, tiles, c, stride, chunk > 0, ahead);
+                    else tile_block<Product, false, false>(a, a_block, b, b_panel, tiles, c, stride, chunk > 0, ahead);
                     if (chunk + 1 == chunks) finish(block, two_blocks ? 2 : 1, p, two_panels ? 2 : 1);
                 }
             }

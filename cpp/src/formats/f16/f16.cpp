@@ -38,7 +38,11 @@ void unpack_row(const MatrixView& matrix, std::int64_t row, float* weights) noex
 }  // namespace
 
 const FormatDefinition f16_format = {
-    Format::f16, "f16", matrix_bytes, pack, unpack_row,
+    Format::f16,
+    "f16",
+    matrix_bytes,
+    pack,
+    unpack_row,
     {&ref::f16_kernels, FASTFFN_X86_KERNELS(&avx2::f16_kernels, &avx512::f16_kernels, nullptr, nullptr, nullptr)},
 };
 

@@ -28,7 +28,11 @@ void unpack_row(const MatrixView& matrix, std::int64_t row, float* weights) noex
 }  // namespace
 
 const FormatDefinition f32_format = {
-    Format::f32, "f32", matrix_bytes, pack, unpack_row,
+    Format::f32,
+    "f32",
+    matrix_bytes,
+    pack,
+    unpack_row,
     {&ref::f32_kernels, FASTFFN_X86_KERNELS(&avx2::f32_kernels, &avx512::f32_kernels, nullptr, nullptr, nullptr)},
 };
 

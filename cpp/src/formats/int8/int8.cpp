@@ -43,8 +43,8 @@ Status pack(const PlainMatrix& matrix, std::byte* payload, const std::string& wh
         }
         const float scale = largest / 127.0f;
         std::int32_t sum = 0;
-        std::byte* column = const_cast<std::byte*>(layout.panels) + row / panel_columns * layout.panel_bytes +
-                            row % panel_columns * 4;
+        std::byte* column =
+            const_cast<std::byte*>(layout.panels) + row / panel_columns * layout.panel_bytes + row % panel_columns * 4;
         for (std::int64_t k = 0; k < matrix.in_features; ++k) {
             // A subnormal scale can round the quotient above 127: clamp.
             const float q = scale > 0 ? nearest_integer(weights[k] / scale) : 0.0f;
@@ -72,9 +72,13 @@ void unpack_row(const MatrixView& matrix, std::int64_t row, float* weights) noex
 }  // namespace
 
 const FormatDefinition int8_format = {
-    Format::int8, "int8", matrix_bytes, pack, unpack_row,
-    {&ref::int8_kernels, FASTFFN_X86_KERNELS(&avx2::int8_kernels, nullptr, &avx512vnni::int8_kernels, nullptr,
-                                             &amx::int8_kernels)},
+    Format::int8,
+    "int8",
+    matrix_bytes,
+    pack,
+    unpack_row,
+    {&ref::int8_kernels,
+     FASTFFN_X86_KERNELS(&avx2::int8_kernels, nullptr, &avx512vnni::int8_kernels, nullptr, &amx::int8_kernels)},
 };
 
 }  // namespace fastffn

@@ -68,9 +68,8 @@ void prepare(const PrepareArgs& a) noexcept {
         // The last store may pass the depth: it stays within the row's padding, and meets zero weights.
         for (std::int64_t k = 0; k < a.depth; k += 16) {
             const __m256i low = quantise(src + k * bytes, a.dtype, a.depth - k, inverse);
-            const __m256i high = a.depth - k > 8
-                                     ? quantise(src + (k + 8) * bytes, a.dtype, a.depth - k - 8, inverse)
-                                     : _mm256_setzero_si256();
+            const __m256i high = a.depth - k > 8 ? quantise(src + (k + 8) * bytes, a.dtype, a.depth - k - 8, inverse)
+                                                 : _mm256_setzero_si256();
             const __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(low, high), 0xd8);
             _mm_storeu_si128(reinterpret_cast<__m128i*>(dst + k),
                              _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));

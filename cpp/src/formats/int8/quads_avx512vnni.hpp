@@ -52,8 +52,8 @@ inline RowScale row_scale(const std::byte* src, DType dtype, std::int64_t depth)
         const __m512i bits = _mm512_castps_si512(avx512::F32::load_as(src + k * bytes, dtype, depth - k).v);
         largest[0] = _mm512_max_epi32(largest[0], _mm512_and_si512(bits, magnitude));
     }
-    const int bits = _mm512_reduce_max_epi32(_mm512_max_epi32(_mm512_max_epi32(largest[0], largest[1]),
-                                                              _mm512_max_epi32(largest[2], largest[3])));
+    const int bits = _mm512_reduce_max_epi32(
+        _mm512_max_epi32(_mm512_max_epi32(largest[0], largest[1]), _mm512_max_epi32(largest[2], largest[3])));
     if (bits >= 0x7f800000) return {0.0f, __builtin_nanf("")};
     float value;
     __builtin_memcpy(&value, &bits, 4);
@@ -111,10 +111,9 @@ inline void quads_multiply(const MultiplyArgs& a) noexcept {
             }
         }
     };
-    multiply_panels<QuadsOp>(
-        {a.prepared + a.row0 * stride, stride, layout.panels + a.first_panel * layout.panel_bytes, layout.panel_bytes,
-         divide_up(depth, 4), a.rows, a.panels, a.tile, a.tile_stride},
-        a.total_rows, finish);
+    multiply_panels<QuadsOp>({a.prepared + a.row0 * stride, stride, layout.panels + a.first_panel * layout.panel_bytes,
+                              layout.panel_bytes, divide_up(depth, 4), a.rows, a.panels, a.tile, a.tile_stride},
+                             a.total_rows, finish);
 }
 
 }  // namespace
