@@ -184,7 +184,8 @@ TEST(overlap) {
         Call call;
         call.y = call.x;
         const Status status = call.run();
-        CHECK(status.code() == StatusCode::invalid_argument && status.message().find("overlap") != std::string::npos)
+        CHECK(status.code() == StatusCode::invalid_argument &&
+              status.message().find("share a range") != std::string::npos)
             << status.message();
     }
     {
@@ -256,6 +257,62 @@ TEST(linear_messages) {
     CHECK(status.message().find("bias") != std::string::npos && status.message().find("(40,)") != std::string::npos)
         << status.message();
     CHECK(call.untouched());
+}
+
+TEST(no_memory_given) {
+    const auto packed = pack_random(Format::f32, 40, 33, 1);
+    CHECK(fastffn::unpack(view(packed), TensorView(static_cast<void*>(nullptr), DType::f32, {40, 33})).code() ==
+          StatusCode::invalid_argument);
+    std::vector<float> x(33), y(33);
+    fastffn::Context context(1);
+    fastffn::FfnWeights weights;
+    weights.w_up = weights.w_down = view(packed);
+    weights.w_gate = {nullptr, 64};  // not the same as no gate
+    CHECK(fastffn::ffn(context, TensorView(x.data(), DType::f32, {1, 33}), weights,
+                       TensorView(y.data(), DType::f32, {1, 33}))
+              .message()
+              .find("w_gate is null") != std::string::npos);
+}
+
+TEST(pack_over_its_own_weights) {
+    std::vector<float> w(4096, 1.0f);
+    std::int64_t bytes = 0;
+    const TensorView weights(w.data(), DType::f32, {16, 16});
+    fastffn::packed_bytes(weights, Format::f32, &bytes).value();
+    const Status status = fastffn::pack(weights, Format::f32, w.data(), bytes);
+    CHECK(status.code() == StatusCode::invalid_argument && w[0] == 1.0f) << status.message();
+}
+
+TEST(views_beyond_all_memory) {
+    const auto packed = pack_random(Format::f32, 64, 64, 1);
+    std::vector<float> x(64), y(64);
+    fastffn::Context context(1);
+    const std::int64_t huge = std::int64_t{1} << 32;
+    TensorView wide(x.data(), DType::f32, {huge, huge, 64});
+    CHECK(!fastffn::linear(context, wide, view(packed), nullptr, wide).ok());
+    TensorView far(x.data(), DType::f32, {2, 64});
+    far.strides[0] = std::int64_t{1} << 62;
+    CHECK(!fastffn::linear(context, far, view(packed), nullptr, TensorView(y.data(), DType::f32, {2, 64})).ok());
+    const TensorView nine(x.data(), DType::f32, {1, 1, 1, 1, 1, 1, 1, 1, 64});
+    CHECK(!fastffn::linear(context, nine, view(packed), nullptr, nine).ok());
+    TensorView odd(x.data(), static_cast<DType>(200), {1, 64});
+    CHECK(!fastffn::linear(context, odd, view(packed), nullptr, TensorView(y.data(), DType::f32, {1, 64})).ok());
+}
+
+TEST(weights_beyond_their_format) {
+    const double huge[] = {1e300, 1.0};
+    const float large[] = {3.4e38f, 1.0f};
+    std::vector<std::byte> packed(1 << 14);
+    for (Format format : all_formats()) {
+        const TensorView w(huge, DType::f64, {1, 2});
+        std::int64_t bytes = 0;
+        fastffn::packed_bytes(w, format, &bytes).value();
+        CHECK(fastffn::pack(w, format, packed.data(), bytes).message().find("beyond") != std::string::npos);
+    }
+    const TensorView w(large, DType::f32, {1, 2});
+    std::int64_t bytes = 0;
+    fastffn::packed_bytes(w, Format::bf16, &bytes).value();
+    CHECK(fastffn::pack(w, Format::bf16, packed.data(), bytes).message().find("beyond") != std::string::npos);
 }
 
 }  // namespace

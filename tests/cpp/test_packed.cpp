@@ -42,6 +42,38 @@ TEST(whole_weights_pass) {
     }
 }
 
+// The header's checksum as cpp/src/formats/packed.cpp defines it, for headers of 60 bytes before it.
+std::uint32_t header_checksum(const PackedHeader& header) {
+    std::uint64_t lanes[4] = {1, 2, 3, 4}, words[8] = {};
+    std::memcpy(words, &header, 60);
+    auto mix = [](std::uint64_t& lane, std::uint64_t word) {
+        lane = (lane ^ word) * 0x9e3779b97f4a7c15u;
+        lane ^= lane >> 29;
+    };
+    for (int i = 0; i < 4; i++) mix(lanes[i], words[i]);
+    for (int i = 4; i < 8; i++) mix(lanes[0], words[i]);
+    std::uint64_t sum = 60;
+    for (std::uint64_t lane : lanes) mix(sum, lane);
+    return static_cast<std::uint32_t>(sum ^ (sum >> 32));
+}
+
+// What a later version may add to a format must not be ignored by this one.
+TEST(unknown_options) {
+    for (Format format : all_formats())
+        for (int option = 0; option < 3; option++) {
+            auto packed = pack_random(format, 40, 33, 1);
+            PackedHeader header;
+            std::memcpy(&header, packed.data(), sizeof header);
+            CHECK(header.header_check == header_checksum(header)) << "this test's checksum is the library's";
+            (option == 0 ? header.flags : header.parameters[option - 1]) = 128;
+            header.header_check = header_checksum(header);
+            std::memcpy(packed.data(), &header, sizeof header);
+            std::string message;
+            CHECK(refused_everywhere(view(packed), &message)) << message;
+            CHECK(message.find("options") != std::string::npos) << message;
+        }
+}
+
 TEST(any_address) {
     const auto packed = pack_random(Format::bf16, 40, 33, 1);
     std::vector<std::byte> moved(packed.size() + 7);

@@ -81,6 +81,33 @@ TEST(packing_side_by_side) {
     CHECK(wrong == 0);
 }
 
+#if defined(__x86_64__)
+// A caller that flushes subnormals (torch.set_flush_denormal does) while the pool's threads do not: who runs a task must not
+// matter, and the caller keeps its mode.
+TEST(floating_point_mode_of_the_caller) {
+    const std::int64_t tokens = 64, d_model = 512;
+    const auto packed = pack_random(Format::f32, d_model, d_model, 1);
+    std::vector<float> x(static_cast<std::size_t>(tokens * d_model), 1e-38f), one(x.size()), four(x.size());
+    const TensorView x_view(x.data(), DType::f32, {tokens, d_model});
+    fastffn::Context warm(4), alone(1);
+    fastffn::linear(warm, x_view, view(packed), nullptr, TensorView(four.data(), DType::f32, {tokens, d_model}))
+        .value();
+    const unsigned before = __builtin_ia32_stmxcsr(), flushing = before | 0x8040u;
+    __builtin_ia32_ldmxcsr(flushing);
+    fastffn::linear(alone, x_view, view(packed), nullptr, TensorView(one.data(), DType::f32, {tokens, d_model}))
+        .value();
+    const unsigned after = __builtin_ia32_stmxcsr();
+    fastffn::linear(warm, x_view, view(packed), nullptr, TensorView(four.data(), DType::f32, {tokens, d_model}))
+        .value();
+    __builtin_ia32_ldmxcsr(before);
+    CHECK((after & 0xffc0u) == (flushing & 0xffc0u));
+    CHECK(one == four);
+    bool any_subnormal = false;
+    for (float value : one) any_subnormal = any_subnormal || (value != 0 && std::fabs(value) < 1.17549435e-38f);
+    CHECK(any_subnormal) << "the inputs were chosen to give some";
+}
+#endif
+
 }  // namespace
 
 int main(int argc, char** argv) { return check::run_all(argc, argv); }

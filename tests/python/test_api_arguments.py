@@ -169,7 +169,7 @@ def test_out_that_does_not_fit() -> None:
 
 
 def test_out_may_not_overlap() -> None:
-    message = "{}: out overlaps {} in memory; give it memory of its own"
+    message = "{}: out and {} share a range of memory; give out memory of its own"
     x = tokens(3, 32)
     before = x.copy()
     assert error_of(ValueError, ffn, x, UP, DOWN, out=x) == message.format("ffn", "x")

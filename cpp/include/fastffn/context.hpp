@@ -9,15 +9,16 @@
 namespace fastffn {
 
 // Threads a call uses when its context names no number: OMP_NUM_THREADS, torch.set_num_threads() and omp_set_num_threads()
-// set it, as the pool is OpenMP's. 1 inside another parallel region and in a child forked after the pool was used.
+// set it, as the pool is OpenMP's. 1 inside another parallel region.
 int default_threads() noexcept;
 
-// What runs the threads and why, such as "openmp (libgomp.so.1)". FASTFFN_THREADING forces one: openmp, threads, serial.
+// What runs the threads and why, such as "openmp (libgomp.so.1)". FASTFFN_THREADING forces one: openmp,
+// threads, serial; a name that is unknown or cannot be had is an error in every call that runs kernels.
 const char* threading_backend() noexcept;
 
 class Context {
   public:
-    // threads = 0: default_threads() at each call.
+    // threads = 0: default_threads() at each call. Calls use at most 64, or four per core if that is more.
     explicit Context(int threads = 0) noexcept;
     ~Context();
     Context(Context&&) noexcept;
@@ -34,7 +35,7 @@ class Context {
     std::int64_t workspace_bytes() const noexcept { return capacity_; }
     void release() noexcept;
 
-    // The kernels that the last call ran, such as "bf16/amx"; empty before the first call. For tests and reports.
+    // The kernels that the last call ran for its first weight, such as "bf16/amx"; empty before the first call. For tests and reports.
     const char* last_kernel() const noexcept { return last_kernel_; }
     void set_last_kernel(const char* name) noexcept { last_kernel_ = name; }
 

@@ -33,7 +33,8 @@ struct CpuReport {
 const CpuReport& cpu_report();
 
 // FASTFFN_ISA, when set, caps the level: ref, avx2, avx512base, avx512vnni, avx512bf16, amx; `avx512` means the best
-// AVX-512 level this CPU has. A name that is unknown, or that this CPU lacks, is an error here and in every call.
+// AVX-512 level this CPU has. A name that is unknown, or that this CPU lacks, is an error here and in every
+// call that runs kernels.
 Status check_isa();
 
 // Name of the kernels that a format runs now, such as "bf16/amx"; the tag after the slash is the file they come from.

@@ -9,6 +9,8 @@
 // Accumulation is f32 (int32 for int8). bf16 weights round x and the hidden activations to bf16; int8 weights quantise
 // them per token to [-127, 127] with scale absmax/127; f32 and f16 weights keep them in f32.
 // A NaN or infinity in a token reaches that token's outputs as IEEE arithmetic says; with int8 the token's row becomes NaN.
+// With bf16 weights, subnormal weights and activations may count as zero (the bf16 instructions do that), so that infinity
+// times one is NaN there.
 // Same bits for any number of threads. x and y must not overlap.
 #pragma once
 

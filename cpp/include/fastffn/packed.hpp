@@ -60,7 +60,7 @@ struct PackedView {
 Status packed_bytes(const TensorView& w, Format format, std::int64_t* bytes);
 
 // Packs w (f32, f16, bf16, or f64, which is rounded to f32 first; any strides) into `out`, which holds exactly
-// packed_bytes(). int8 refuses NaN and infinite weights, f16 finite weights beyond 65504; dimensions of 0 are refused.
+// packed_bytes(). Finite weights that the format would turn into infinity are refused, and NaN and infinity by int8; dimensions of 0 too.
 Status pack(const TensorView& w, Format format, void* out, std::int64_t out_bytes);
 
 // Writes the weights back, dequantised, to w of the shape they were packed from (f32, f16 or bf16, contiguous).

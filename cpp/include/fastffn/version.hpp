@@ -2,8 +2,6 @@
 #pragma once
 
 #define FASTFFN_VERSION "0.1.0"
-// Raised whenever a struct or function shared with a plugin changes; a plugin of another number is refused.
-#define FASTFFN_ABI 1
 
 namespace fastffn {
 const char* version() noexcept;

@@ -1,4 +1,5 @@
-// Scalar conversions between f32 and the 16-bit floats; the vector kernels agree with these bit for bit.
+// Scalar conversions between f32 and the 16-bit floats; the vector ones agree with these bit for bit, but for
+// VCVTNEPS2BF16, which turns subnormals into zero.
 // Everything is in an anonymous namespace so that files compiled for one instruction set keep their copy to themselves.
 #pragma once
 

@@ -220,7 +220,10 @@ const Detection& detection() {
 
 }  // namespace
 
-const char* isa_name(Isa isa) noexcept { return isa_names[static_cast<int>(isa)]; }
+const char* isa_name(Isa isa) noexcept {
+    const int index = static_cast<int>(isa);
+    return index >= 0 && index < isa_count ? isa_names[index] : "unknown";
+}
 
 const CpuReport& cpu_report() { return detection().report; }
 

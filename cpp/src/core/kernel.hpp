@@ -17,20 +17,27 @@ enum class Isa : int;
 
 constexpr std::int64_t panel_columns = 16;  // one AVX-512 register of f32, one AMX tile row of int32
 
+namespace {  // as in every header that kernel files include: no weak symbols compiled with their flags
+
 constexpr std::int64_t round_up(std::int64_t value, std::int64_t multiple) {
     return (value + multiple - 1) / multiple * multiple;
 }
 constexpr std::int64_t divide_up(std::int64_t value, std::int64_t divisor) { return (value + divisor - 1) / divisor; }
+
+}  // namespace
 
 // One matrix of a packed stack.
 struct MatrixView {
     const std::byte* payload;  // no alignment promised
     std::int64_t out_features;
     std::int64_t in_features;
-    std::uint32_t flags;
-
-    std::int64_t panels() const { return divide_up(out_features, panel_columns); }
+    std::uint32_t flags;          // as in the packed header
+    std::uint32_t parameters[2];  // as in the packed header
 };
+
+namespace {
+inline std::int64_t panels_of(const MatrixView& matrix) { return divide_up(matrix.out_features, panel_columns); }
+}  // namespace
 
 // Rows [row0, row0 + rows) and columns [col0, col0 + cols) of a [total_rows, depth] matrix, to be brought into prepared
 // form. `src` is the first of these elements. col0 is a multiple of 16, and so is cols unless it reaches depth.
@@ -41,7 +48,8 @@ struct PrepareArgs {
     std::int64_t rows, cols;
     std::int64_t row0, col0;
     std::int64_t total_rows, depth;
-    std::byte* prepared;  // 64-byte aligned, prepared_bytes(total_rows, depth)
+    std::byte* prepared;       // 64-byte aligned, prepared_bytes(total_rows, matrix)
+    const MatrixView* matrix;  // that the rows will be multiplied with; depth is its in_features
 };
 
 // tile[r][c] = Σ_k prepared[row0 + r][k] · w[first_panel * 16 + c][k] for r < rows, c < panels * 16.
@@ -64,10 +72,13 @@ struct FormatKernels {
     std::int64_t block_panels;
     // True when prepare must see whole rows (a scale per row): the layer then keeps the hidden rows until all is known.
     bool whole_rows;
+    // True when prepared rows depend on the matrix and not on its depth alone (a low-rank factor, a transform of its own):
+    // the up and gate projections then never share them.
+    bool own_rows;
     // Bytes of one prepared element of the reduction dimension, for sizing token tiles.
     std::int64_t element_bytes;
 
-    std::int64_t (*prepared_bytes)(std::int64_t total_rows, std::int64_t depth) noexcept;
+    std::int64_t (*prepared_bytes)(std::int64_t total_rows, const MatrixView& matrix) noexcept;
     void (*prepare)(const PrepareArgs& args) noexcept;
     void (*multiply)(const MultiplyArgs& args) noexcept;
 };

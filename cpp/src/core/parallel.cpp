@@ -13,11 +13,15 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <system_error>
 #include <thread>
 
 #if defined(__unix__) || defined(__APPLE__)
 #include <dlfcn.h>
 #include <pthread.h>
+#endif
+#if defined(__linux__)
+#include <sys/stat.h>
 #endif
 
 #include "fastffn/context.hpp"
@@ -25,6 +29,22 @@
 namespace fastffn {
 
 namespace {
+
+// Default floating-point mode (round to nearest, subnormals kept, exceptions masked) while a worker works. A caller may
+// have set another, torch.set_flush_denormal for one, and the pool's threads have their own: results would then depend on
+// who ran a task.
+class PlainFloats {
+  public:
+#if FASTFFN_X86
+    PlainFloats() : saved_(__builtin_ia32_stmxcsr()) { __builtin_ia32_ldmxcsr(0x1f80); }
+    ~PlainFloats() { __builtin_ia32_ldmxcsr(saved_); }
+
+  private:
+    unsigned saved_;
+#else
+    PlainFloats() {}
+#endif
+};
 
 // One call's tasks, numbered through all phases. A worker draws the next number; before it runs a task of a later phase
 // it waits until the tasks before that phase are done. Numbers are drawn in order, so whoever is waited for is running.
@@ -38,6 +58,7 @@ struct Region {
 
     void join(int worker) {
         if (worker >= limit || work.phases <= 0) return;
+        const PlainFloats plain_floats;
         std::int64_t phase = 0, begin = 0, end = work.tasks(work.argument, 0);
         for (;;) {
             const std::int64_t number = next.fetch_add(1, std::memory_order_relaxed);
@@ -67,9 +88,6 @@ struct Region {
 #endif
     }
 };
-
-std::atomic<bool> pool_used{false};
-std::atomic<bool> forked{false};
 
 enum class Backend { openmp, threads, serial };
 
@@ -103,14 +121,21 @@ class ThreadPool {
         }
         {
             std::lock_guard<std::mutex> lock(mutex_);
-            while (workers_ < threads - 1) std::thread(&ThreadPool::loop, this, ++workers_, generation_).detach();
+            try {
+                for (; workers_ < threads - 1; ++workers_)
+                    std::thread(&ThreadPool::loop, this, workers_ + 1, generation_).detach();
+            } catch (const std::system_error&) {
+                // No more threads to be had: those there are share the tasks.
+            }
             region_ = region;
             active_ = threads;
             busy_ = workers_;
             ++generation_;
         }
         wake_.notify_all();
+        inside = true;  // a call from within a task must not come back here
         region->join(0);
+        inside = false;
         std::unique_lock<std::mutex> lock(mutex_);
         done_.wait(lock, [&] { return busy_ == 0; });
         region_ = nullptr;
@@ -145,18 +170,60 @@ class ThreadPool {
 };
 thread_local bool ThreadPool::inside = false;
 
+std::atomic<bool> forked{false};
+std::atomic<ThreadPool*> child_pool{nullptr};
+
+ThreadPool& pool_of_child() {
+    ThreadPool* pool = child_pool.load();
+    if (!pool) {
+        auto* fresh = new ThreadPool;
+        if (child_pool.compare_exchange_strong(pool, fresh)) pool = fresh;
+        else delete fresh;
+    }
+    return *pool;
+}
+
+// A child of fork() has one thread; a pool that the parent used, ours or that of anybody else who used OpenMP before (libgomp
+// keeps one for all), is gone, and waiting for it would hang. Whether there was one shows in the number of threads; such a
+// child makes plain threads of its own. Registered at load time: a fork before our first call matters too.
+struct ForkGuard {
+    static std::atomic<bool> had_threads;
+
+    ForkGuard() {
+#if defined(__linux__)
+        pthread_atfork([] { had_threads = process_has_threads(); }, nullptr,
+                       [] {
+                           if (had_threads) forked = true;
+                           child_pool = nullptr;  // that of the parent, when it was a child itself, has no threads here
+                       });
+#endif
+    }
+#if defined(__linux__)
+    static bool process_has_threads() {
+        struct stat folder;  // one link for each thread, and two for the folder itself
+        return stat("/proc/self/task", &folder) != 0 || folder.st_nlink > 3;
+    }
+#endif
+};
+std::atomic<bool> ForkGuard::had_threads{false};
+const ForkGuard fork_guard;
+
 struct Threading {
     Backend backend = Backend::serial;
     std::string description;
+    Status status;
     OpenMp openmp;
     std::unique_ptr<ThreadPool> pool;
 
     Threading() {
         const char* forced = std::getenv("FASTFFN_THREADING");
         const std::string wanted = forced ? forced : "";
-#if defined(__unix__) || defined(__APPLE__)
-        pthread_atfork(nullptr, nullptr, [] { forked = pool_used.load(); });
-#endif
+        if (!wanted.empty() && wanted != "openmp" && wanted != "threads" && wanted != "serial") {
+            status = {StatusCode::invalid_argument,
+                      "FASTFFN_THREADING='" + wanted + "' is not known; expected openmp, threads or serial"};
+            description = status.message();
+            return;
+        }
         if (wanted == "serial" || !FASTFFN_HAS_THREADS) {
             description = wanted == "serial" ? "serial (FASTFFN_THREADING)" : "serial (built without threads)";
             return;
@@ -175,6 +242,11 @@ struct Threading {
                 }
             }
         }
+        if (wanted == "openmp") {
+            status = {StatusCode::unsupported, "FASTFFN_THREADING='openmp', but libgomp.so.1 cannot be loaded here"};
+            description = status.message();
+            return;
+        }
         backend = Backend::threads;
         description = wanted == "threads" ? "threads (FASTFFN_THREADING)" : "threads (no libgomp.so.1 found)";
         pool = std::make_unique<ThreadPool>();
@@ -191,13 +263,22 @@ void run_openmp_worker(void* argument) { static_cast<Region*>(argument)->join(th
 
 }  // namespace
 
+Status check_threading() { return threading().status; }
+
+int usable_threads(int wanted) noexcept {
+    static const int limit = [] {
+        const int cores = static_cast<int>(std::thread::hardware_concurrency());
+        return cores * 4 > 64 ? cores * 4 : 64;
+    }();
+    return wanted < 1 ? 1 : wanted > limit ? limit : wanted;
+}
+
 const char* threading_backend() noexcept { return threading().description.c_str(); }
 
 int default_threads() noexcept {
     Threading& t = threading();
-    if (forked) return 1;
     switch (t.backend) {
-        case Backend::openmp: return t.openmp.in_parallel() ? 1 : t.openmp.max_threads();
+        case Backend::openmp: return ThreadPool::inside || t.openmp.in_parallel() ? 1 : t.openmp.max_threads();
         case Backend::threads: {
             if (ThreadPool::inside) return 1;
             if (const char* text = std::getenv("OMP_NUM_THREADS")) {
@@ -214,17 +295,19 @@ int default_threads() noexcept {
 
 void run_phases(int threads, const PhasedWork& work) noexcept {
     Region region(work, threads);
-    bool shared = threads > 1 && !forked;
+    bool shared = threads > 1 && !ThreadPool::inside;
     if (shared && work.phases == 1) shared = work.tasks(work.argument, 0) > 1;
     if (shared) {
         Threading& t = threading();
+        if (forked && t.backend != Backend::serial) {
+            pool_of_child().run(threads, &region);
+            return;
+        }
         if (t.backend == Backend::openmp && !t.openmp.in_parallel()) {
-            pool_used.store(true, std::memory_order_relaxed);
             t.openmp.parallel(&run_openmp_worker, &region, static_cast<unsigned>(threads), 0);
             return;
         }
-        if (t.backend == Backend::threads && !ThreadPool::inside) {
-            pool_used.store(true, std::memory_order_relaxed);
+        if (t.backend == Backend::threads) {
             t.pool->run(threads, &region);
             return;
         }

@@ -1,12 +1,13 @@
 // parallel_for and parallel_phases: the one way the library uses threads.
 //
 // Workers take task numbers from a shared counter, so which worker runs a task is not fixed; callers write results that
-// depend on the task alone. Inside another parallel region, and in a child forked after the pool was used, everything
-// runs on the calling thread.
+// depend on the task alone. Inside another parallel region everything runs on the calling thread. A child forked by a process
+// that had several threads uses plain threads instead of OpenMP, whose pool does not survive a fork. Tasks run in the default floating-point mode, whatever the caller's is.
 #pragma once
 
 #include <cstdint>
-#include <type_traits>
+
+#include "fastffn/status.hpp"
 
 namespace fastffn {
 
@@ -18,6 +19,13 @@ struct PhasedWork {
     void (*run)(const void* argument, std::int64_t phase, std::int64_t task, int worker);
     const void* argument;
 };
+
+// FASTFFN_THREADING names a backend that exists here, or is not set.
+Status check_threading();
+
+// `wanted`, but at least 1 and no more than 64 or four per core: beyond that threads only cost memory, and a runtime that
+// cannot make them ends the process.
+int usable_threads(int wanted) noexcept;
 
 // 0 <= worker < threads. Returns when all is done.
 void run_phases(int threads, const PhasedWork& work) noexcept;

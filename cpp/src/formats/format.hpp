@@ -19,13 +19,15 @@ struct FormatDefinition {
     Format id;
     const char* name;
     // Payload bytes of one matrix; a multiple of 64.
-    std::int64_t (*matrix_bytes)(std::int64_t out_features, std::int64_t in_features) noexcept;
+    std::int64_t (*matrix_bytes)(const PackedHeader& header) noexcept;
     // payload: matrix_bytes(), zeroed. `which` names the matrix in errors: "pack" or "pack, matrix 3".
     Status (*pack)(const PlainMatrix& matrix, std::byte* payload, const std::string& which);
     // One row of weights as f32.
     void (*unpack_row)(const MatrixView& matrix, std::int64_t row, float* weights) noexcept;
     // Kernels by instruction set; nullptr: the next lower set's serve.
     const FormatKernels* kernels[isa_count];
+    // Whether flags and parameters of a header are ones this version writes; nullptr: all must be 0.
+    bool (*options_valid)(const PackedHeader& header) noexcept = nullptr;
 };
 
 // nullptr when unknown.
@@ -41,7 +43,11 @@ struct PackedMatrix {
     const std::byte* payload = nullptr;
 
     MatrixView view(std::int64_t index = 0) const {
-        return {payload + index * header.matrix_bytes, header.out_features, header.in_features, header.flags};
+        return {payload + index * header.matrix_bytes,
+                header.out_features,
+                header.in_features,
+                header.flags,
+                {header.parameters[0], header.parameters[1]}};
     }
 };
 

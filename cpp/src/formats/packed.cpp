@@ -1,12 +1,14 @@
 // The packed container: header, checksums, and packing and unpacking through the format's own functions.
 #include "fastffn/packed.hpp"
 
+#include <atomic>
 #include <cstring>
-#include <limits>
-#include <vector>
+#include <memory>
+#include <new>
 
 #include "core/convert.hpp"
 #include "core/names.hpp"
+#include "core/overlap.hpp"
 #include "core/parallel.hpp"
 #include "fastffn/context.hpp"
 #include "formats/format.hpp"
@@ -79,7 +81,7 @@ Status plan_pack(const char* operation, const TensorView& w, const FormatDefinit
     header->out_features = extents[1];
     header->in_features = extents[2];
     if (extents[1] > bytes_limit / 16 / extents[2]) return fail("w has shape " + w.shape_string() + ", too large");
-    header->matrix_bytes = format.matrix_bytes(extents[1], extents[2]);
+    header->matrix_bytes = format.matrix_bytes(*header);
     if (header->matrix_bytes > bytes_limit / extents[0]) return fail("w has shape " + w.shape_string() + ", too large");
     return {};
 }
@@ -93,6 +95,16 @@ Status find_or_fail(const char* operation, Format format, const FormatDefinition
     if (*definition) return {};
     return {StatusCode::invalid_argument,
             std::string(operation) + ": format number " + std::to_string(static_cast<int>(format)) + " is not known"};
+}
+
+// open_packed(), and the payload's checksum.
+Status open_and_verify(const PackedView& packed, const char* operation, const char* name, PackedMatrix* matrix) {
+    if (Status status = open_packed(packed, operation, name, matrix); !status.ok()) return status;
+    const std::int64_t bytes = packed.bytes - static_cast<std::int64_t>(sizeof(PackedHeader));
+    if (checksum(matrix->payload, bytes) != matrix->header.payload_check)
+        return {StatusCode::corrupt,
+                std::string(operation) + ": " + name + " has damaged weights (their checksum differs)"};
+    return {};
 }
 
 }  // namespace
@@ -111,6 +123,8 @@ Status pack(const TensorView& w, Format format, void* out, std::int64_t out_byte
     if (Status status = find_or_fail("pack", format, &definition); !status.ok()) return status;
     PackedHeader header;
     if (Status status = plan_pack("pack", w, *definition, &header); !status.ok()) return status;
+    if (w.ndim > 0 && w.data && out && may_overlap(w, out, out_bytes))
+        return {StatusCode::invalid_argument, "pack: w and out share a range of memory; give out memory of its own"};
     if (!w.data || !out) return {StatusCode::invalid_argument, "pack: w and out must not be null"};
     if (out_bytes != total_bytes(header))
         return {StatusCode::invalid_argument, "pack: out has " + std::to_string(out_bytes) + " bytes, expected " +
@@ -139,8 +153,7 @@ Status pack(const TensorView& w, Format format, void* out, std::int64_t out_byte
 
 Status unpack(const PackedView& packed, const TensorView& w) {
     PackedMatrix matrix;
-    if (Status status = verify_packed(packed, "packed"); !status.ok()) return status;
-    if (Status status = open_packed(packed, "unpack", "packed", &matrix); !status.ok()) return status;
+    if (Status status = open_and_verify(packed, "unpack", "packed", &matrix); !status.ok()) return status;
     const PackedHeader& header = matrix.header;
     TensorView expected = header.count == 1 && w.ndim == 2
                               ? TensorView(w.data, w.dtype, {header.out_features, header.in_features})
@@ -154,17 +167,24 @@ Status unpack(const PackedView& packed, const TensorView& w) {
     if (!is_float(w.dtype) || w.dtype == DType::f64)
         return {StatusCode::invalid_argument,
                 std::string("unpack: w has dtype ") + dtype_name(w.dtype) + ", expected f32, f16 or bf16"};
+    if (!w.data) return {StatusCode::invalid_argument, "unpack: w has no data"};
     auto* dst = static_cast<std::byte*>(w.data);
     const std::int64_t element = dtype_bytes(w.dtype), row_bytes = header.in_features * element;
-    parallel_for(default_threads(), header.count, [&](std::int64_t i, int) {
-        std::vector<float> row(static_cast<std::size_t>(header.in_features));
+    std::atomic<bool> out_of_memory{false};
+    parallel_for(usable_threads(default_threads()), header.count, [&](std::int64_t i, int) {
+        const std::unique_ptr<float[]> row(new (std::nothrow) float[static_cast<std::size_t>(header.in_features)]);
+        if (!row) {
+            out_of_memory = true;
+            return;
+        }
         for (std::int64_t r = 0; r < header.out_features; ++r) {
-            matrix.format->unpack_row(matrix.view(i), r, row.data());
+            matrix.format->unpack_row(matrix.view(i), r, row.get());
             std::byte* at = dst + (i * header.out_features + r) * row_bytes;
             for (std::int64_t c = 0; c < header.in_features; ++c)
                 store_f32(at + c * element, w.dtype, row[static_cast<std::size_t>(c)]);
         }
     });
+    if (out_of_memory) return {StatusCode::out_of_memory, "unpack: no memory for a row of weights"};
     return {};
 }
 
@@ -190,12 +210,16 @@ Status open_packed(const PackedView& packed, const char* operation, const char* 
     if (header.layout != cpu_panels_layout)
         return fail("has layout " + std::to_string(header.layout) + ", expected the CPU layout " +
                     std::to_string(cpu_panels_layout));
+    const bool no_options = header.flags == 0 && header.parameters[0] == 0 && header.parameters[1] == 0;
+    if (matrix->format->options_valid ? !matrix->format->options_valid(header) : !no_options)
+        return fail("has options that this version of the library does not know (flags " +
+                    std::to_string(header.flags) + ", parameters " + std::to_string(header.parameters[0]) + " and " +
+                    std::to_string(header.parameters[1]) + ")");
     // The checksum above is no proof of origin: a forged header must still not lead a kernel out of the payload.
     auto in_range = [](std::int64_t extent) { return extent >= 1 && extent < dimension_limit; };
     if (!in_range(header.out_features) || !in_range(header.in_features) || !in_range(header.count) ||
         header.out_features > bytes_limit / 16 / header.in_features ||
-        header.matrix_bytes != matrix->format->matrix_bytes(header.out_features, header.in_features) ||
-        header.matrix_bytes > bytes_limit / header.count)
+        header.matrix_bytes != matrix->format->matrix_bytes(header) || header.matrix_bytes > bytes_limit / header.count)
         return fail("has a header whose sizes contradict each other");
     if (packed.bytes != total_bytes(header))
         return fail("has " + std::to_string(packed.bytes) + " bytes, its header says " +
@@ -215,11 +239,7 @@ Status inspect(const PackedView& packed, PackedInfo* info, const char* name) {
 
 Status verify_packed(const PackedView& packed, const char* name) {
     PackedMatrix matrix;
-    if (Status status = open_packed(packed, "verify", name, &matrix); !status.ok()) return status;
-    const std::int64_t bytes = packed.bytes - static_cast<std::int64_t>(sizeof(PackedHeader));
-    if (checksum(matrix.payload, bytes) != matrix.header.payload_check)
-        return {StatusCode::corrupt, std::string("verify: ") + name + " has damaged weights (their checksum differs)"};
-    return {};
+    return open_and_verify(packed, "verify", name, &matrix);
 }
 
 }  // namespace fastffn

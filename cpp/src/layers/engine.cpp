@@ -8,17 +8,23 @@ namespace fastffn {
 namespace {
 
 // Bytes that prepared and hidden rows of one token tile may take. Larger tiles reuse each weight byte more often (a
-// token adds 2 FLOP per bf16 byte and matrix); this keeps a gated 4096×11008 call below 8 MB.
+// token adds 2 FLOP per bf16 byte and matrix); this keeps a gated 4096×11008 call of up to four workers below 8 MB, each
+// worker adding a tile of its own. Whole hidden rows of a token tile then lie in L3 rather than L2, on purpose: formats that
+// scale or transform a hidden row need all of it, partial sums of y would take more room than the rows, and writing and
+// reading a row costs 1 % of its arithmetic.
 constexpr std::int64_t tile_budget = 6400000;
+// More rows gain nothing: with 256, weights from memory are needed at 1 byte per 256 FLOP, 2 GB/s at 545 GFLOP/s.
 constexpr std::int64_t largest_tile = 256;
 // A worker's f32 tile of `few` rows spans at most this many columns: 16 rows of 1024 columns are 64 KiB.
 constexpr std::int64_t longest_run_panels = 64;
 // Tasks per worker: enough that one slow worker leaves little to wait for.
 constexpr std::int64_t tasks_per_worker = 12;
+// Rows are split where columns make too few tasks; eight blocks of rows still share a chunk of weights.
 constexpr std::int64_t smallest_row_split = 48;
 // Waking a second thread costs a few microseconds: below this estimate of work (bytes of weights, or FLOP at a 16th of
 // a byte each) one thread is faster.
 constexpr std::int64_t serial_work = 192 << 10;
+// Preparing runs at 10 to 20 GB/s of f32: less than this is a few microseconds, one task.
 constexpr std::int64_t serial_prepare_bytes = 64 << 10;
 
 struct Blocks {
@@ -27,7 +33,7 @@ struct Blocks {
 };
 
 Blocks plan_blocks(const Operand& operand, std::int64_t rows, int threads) {
-    const std::int64_t panels = operand.matrix.panels();
+    const std::int64_t panels = panels_of(operand.matrix);
     Blocks b{};
     if (rows <= operand.kernels->few_rows) {
         const std::int64_t share = divide_up(panels, threads * tasks_per_worker);
@@ -123,7 +129,7 @@ class TileCall {
         const Blocks blocks = plan_blocks(operand, rows_, plan_.threads);
         Part part{};
         part.first_panel = task / blocks.row_splits * blocks.panels_per_task;
-        part.panels = least(blocks.panels_per_task, operand.matrix.panels() - part.first_panel);
+        part.panels = least(blocks.panels_per_task, panels_of(operand.matrix) - part.first_panel);
         part.col0 = part.first_panel * panel_columns;
         part.cols = part.panels * panel_columns;
         part.real_cols = least(part.cols, operand.matrix.out_features - part.col0);
@@ -139,14 +145,15 @@ class TileCall {
     void run_prepare_x(std::int64_t task) const {
         const std::int64_t tasks_per_form = prepare_tasks(x_.cols), rows_per_task = prepare_rows(x_.cols);
         const bool for_gate = task >= tasks_per_form;
-        const FormatKernels& kernels = for_gate ? *layer_.gate.kernels : *layer_.first().kernels;
+        const Operand& operand = for_gate ? layer_.gate : layer_.first();
         std::byte* prepared = workspace_ + (for_gate ? plan_.prepared_x_gate : plan_.prepared_x);
         std::int64_t row = task % tasks_per_form * rows_per_task;
         const std::int64_t end = least(rows_, row + rows_per_task);
         while (row < end) {
             std::int64_t run = 0;
             const std::byte* src = x_.row(first_ + row, end - row, &run);
-            kernels.prepare({src, x_.dtype, x_.row_stride(), run, x_.cols, row, 0, rows_, x_.cols, prepared});
+            operand.kernels->prepare(
+                {src, x_.dtype, x_.row_stride(), run, x_.cols, row, 0, rows_, x_.cols, prepared, &operand.matrix});
             row += run;
         }
     }
@@ -181,14 +188,15 @@ class TileCall {
         layer_.elementwise->activate(act);
         if (!keeps_rows())
             down.prepare({reinterpret_cast<const std::byte*>(up), DType::f32, part.cols * 4, part.rows, part.real_cols,
-                          part.row0, part.col0, rows_, d_ff(), workspace_ + plan_.prepared_hidden});
+                          part.row0, part.col0, rows_, d_ff(), workspace_ + plan_.prepared_hidden,
+                          &layer_.down.matrix});
     }
 
     void run_prepare_hidden(std::int64_t task) const {
         const std::int64_t row0 = task * prepare_rows(d_ff()), stride = plan_.hidden_stride * 4;
         const std::int64_t rows = least(prepare_rows(d_ff()), rows_ - row0);
         layer_.down.kernels->prepare({workspace_ + plan_.hidden + row0 * stride, DType::f32, stride, rows, d_ff(), row0,
-                                      0, rows_, d_ff(), workspace_ + plan_.prepared_hidden});
+                                      0, rows_, d_ff(), workspace_ + plan_.prepared_hidden, &layer_.down.matrix});
     }
 
     // Output columns: down, bias, and y in its dtype.
@@ -223,7 +231,7 @@ DensePlan plan_dense(const DenseLayer& layer, std::int64_t tokens, int threads) 
     plan.tokens = tokens;
     const Operand& first = layer.first();
     const std::int64_t d_model = first.matrix.in_features;
-    const bool two_forms = layer.has_gate && layer.gate.kernels != layer.up.kernels;
+    const bool two_forms = layer.has_gate && (layer.gate.kernels != layer.up.kernels || layer.up.kernels->own_rows);
     const std::int64_t d_ff = layer.has_hidden ? layer.up.matrix.out_features : 0;
     const bool keeps_rows = layer.has_hidden && layer.down.kernels->whole_rows;
     plan.hidden_stride = round_up(d_ff, panel_columns) + panel_columns;  // never a power of two: spreads cache sets
@@ -251,15 +259,21 @@ DensePlan plan_dense(const DenseLayer& layer, std::int64_t tokens, int threads) 
         offset += round_up(bytes, 64);
         return at;
     };
-    plan.prepared_x = take(first.kernels->prepared_bytes(plan.token_tile, d_model));
+    plan.prepared_x = take(first.kernels->prepared_bytes(plan.token_tile, first.matrix));
     plan.prepared_x_gate =
-        two_forms ? take(layer.gate.kernels->prepared_bytes(plan.token_tile, d_model)) : plan.prepared_x;
-    if (layer.has_hidden) plan.prepared_hidden = take(layer.down.kernels->prepared_bytes(plan.token_tile, d_ff));
+        two_forms ? take(layer.gate.kernels->prepared_bytes(plan.token_tile, layer.gate.matrix)) : plan.prepared_x;
+    if (layer.has_hidden)
+        plan.prepared_hidden = take(layer.down.kernels->prepared_bytes(plan.token_tile, layer.down.matrix));
     if (keeps_rows) plan.hidden = take(plan.token_tile * plan.hidden_stride * 4);
     std::int64_t floats = largest_tile_floats(layer.down, plan.token_tile, plan.threads);
     if (layer.has_hidden) {
         const std::int64_t hidden_floats = largest_tile_floats(layer.up, plan.token_tile, plan.threads);
         if (hidden_floats > floats) floats = hidden_floats;
+        if (layer.has_gate) {
+            // The gate's tile has the up projection's shape, whatever the gate's kernels prefer.
+            const std::int64_t gate_floats = largest_tile_floats(layer.gate, plan.token_tile, plan.threads);
+            if (gate_floats > floats) floats = gate_floats;
+        }
     }
     plan.tile_bytes = round_up(floats * 4, 64) * (layer.has_gate ? 2 : 1);
     plan.tiles = take(plan.tile_bytes * plan.threads);

@@ -5,6 +5,7 @@
 
 #include "core/cpu.hpp"
 #include "core/names.hpp"
+#include "core/parallel.hpp"
 #include "layers/engine.hpp"
 
 namespace fastffn {
@@ -73,12 +74,18 @@ Status check_rows(const char* operation, const TensorView& x, const TensorView& 
 
 Status overlap_error(const char* operation, const char* name) {
     return {StatusCode::invalid_argument,
-            std::string(operation) + ": out overlaps " + name + " in memory; give it memory of its own"};
+            std::string(operation) + ": out and " + name + " share a range of memory; give out memory of its own"};
+}
+
+// FASTFFN_ISA and FASTFFN_THREADING.
+Status check_environment() {
+    if (Status status = check_isa(); !status.ok()) return status;
+    return check_threading();
 }
 
 Status open_linear(const TensorView& x, const PackedView& w, const TensorView* bias, const TensorView* y,
                    DenseLayer* layer, RowsView* x_rows, RowsView* y_rows) {
-    if (Status status = check_isa(); !status.ok()) return status;
+    if (Status status = check_environment(); !status.ok()) return status;
     if (Status status = open_operand("linear", "w", w, &layer->down); !status.ok()) return status;
     layer->down.bias = bias;
     if (Status status = check_bias("linear", "bias", bias, layer->down, "w"); !status.ok()) return status;
@@ -96,13 +103,13 @@ Status open_linear(const TensorView& x, const PackedView& w, const TensorView* b
 
 Status open_ffn(const TensorView& x, const FfnWeights& weights, const TensorView* y, DenseLayer* layer,
                 RowsView* x_rows, RowsView* y_rows) {
-    if (Status status = check_isa(); !status.ok()) return status;
+    if (Status status = check_environment(); !status.ok()) return status;
     if (static_cast<int>(weights.activation) >= activation_count)
         return {StatusCode::invalid_argument,
                 "ffn: activation number " + std::to_string(static_cast<int>(weights.activation)) + " is not known"};
     layer->activation = weights.activation;
     layer->has_hidden = true;
-    layer->has_gate = weights.w_gate.data != nullptr;
+    layer->has_gate = weights.w_gate.data != nullptr || weights.w_gate.bytes != 0;
     if (Status status = open_operand("ffn", "w_up", weights.w_up, &layer->up); !status.ok()) return status;
     if (Status status = open_operand("ffn", "w_down", weights.w_down, &layer->down); !status.ok()) return status;
     const MatrixView &up = layer->up.matrix, &down = layer->down.matrix;
@@ -144,7 +151,7 @@ Status open_ffn(const TensorView& x, const FfnWeights& weights, const TensorView
     return {};
 }
 
-int resolve_threads(int threads) { return threads > 0 ? threads : default_threads(); }
+int resolve_threads(int threads) { return usable_threads(threads > 0 ? threads : default_threads()); }
 
 Status run(const char* operation, Context& context, const DenseLayer& layer, const RowsView& x, const RowsView& y) {
     if (x.rows == 0) return {};

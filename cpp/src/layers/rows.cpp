@@ -2,34 +2,6 @@
 
 namespace fastffn {
 
-namespace {
-
-struct Span {
-    std::uintptr_t begin, end;
-};
-
-Span span_of(const TensorView& array) {
-    const std::int64_t element = dtype_bytes(array.dtype);
-    std::int64_t last = 0;
-    for (int i = 0; i < array.ndim; ++i) {
-        if (array.shape[i] == 0) return {0, 0};
-        last += (array.shape[i] - 1) * array.strides[i];
-    }
-    const auto begin = reinterpret_cast<std::uintptr_t>(array.data);
-    return {begin, begin + static_cast<std::uintptr_t>((last + 1) * element)};
-}
-
-bool intersect(Span a, Span b) { return a.begin < b.end && b.begin < a.end; }
-
-}  // namespace
-
-bool may_overlap(const TensorView& a, const TensorView& b) noexcept { return intersect(span_of(a), span_of(b)); }
-
-bool may_overlap(const TensorView& a, const void* data, std::int64_t bytes) noexcept {
-    const auto begin = reinterpret_cast<std::uintptr_t>(data);
-    return intersect(span_of(a), {begin, begin + static_cast<std::uintptr_t>(bytes)});
-}
-
 bool rows_overlap(const TensorView& array) noexcept {
     if (array.size() == 0) return false;
     // Dimensions from the smallest stride up: each must step over all that the smaller ones span.
@@ -56,7 +28,20 @@ Status view_rows(const char* operation, const char* name, const TensorView& arra
     if (array.ndim < 1 || array.ndim > max_dims)
         return fail("has " + std::to_string(array.ndim) + " dimensions, expected 1 to " + std::to_string(max_dims));
     const int last = array.ndim - 1;
-    const bool empty = array.size() == 0;  // exporters give empty arrays any strides
+    bool empty = false;  // exporters give empty arrays any strides
+    for (int i = 0; i <= last; ++i) empty = empty || array.shape[i] == 0;
+    // Far above any memory, and small enough for every product below.
+    constexpr std::int64_t elements_limit = std::int64_t{1} << 58;
+    std::int64_t elements = 1, span = 1;
+    for (int i = 0; i <= last && !empty; ++i) {
+        std::int64_t reach = 0;
+        if (array.shape[i] < 0) continue;  // named below
+        if (__builtin_mul_overflow(elements, array.shape[i], &elements) || elements > elements_limit ||
+            __builtin_mul_overflow(array.shape[i] - 1, array.strides[i], &reach) ||
+            __builtin_add_overflow(span, reach, &span) || span > elements_limit || array.strides[i] > elements_limit)
+            return fail("has shape " + array.shape_string() + " and strides " + array.stride_string() +
+                        ", more than any memory holds");
+    }
     for (int i = 0; i <= last; ++i) {
         if (array.shape[i] < 0) return fail("has shape " + array.shape_string() + " with a negative extent");
         if (!empty && array.shape[i] > 1 && array.strides[i] < 0)

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "core/kernel.hpp"
+#include "core/overlap.hpp"
 #include "fastffn/status.hpp"
 #include "fastffn/tensor.hpp"
 
@@ -37,9 +38,5 @@ Status view_rows(const char* operation, const char* name, const TensorView& arra
 
 // True unless the strides keep all elements of `array` apart (its last dimension is contiguous).
 bool rows_overlap(const TensorView& array) noexcept;
-
-// True when the memory ranges that two arrays span have a byte in common.
-bool may_overlap(const TensorView& a, const TensorView& b) noexcept;
-bool may_overlap(const TensorView& a, const void* data, std::int64_t bytes) noexcept;
 
 }  // namespace fastffn

@@ -1,5 +1,5 @@
 // bf16: weights rounded to nearest even, pairs of depths per step. Activations are rounded to bf16 too, as the
-// instructions VDPBF16PS and TDPBF16PS take them, so that every instruction set computes the same layer.
+// instructions VDPBF16PS and TDPBF16PS take them, so that every instruction set computes the same layer (up to subnormals, which those instructions count as zero).
 #include "formats/common/panels.hpp"
 #include "formats/kernels.hpp"
 
@@ -7,20 +7,27 @@ namespace fastffn {
 
 namespace {
 
-std::int64_t matrix_bytes(std::int64_t out_features, std::int64_t in_features) noexcept {
-    return divide_up(out_features, panel_columns) * padded_steps(in_features, 2) * 64;
+std::int64_t matrix_bytes(const PackedHeader& header) noexcept {
+    return divide_up(header.out_features, panel_columns) * padded_steps(header.in_features, 2) * 64;
 }
 
 std::int64_t weight_offset(std::int64_t k) { return k / 2 * 64 + k % 2 * 2; }
 
-Status pack(const PlainMatrix& matrix, std::byte* payload, const std::string&) {
+Status pack(const PlainMatrix& matrix, std::byte* payload, const std::string& which) {
+    LowestRow too_large;
     const std::int64_t panel_bytes = padded_steps(matrix.in_features, 2) * 64;
-    for_each_row(matrix, [&](std::int64_t row, const float* weights) {
+    Status status = for_each_row(matrix, which, [&](std::int64_t row, const float* weights) {
         std::byte* column = payload + row / panel_columns * panel_bytes + row % panel_columns * 4;
-        for (std::int64_t k = 0; k < matrix.in_features; ++k)
-            store_f32(column + weight_offset(k), DType::bf16, weights[k]);
+        for (std::int64_t k = 0; k < matrix.in_features; ++k) {
+            const std::uint16_t rounded = f32_to_bf16(weights[k]);
+            if (std::isfinite(weights[k]) && !std::isfinite(bf16_to_f32(rounded))) too_large.note(row);
+            std::memcpy(column + weight_offset(k), &rounded, 2);
+        }
     });
-    return {};
+    if (status.ok() && too_large.found())
+        return {StatusCode::invalid_argument, which + ": row " + std::to_string(too_large.row()) +
+                                                  " of w holds a weight beyond 3.39e38, the largest bf16"};
+    return status;
 }
 
 void unpack_row(const MatrixView& matrix, std::int64_t row, float* weights) noexcept {

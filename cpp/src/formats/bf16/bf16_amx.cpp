@@ -18,15 +18,16 @@ struct Product {
     }
 };
 
-std::int64_t prepared_bytes(std::int64_t total_rows, std::int64_t depth) noexcept {
-    if (total_rows <= few_rows_limit) return pairs_prepared_bytes(total_rows, depth);
+std::int64_t prepared_bytes(std::int64_t total_rows, const MatrixView& matrix) noexcept {
+    const std::int64_t depth = matrix.in_features;
+    if (total_rows <= few_rows_limit) return pairs_prepared_bytes(total_rows, matrix);
     return TileLayout(total_rows, depth * 2).bytes();
 }
 
 void prepare(const PrepareArgs& a) noexcept {
     if (a.total_rows <= few_rows_limit) return pairs_prepare(a);
     const TileLayout layout(a.total_rows, a.depth * 2);
-    const std::int64_t bytes = a.dtype == DType::f32 ? 4 : 2;
+    const std::int64_t bytes = element_bytes(a.dtype);
     const bool reaches_end = a.col0 + a.cols == a.depth;
     for (std::int64_t r = 0; r < a.rows; ++r) {
         const std::byte* src = a.src + r * a.src_stride;
@@ -47,7 +48,7 @@ void prepare(const PrepareArgs& a) noexcept {
 
 void multiply(const MultiplyArgs& a) noexcept {
     if (a.total_rows <= few_rows_limit) return pairs_multiply(a);
-    const std::int64_t depth = a.matrix.in_features, panel_bytes = round_up(divide_up(depth, 2), 16) * 64;
+    const std::int64_t depth = a.matrix.in_features, panel_bytes = panel_bytes_of(divide_up(depth, 2), 64);
     multiply_tiles<Product>(
         {a.prepared, TileLayout(a.total_rows, depth * 2), a.row0 / tile_rows, divide_up(a.rows, tile_rows),
          a.matrix.payload + a.first_panel * panel_bytes, panel_bytes, a.panels, a.tile, a.tile_stride},
@@ -57,7 +58,7 @@ void multiply(const MultiplyArgs& a) noexcept {
 }  // namespace
 
 const FormatKernels bf16_kernels = {
-    "bf16/amx", few_rows_limit, amx_panels_per_task, false, 2, prepared_bytes, prepare, multiply,
+    "bf16/amx", few_rows_limit, amx_panels_per_task, false, false, 2, prepared_bytes, prepare, multiply,
 };
 
 }  // namespace fastffn::amx

@@ -6,7 +6,8 @@
 namespace fastffn::avx512bf16 {
 
 const FormatKernels bf16_kernels = {
-    "bf16/avx512bf16", few_rows_limit, panels_per_task, false, 2, pairs_prepared_bytes, pairs_prepare, pairs_multiply,
+    "bf16/avx512bf16",    few_rows_limit, panels_per_task, false, false, 2,
+    pairs_prepared_bytes, pairs_prepare,  pairs_multiply,
 };
 
 }  // namespace fastffn::avx512bf16

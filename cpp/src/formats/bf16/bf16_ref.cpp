@@ -16,7 +16,7 @@ void multiply(const MultiplyArgs& a) noexcept {
 }  // namespace
 
 const FormatKernels bf16_kernels = {
-    "bf16/ref", 1, 4, false, 4, float_ref_prepared_bytes, float_ref_prepare<true>, multiply,
+    "bf16/ref", 1, 4, false, false, 4, float_ref_prepared_bytes, float_ref_prepare<true>, multiply,
 };
 
 }  // namespace fastffn::ref

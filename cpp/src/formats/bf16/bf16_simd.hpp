@@ -27,7 +27,8 @@ struct Op : SumF32 {
     }
 };
 
-std::int64_t prepared_bytes(std::int64_t total_rows, std::int64_t depth) noexcept {
+std::int64_t prepared_bytes(std::int64_t total_rows, const MatrixView& matrix) noexcept {
+    const std::int64_t depth = matrix.in_features;
     return f32_words_bytes(total_rows, round_up(depth, 2));
 }
 
@@ -37,7 +38,7 @@ void prepare(const PrepareArgs& a) noexcept {
 }
 
 void multiply(const MultiplyArgs& a) noexcept {
-    const std::int64_t steps = divide_up(a.matrix.in_features, 2), panel_bytes = round_up(steps, 16) * 64;
+    const std::int64_t steps = divide_up(a.matrix.in_features, 2), panel_bytes = panel_bytes_of(steps, 64);
     const std::int64_t stride = words_stride(steps * 2);
     multiply_panels<Op>({a.prepared + a.row0 * stride, stride, a.matrix.payload + a.first_panel * panel_bytes,
                          panel_bytes, steps, a.rows, a.panels, a.tile, a.tile_stride},

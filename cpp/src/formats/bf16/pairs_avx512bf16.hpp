@@ -26,7 +26,8 @@ struct PairsOp : DotBf16 {
     }
 };
 
-inline std::int64_t pairs_prepared_bytes(std::int64_t total_rows, std::int64_t depth) noexcept {
+inline std::int64_t pairs_prepared_bytes(std::int64_t total_rows, const MatrixView& matrix) noexcept {
+    const std::int64_t depth = matrix.in_features;
     return total_rows * words_stride(divide_up(depth, 2));
 }
 
@@ -37,7 +38,7 @@ inline __m256i load_bf16(const std::byte* src, DType dtype, std::int64_t count) 
 }
 
 inline void pairs_prepare(const PrepareArgs& a) noexcept {
-    const std::int64_t stride = words_stride(divide_up(a.depth, 2)), bytes = a.dtype == DType::f32 ? 4 : 2;
+    const std::int64_t stride = words_stride(divide_up(a.depth, 2)), bytes = element_bytes(a.dtype);
     for (std::int64_t r = 0; r < a.rows; ++r) {
         const std::byte* src = a.src + r * a.src_stride;
         std::byte* dst = a.prepared + (a.row0 + r) * stride + a.col0 * 2;
@@ -49,7 +50,7 @@ inline void pairs_prepare(const PrepareArgs& a) noexcept {
 }
 
 inline void pairs_multiply(const MultiplyArgs& a) noexcept {
-    const std::int64_t steps = divide_up(a.matrix.in_features, 2), panel_bytes = round_up(steps, 16) * 64;
+    const std::int64_t steps = divide_up(a.matrix.in_features, 2), panel_bytes = panel_bytes_of(steps, 64);
     const std::int64_t stride = words_stride(steps);
     multiply_panels<PairsOp>({a.prepared + a.row0 * stride, stride, a.matrix.payload + a.first_panel * panel_bytes,
                               panel_bytes, steps, a.rows, a.panels, a.tile, a.tile_stride},

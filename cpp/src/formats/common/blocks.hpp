@@ -105,9 +105,10 @@ BlockFunction block_of(std::int64_t rows, std::int64_t panels) {
 template <class Op, int rows, int panels>
 void run_panels(const std::byte* a, std::int64_t a_stride, const std::byte* b, std::int64_t b_panel, std::int64_t steps,
                 float* tile, std::int64_t tile_stride) {
-    // A packed weight is read front to back; fetching this far ahead keeps more lines in flight than the hardware
-    // prefetcher does alone, which stops at each 4 KiB page.
-    constexpr std::int64_t prefetch_bytes = 4096;
+    // A packed weight is read front to back; fetching a little ahead bridges the 4 KiB pages at which the hardware
+    // prefetcher stops. Zen 5, one row, weights in L3 and in memory: 2 KiB ahead into L1 86 and 30 GB/s, 4 KiB 80 and 31,
+    // 8 KiB 80 and 30, into L2 instead 58 and 27.
+    constexpr std::int64_t prefetch_bytes = 2048;
     constexpr int per_panel = 64 / Op::register_bytes, registers = panels * per_panel;
     constexpr int unroll = Op::few_unroll(rows);
     constexpr std::int64_t register_step = Op::step_bytes / per_panel;
@@ -153,6 +154,8 @@ void run_panels(const std::byte* a, std::int64_t a_stride, const std::byte* b, s
         }
 }
 
+// Up to one block of rows there is nothing to share a chunk with, and reading panels front to back is fastest: 6 rows of
+// 768×3072 bf16 take 0.129 ms so and 8 rows in blocks 0.21 ms, both on one Zen 5 core.
 constexpr std::int64_t few_rows_limit = 6;
 
 // What both loops need to know of a call.

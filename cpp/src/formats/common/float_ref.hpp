@@ -8,7 +8,8 @@
 namespace fastffn {
 namespace {
 
-inline std::int64_t float_ref_prepared_bytes(std::int64_t total_rows, std::int64_t depth) noexcept {
+inline std::int64_t float_ref_prepared_bytes(std::int64_t total_rows, const MatrixView& matrix) noexcept {
+    const std::int64_t depth = matrix.in_features;
     return round_up(total_rows * depth * 4, 64);
 }
 

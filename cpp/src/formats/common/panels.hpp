@@ -13,8 +13,10 @@
 #pragma once
 
 #include <atomic>
+#include <cmath>
 #include <cstring>
-#include <vector>
+#include <memory>
+#include <new>
 
 #include "core/convert.hpp"
 #include "core/kernel.hpp"
@@ -44,32 +46,46 @@ class LowestRow {
     std::atomic<std::int64_t> row_{none};
 };
 
-inline float load_weight(const std::byte* src, DType dtype) {
-    if (dtype != DType::f64) return load_f32(src, dtype);
-    double value;
-    std::memcpy(&value, src, 8);
-    return static_cast<float>(value);
-}
-
 // Calls put(row, weights) for every row of the matrix, [0, out_features), rows of a panel on one thread, in order.
-// weights: f32, in_features of them.
+// weights: f32, in_features of them. `which` begins error messages.
 template <class Put>
-void for_each_row(const PlainMatrix& matrix, Put&& put) {
+Status for_each_row(const PlainMatrix& matrix, const std::string& which, Put&& put) {
     const std::int64_t panels = divide_up(matrix.out_features, panel_columns);
     // Waking the team for a few thousand weights costs more than packing them.
     const bool small = matrix.out_features * matrix.in_features < (1 << 16);
-    parallel_for(small ? 1 : default_threads(), panels, [&](std::int64_t panel, int) {
-        std::vector<float> weights(static_cast<std::size_t>(matrix.in_features));
+    LowestRow beyond_f32;
+    std::atomic<bool> out_of_memory{false};
+    parallel_for(small ? 1 : usable_threads(default_threads()), panels, [&](std::int64_t panel, int) {
+        const std::unique_ptr<float[]> weights(new (std::nothrow) float[static_cast<std::size_t>(matrix.in_features)]);
+        if (!weights) {
+            out_of_memory = true;
+            return;
+        }
         const std::int64_t begin = panel * panel_columns;
         const std::int64_t end =
             begin + panel_columns < matrix.out_features ? begin + panel_columns : matrix.out_features;
         for (std::int64_t row = begin; row < end; ++row) {
             const std::byte* src = matrix.data + row * matrix.row_stride;
-            for (std::int64_t k = 0; k < matrix.in_features; ++k)
-                weights[static_cast<std::size_t>(k)] = load_weight(src + k * matrix.col_stride, matrix.dtype);
-            put(row, weights.data());
+            if (matrix.dtype == DType::f64) {
+                for (std::int64_t k = 0; k < matrix.in_features; ++k) {
+                    double value;
+                    std::memcpy(&value, src + k * matrix.col_stride, 8);
+                    weights[static_cast<std::size_t>(k)] = static_cast<float>(value);
+                    if (std::isfinite(value) && !std::isfinite(weights[static_cast<std::size_t>(k)]))
+                        beyond_f32.note(row);
+                }
+            } else {
+                for (std::int64_t k = 0; k < matrix.in_features; ++k)
+                    weights[static_cast<std::size_t>(k)] = load_f32(src + k * matrix.col_stride, matrix.dtype);
+            }
+            put(row, weights.get());
         }
     });
+    if (out_of_memory) return {StatusCode::out_of_memory, which + ": no memory for a row of weights"};
+    if (beyond_f32.found())
+        return {StatusCode::invalid_argument, which + ": row " + std::to_string(beyond_f32.row()) +
+                                                  " of w holds a finite weight beyond the range of f32"};
+    return {};
 }
 
 }  // namespace

@@ -1,11 +1,17 @@
 // Prepared rows for the AVX2 and AVX-512 kernels: row-major 32-bit words, one per step that the inner loop broadcasts.
-// A word is an f32, a pair of bf16 or int16, or a quad of int8. Included by kernel files.
+// A word is an f32, a pair of bf16, or a quad of int8. Included by kernel files.
 #pragma once
 
+#include "core/convert.hpp"
 #include "core/kernel.hpp"
 
 namespace fastffn {
 namespace {
+
+// Bytes of a packed panel: steps padded to whole AMX tiles of 16.
+inline std::int64_t panel_bytes_of(std::int64_t steps, std::int64_t step_bytes) {
+    return round_up(steps, 16) * step_bytes;
+}
 
 // Bytes from row to row: an odd number of cache lines, so that rows of a power-of-two depth do not all fall into the
 // same cache sets.

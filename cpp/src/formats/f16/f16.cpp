@@ -8,14 +8,14 @@ namespace fastffn {
 
 namespace {
 
-std::int64_t matrix_bytes(std::int64_t out_features, std::int64_t in_features) noexcept {
-    return divide_up(out_features, panel_columns) * padded_steps(in_features, 1) * 32;
+std::int64_t matrix_bytes(const PackedHeader& header) noexcept {
+    return divide_up(header.out_features, panel_columns) * padded_steps(header.in_features, 1) * 32;
 }
 
 Status pack(const PlainMatrix& matrix, std::byte* payload, const std::string& which) {
     LowestRow too_large;
     const std::int64_t panel_bytes = padded_steps(matrix.in_features, 1) * 32;
-    for_each_row(matrix, [&](std::int64_t row, const float* weights) {
+    Status status = for_each_row(matrix, which, [&](std::int64_t row, const float* weights) {
         std::byte* column = payload + row / panel_columns * panel_bytes + row % panel_columns * 2;
         for (std::int64_t k = 0; k < matrix.in_features; ++k) {
             // 65520 is halfway between the largest f16, 65504, and the next: from there on rounding gives infinity.
@@ -23,10 +23,10 @@ Status pack(const PlainMatrix& matrix, std::byte* payload, const std::string& wh
             store_f32(column + k * 32, DType::f16, weights[k]);
         }
     });
-    if (too_large.found())
+    if (status.ok() && too_large.found())
         return {StatusCode::invalid_argument, which + ": row " + std::to_string(too_large.row()) +
                                                   " of w holds a weight beyond 65504, the largest f16"};
-    return {};
+    return status;
 }
 
 void unpack_row(const MatrixView& matrix, std::int64_t row, float* weights) noexcept {

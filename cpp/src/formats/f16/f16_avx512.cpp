@@ -8,7 +8,7 @@
 namespace fastffn::avx512 {
 
 const FormatKernels f16_kernels = {
-    "f16/avx512base", few_rows_limit, panels_per_task, false, 4, prepared_bytes, prepare<F32>, multiply,
+    "f16/avx512base", few_rows_limit, panels_per_task, false, false, 4, prepared_bytes, prepare<F32>, multiply,
 };
 
 }  // namespace fastffn::avx512

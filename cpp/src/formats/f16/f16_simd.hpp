@@ -21,7 +21,8 @@ struct Op : SumF32 {
     }
 };
 
-std::int64_t prepared_bytes(std::int64_t total_rows, std::int64_t depth) noexcept {
+std::int64_t prepared_bytes(std::int64_t total_rows, const MatrixView& matrix) noexcept {
+    const std::int64_t depth = matrix.in_features;
     return f32_words_bytes(total_rows, depth);
 }
 
@@ -31,7 +32,7 @@ void prepare(const PrepareArgs& a) noexcept {
 }
 
 void multiply(const MultiplyArgs& a) noexcept {
-    const std::int64_t depth = a.matrix.in_features, panel_bytes = round_up(depth, 16) * 32;
+    const std::int64_t depth = a.matrix.in_features, panel_bytes = panel_bytes_of(depth, 32);
     const std::int64_t stride = words_stride(depth);
     multiply_panels<Op>({a.prepared + a.row0 * stride, stride, a.matrix.payload + a.first_panel * panel_bytes,
                          panel_bytes, depth, a.rows, a.panels, a.tile, a.tile_stride},

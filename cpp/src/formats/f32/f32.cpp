@@ -6,17 +6,16 @@ namespace fastffn {
 
 namespace {
 
-std::int64_t matrix_bytes(std::int64_t out_features, std::int64_t in_features) noexcept {
-    return divide_up(out_features, panel_columns) * padded_steps(in_features, 1) * 64;
+std::int64_t matrix_bytes(const PackedHeader& header) noexcept {
+    return divide_up(header.out_features, panel_columns) * padded_steps(header.in_features, 1) * 64;
 }
 
-Status pack(const PlainMatrix& matrix, std::byte* payload, const std::string&) {
+Status pack(const PlainMatrix& matrix, std::byte* payload, const std::string& which) {
     const std::int64_t panel_bytes = padded_steps(matrix.in_features, 1) * 64;
-    for_each_row(matrix, [&](std::int64_t row, const float* weights) {
+    return for_each_row(matrix, which, [&](std::int64_t row, const float* weights) {
         std::byte* column = payload + row / panel_columns * panel_bytes + row % panel_columns * 4;
         for (std::int64_t k = 0; k < matrix.in_features; ++k) std::memcpy(column + k * 64, weights + k, 4);
     });
-    return {};
 }
 
 void unpack_row(const MatrixView& matrix, std::int64_t row, float* weights) noexcept {

@@ -16,7 +16,7 @@ void multiply(const MultiplyArgs& a) noexcept {
 }  // namespace
 
 const FormatKernels f32_kernels = {
-    "f32/ref", 1, 4, false, 4, float_ref_prepared_bytes, float_ref_prepare<false>, multiply,
+    "f32/ref", 1, 4, false, false, 4, float_ref_prepared_bytes, float_ref_prepare<false>, multiply,
 };
 
 }  // namespace fastffn::ref

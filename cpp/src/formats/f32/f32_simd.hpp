@@ -16,7 +16,8 @@ struct Op : FmaF32 {
     }
 };
 
-std::int64_t prepared_bytes(std::int64_t total_rows, std::int64_t depth) noexcept {
+std::int64_t prepared_bytes(std::int64_t total_rows, const MatrixView& matrix) noexcept {
+    const std::int64_t depth = matrix.in_features;
     return f32_words_bytes(total_rows, depth);
 }
 
@@ -26,7 +27,7 @@ void prepare(const PrepareArgs& a) noexcept {
 }
 
 void multiply(const MultiplyArgs& a) noexcept {
-    const std::int64_t depth = a.matrix.in_features, panel_bytes = round_up(depth, 16) * 64;
+    const std::int64_t depth = a.matrix.in_features, panel_bytes = panel_bytes_of(depth, 64);
     const std::int64_t stride = words_stride(depth);
     multiply_panels<Op>({a.prepared + a.row0 * stride, stride, a.matrix.payload + a.first_panel * panel_bytes,
                          panel_bytes, depth, a.rows, a.panels, a.tile, a.tile_stride},

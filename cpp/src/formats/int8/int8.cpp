@@ -10,8 +10,8 @@ namespace fastffn {
 
 namespace {
 
-std::int64_t matrix_bytes(std::int64_t out_features, std::int64_t in_features) noexcept {
-    return divide_up(out_features, panel_columns) * (128 + int8_panel_bytes(in_features));
+std::int64_t matrix_bytes(const PackedHeader& header) noexcept {
+    return divide_up(header.out_features, panel_columns) * (128 + int8_panel_bytes(header.in_features));
 }
 
 std::int64_t weight_offset(std::int64_t k) { return k / 4 * 64 + k % 4; }
@@ -30,7 +30,7 @@ Status pack(const PlainMatrix& matrix, std::byte* payload, const std::string& wh
                                                   " (its int32 sums would overflow)"};
     const Int8Layout layout = int8_layout(payload, matrix.out_features, matrix.in_features);
     LowestRow not_finite;
-    for_each_row(matrix, [&](std::int64_t row, const float* weights) {
+    Status status = for_each_row(matrix, which, [&](std::int64_t row, const float* weights) {
         float largest = 0;
         bool finite = true;
         for (std::int64_t k = 0; k < matrix.in_features; ++k) {
@@ -55,10 +55,10 @@ Status pack(const PlainMatrix& matrix, std::byte* payload, const std::string& wh
         std::memcpy(const_cast<std::byte*>(layout.scales) + row * 4, &scale, 4);
         std::memcpy(const_cast<std::byte*>(layout.sums) + row * 4, &sum, 4);
     });
-    if (not_finite.found())
+    if (status.ok() && not_finite.found())
         return {StatusCode::invalid_argument, which + ": row " + std::to_string(not_finite.row()) +
                                                   " of w holds NaN or infinity, which int8 cannot represent"};
-    return {};
+    return status;
 }
 
 void unpack_row(const MatrixView& matrix, std::int64_t row, float* weights) noexcept {

@@ -19,8 +19,9 @@ struct Product {
 };
 
 // Tiles of codes, then one f32 scale per row, padded to whole blocks of rows.
-std::int64_t prepared_bytes(std::int64_t total_rows, std::int64_t depth) noexcept {
-    if (total_rows <= few_rows_limit) return quads_prepared_bytes(total_rows, depth);
+std::int64_t prepared_bytes(std::int64_t total_rows, const MatrixView& matrix) noexcept {
+    const std::int64_t depth = matrix.in_features;
+    if (total_rows <= few_rows_limit) return quads_prepared_bytes(total_rows, matrix);
     return TileLayout(total_rows, depth).bytes() + round_up(total_rows, tile_rows) * 4;
 }
 
@@ -28,7 +29,7 @@ void prepare(const PrepareArgs& a) noexcept {
     if (a.total_rows <= few_rows_limit) return quads_prepare(a);
     const TileLayout layout(a.total_rows, a.depth);
     auto* scales = reinterpret_cast<float*>(a.prepared + layout.bytes());
-    const std::int64_t bytes = a.dtype == DType::f32 ? 4 : 2;
+    const std::int64_t bytes = element_bytes(a.dtype);
     for (std::int64_t r = 0; r < a.rows; ++r) {
         const std::byte* src = a.src + r * a.src_stride;
         const RowScale scale = row_scale(src, a.dtype, a.depth);
@@ -69,7 +70,7 @@ void multiply(const MultiplyArgs& a) noexcept {
 }  // namespace
 
 const FormatKernels int8_kernels = {
-    "int8/amx", few_rows_limit, amx_panels_per_task, true, 1, prepared_bytes, prepare, multiply,
+    "int8/amx", few_rows_limit, amx_panels_per_task, true, false, 1, prepared_bytes, prepare, multiply,
 };
 
 }  // namespace fastffn::amx

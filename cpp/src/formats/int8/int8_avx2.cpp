@@ -30,7 +30,8 @@ struct Op : SumI32 {
 
 std::int64_t row_stride(std::int64_t depth) { return words_stride(divide_up(depth, 4)); }
 
-std::int64_t prepared_bytes(std::int64_t total_rows, std::int64_t depth) noexcept {
+std::int64_t prepared_bytes(std::int64_t total_rows, const MatrixView& matrix) noexcept {
+    const std::int64_t depth = matrix.in_features;
     return total_rows * row_stride(depth) + round_up(total_rows * 4, 64);
 }
 
@@ -47,7 +48,7 @@ __m256i quantise(const std::byte* src, DType dtype, std::int64_t count, float in
 }
 
 void prepare(const PrepareArgs& a) noexcept {
-    const std::int64_t stride = row_stride(a.depth), bytes = a.dtype == DType::f32 ? 4 : 2;
+    const std::int64_t stride = row_stride(a.depth), bytes = element_bytes(a.dtype);
     auto* scales = reinterpret_cast<float*>(a.prepared + a.total_rows * stride);
     for (std::int64_t r = 0; r < a.rows; ++r) {
         const std::byte* src = a.src + r * a.src_stride;
@@ -100,7 +101,7 @@ void multiply(const MultiplyArgs& a) noexcept {
 }  // namespace
 
 const FormatKernels int8_kernels = {
-    "int8/avx2", few_rows_limit, panels_per_task, true, 1, prepared_bytes, prepare, multiply,
+    "int8/avx2", few_rows_limit, panels_per_task, true, false, 1, prepared_bytes, prepare, multiply,
 };
 
 }  // namespace fastffn::avx2

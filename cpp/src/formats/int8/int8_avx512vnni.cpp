@@ -6,7 +6,8 @@
 namespace fastffn::avx512vnni {
 
 const FormatKernels int8_kernels = {
-    "int8/avx512vnni", few_rows_limit, panels_per_task, true, 1, quads_prepared_bytes, quads_prepare, quads_multiply,
+    "int8/avx512vnni",    few_rows_limit, panels_per_task, true, false, 1,
+    quads_prepared_bytes, quads_prepare,  quads_multiply,
 };
 
 }  // namespace fastffn::avx512vnni

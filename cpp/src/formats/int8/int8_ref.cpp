@@ -17,7 +17,8 @@ namespace {
 
 std::int64_t scales_offset(std::int64_t total_rows, std::int64_t depth) { return round_up(total_rows * depth, 64); }
 
-std::int64_t prepared_bytes(std::int64_t total_rows, std::int64_t depth) noexcept {
+std::int64_t prepared_bytes(std::int64_t total_rows, const MatrixView& matrix) noexcept {
+    const std::int64_t depth = matrix.in_features;
     return scales_offset(total_rows, depth) + round_up(total_rows * 4, 64);
 }
 
@@ -68,6 +69,6 @@ void multiply(const MultiplyArgs& a) noexcept {
 
 }  // namespace
 
-const FormatKernels int8_kernels = {"int8/ref", 1, 4, true, 1, prepared_bytes, prepare, multiply};
+const FormatKernels int8_kernels = {"int8/ref", 1, 4, true, false, 1, prepared_bytes, prepare, multiply};
 
 }  // namespace fastffn::ref

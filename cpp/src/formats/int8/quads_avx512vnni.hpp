@@ -36,7 +36,7 @@ struct RowScale {
 };
 
 inline RowScale row_scale(const std::byte* src, DType dtype, std::int64_t depth) {
-    const std::int64_t bytes = dtype == DType::f32 ? 4 : 2;
+    const std::int64_t bytes = element_bytes(dtype);
     // Magnitudes compare like integers, and NaN compares above infinity.
     __m512i largest[4];
     for (auto& lane : largest) lane = _mm512_setzero_si512();
@@ -73,12 +73,13 @@ inline __m128i quantise(const std::byte* src, DType dtype, std::int64_t count, _
 
 inline std::int64_t quads_stride(std::int64_t depth) { return words_stride(divide_up(depth, 4)); }
 
-inline std::int64_t quads_prepared_bytes(std::int64_t total_rows, std::int64_t depth) noexcept {
+inline std::int64_t quads_prepared_bytes(std::int64_t total_rows, const MatrixView& matrix) noexcept {
+    const std::int64_t depth = matrix.in_features;
     return total_rows * quads_stride(depth) + round_up(total_rows * 4, 64);
 }
 
 inline void quads_prepare(const PrepareArgs& a) noexcept {
-    const std::int64_t stride = quads_stride(a.depth), bytes = a.dtype == DType::f32 ? 4 : 2;
+    const std::int64_t stride = quads_stride(a.depth), bytes = element_bytes(a.dtype);
     auto* scales = reinterpret_cast<float*>(a.prepared + a.total_rows * stride);
     const __m128i to_unsigned = _mm_set1_epi8(static_cast<char>(0x80));
     for (std::int64_t r = 0; r < a.rows; ++r) {
