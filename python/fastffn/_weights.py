@@ -67,7 +67,8 @@ def pack(w: Array, format: str) -> Array:
         every instruction set, so it may be saved and loaded on another machine.
 
     Raises:
-        ValueError: an unknown format; a shape or dtype that does not fit; for int8, NaN or infinite weights.
+        ValueError: an unknown format; a shape or dtype that does not fit; finite weights beyond the range of the format;
+            for int8, NaN or infinite weights.
         TypeError: w is no array.
         BufferError: w cannot be read where it is.
     """

@@ -33,21 +33,34 @@ def test_every_exponent_and_rounding(fmt):
     high = np.arange(1 << 16, dtype=np.uint32) << 16
     for low in (0, 1, 0x0FFF, 0x1000, 0x1001, 0x7FFF, 0x8000, 0x8001, 0xFFFF):
         w = (high | low).view(np.float32).reshape(256, 256)
-        if fmt == "f16":  # refused: see test_f16_refuses_what_it_cannot_hold
-            w = np.where(np.isfinite(w) & (np.abs(w) >= 65520), 0, w)
+        limit = {"f16": 65520, "bf16": 3.39617753e38}.get(fmt, np.inf)  # refused: see test_refuses_what_it_cannot_hold
+        w = np.where(np.isfinite(w) & (np.abs(w) >= np.float32(limit)), np.float32(0), w)
         with np.errstate(invalid="ignore"):
             expected = oracle.weight_values(w, fmt).astype(np.float32)
         np.testing.assert_array_equal(unpacked(ff.pack(w, fmt)), expected)
 
 
-def test_f16_refuses_what_it_cannot_hold():
+def test_refuses_what_it_cannot_hold():
     w = np.ones((20, 40), np.float32)
-    w[3, 5] = 65519  # rounds to 65504, the largest f16
-    assert unpacked(ff.pack(w, "f16"))[3, 5] == 65504
-    for value in (65520, -1e9):
-        w[7, 11] = value
-        with pytest.raises(ValueError, match="row 7.*65504"):
-            ff.pack(w, "f16")
+    for fmt, largest, rounds_to_it, beyond in (
+        ("f16", 65504, (65519,), (65520, -1e9)),
+        ("bf16", float.fromhex("0x1.fep127"), (3.39e38,), (3.3961776e38, -3.4e38)),
+    ):
+        for value in rounds_to_it:
+            w[3, 5] = value
+            assert unpacked(ff.pack(w, fmt))[3, 5] == largest
+        for value in beyond:
+            w[3, 5] = value
+            with pytest.raises(ValueError, match="row 3.*beyond"):
+                ff.pack(w, fmt)
+
+
+def test_refuses_f64_beyond_f32():
+    w = np.ones((20, 40))
+    w[7, 11] = 1e300
+    for fmt in ff.formats():
+        with pytest.raises(ValueError, match="row 7.*beyond the range of f32"):
+            ff.pack(w, fmt)
 
 
 @floats
