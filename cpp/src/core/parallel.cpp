@@ -35,7 +35,7 @@ namespace {
 // who ran a task.
 class PlainFloats {
   public:
-#if FASTFFN_X86
+#if defined(__x86_64__)
     PlainFloats() : saved_(__builtin_ia32_stmxcsr()) { __builtin_ia32_ldmxcsr(0x1f80); }
     ~PlainFloats() { __builtin_ia32_ldmxcsr(saved_); }
 
@@ -83,7 +83,7 @@ struct Region {
     }
 
     static void pause() {
-#if FASTFFN_X86
+#if defined(__x86_64__)
         __builtin_ia32_pause();
 #endif
     }
