@@ -10,7 +10,7 @@ from fastffn import _core
 Array = TypeVar("Array")
 
 # What arrays and frameworks call the dtypes, beside our own names.
-_DTYPE_NAMES = {"float32": "f32", "float16": "f16", "half": "f16", "bfloat16": "bf16", "float": "f32"}
+_DTYPE_NAMES = {"float32": "f32", "float16": "f16", "half": "f16", "bfloat16": "bf16"}
 
 
 @dataclass(frozen=True)

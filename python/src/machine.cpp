@@ -51,7 +51,7 @@ void set_num_threads(int threads) {
 
 int get_num_threads() {
     const int threads = thread_setting();
-    return threads ? threads : default_threads();
+    return usable_threads(threads ? threads : default_threads());
 }
 
 }  // namespace

@@ -28,8 +28,15 @@ class Questions {
     bool grad_enabled() const { return truth(PyObject_CallNoArgs(is_grad_enabled_.ptr())); }
 
     static const Questions& instance() {
-        static const Questions& questions = *new Questions;
-        return questions;
+        // Not a function-local static: its guard would be held while Python code runs in the constructor, and a second thread
+        // would wait for it with the GIL. The GIL alone protects the pointer; who comes second discards what it made.
+        static const Questions* shared = nullptr;
+        if (!shared) {
+            const auto* made = new Questions;
+            if (shared) delete made;
+            else shared = made;
+        }
+        return *shared;
     }
 
   private:

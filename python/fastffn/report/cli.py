@@ -95,6 +95,13 @@ def _report(options: argparse.Namespace) -> int:
     for target in (options.json, options.html):
         if target is not None and not target.resolve().parent.is_dir():
             raise ReportError(f"cannot write {target}: the folder {target.resolve().parent} does not exist")
+    import fastffn as ff
+
+    try:
+        for name in ff.formats():
+            ff.active_kernel(name)
+    except (ValueError, RuntimeError) as error:  # FASTFFN_ISA names nothing, or what this CPU lacks
+        raise ReportError(str(error)) from error
     begin = time.monotonic()
     settings = run.Settings(tokens=options.tokens, text_tokens=options.text_tokens)
     if options.quick:
