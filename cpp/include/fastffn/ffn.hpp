@@ -11,7 +11,8 @@
 // A NaN or infinity in a token reaches that token's outputs as IEEE arithmetic says; with int8 the token's row becomes NaN.
 // With bf16 weights, subnormal weights and activations may count as zero (the bf16 instructions do that), so that infinity
 // times one is NaN there.
-// Same bits for any number of threads. x and y must not overlap.
+// Same bits for any number of threads. A token's bits may depend on how many tokens its call has, as few and many tokens are
+// summed in another order. x and y must not overlap.
 #pragma once
 
 #include <cstdint>
