@@ -25,7 +25,6 @@ struct Op : SumI32 {
     static Acc step(Acc acc, const std::byte* words, const std::byte* weights) {
         return dot(acc, broadcast(words), load_weights(weights));
     }
-    static void expand(const std::byte*, std::int64_t, std::byte*) {}
 };
 
 std::int64_t row_stride(std::int64_t depth) { return words_stride(divide_up(depth, 4)); }
