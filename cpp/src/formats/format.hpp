@@ -33,7 +33,7 @@ struct FormatDefinition {
 // nullptr when unknown.
 const FormatDefinition* find_format(Format format) noexcept;
 
-// The kernels of the best set up to `isa`.
+// The kernels of the best set up to `isa`, for weights packed without options.
 const FormatKernels& format_kernels(const FormatDefinition& format, Isa isa) noexcept;
 
 // A packed weight whose header was checked.
@@ -50,6 +50,9 @@ struct PackedMatrix {
                 {header.parameters[0], header.parameters[1]}};
     }
 };
+
+// The same for these weights: what runs may depend on the options they were packed with.
+const FormatKernels& format_kernels(const PackedMatrix& matrix, Isa isa) noexcept;
 
 // Checks a packed weight as every call does: `operation` and `name` go into the message.
 Status open_packed(const PackedView& packed, const char* operation, const char* name, PackedMatrix* matrix);

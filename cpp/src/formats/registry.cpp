@@ -28,6 +28,10 @@ const FormatKernels& format_kernels(const FormatDefinition& format, Isa isa) noe
     return *format.kernels[level];
 }
 
+const FormatKernels& format_kernels(const PackedMatrix& matrix, Isa isa) noexcept {
+    return format_kernels(*matrix.format, isa);
+}
+
 const char* format_name(Format format) noexcept {
     const FormatDefinition* definition = find_format(format);
     return definition ? definition->name : "unknown";

@@ -26,7 +26,7 @@ Status open_operand(const char* operation, const char* name, const PackedView& p
                                                   std::to_string(matrix.header.count) +
                                                   " matrices, expected a single one"};
     operand->matrix = matrix.view();
-    operand->kernels = &format_kernels(*matrix.format, chosen_isa());
+    operand->kernels = &format_kernels(matrix, chosen_isa());
     return {};
 }
 
