@@ -1,0 +1,135 @@
+"""CMoE: shared and routed experts from activation rates, and a router made of neurons instead of learned.
+
+Pei, Zou, Zhen, Yu, Liu, Pan, Yuan and Yu 2025, "CMoE: Converting Mixture-of-Experts from Dense to Accelerate LLM
+Inference" (arXiv:2502.04416).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ._assignment import balanced_assignment
+from ._dense import DenseLayer, calibration_rows, dense_layer, hidden_rows, normalized
+from ._layer import AnalyticRouter, MoeLayer, check_split
+
+F32 = npt.NDArray[np.float32]
+I64 = npt.NDArray[np.int64]
+
+_ROWS = 1024  # rows of marks that are held as a matrix at a time
+
+
+def cmoe(
+    x: Any,
+    w_up: Any,
+    w_down: Any,
+    w_gate: Any = None,
+    b_up: Any = None,
+    b_down: Any = None,
+    b_gate: Any = None,
+    *,
+    activation: str,
+    experts: int = 8,
+    shared: int = 3,
+    picks: int = 3,
+    top: int | None = None,
+) -> MoeLayer:
+    """Splits a dense layer into shared and routed experts, without training (CMoE, arXiv:2502.04416).
+
+    A neuron is marked for a token when it is among the `top` most active ones, with inputs and weights of unit length.
+    The neurons marked most often make the shared experts, which every token uses. The others gather around as many
+    most-marked neurons as there are routed experts, those that are marked together in one expert, all of one size
+    (exact balanced assignment). Each routed expert's most typical neuron is its logit: the router needs no training.
+
+    Args:
+        x: [..., d_model], inputs that this layer sees on real data; some thousands of rows.
+        w_up, w_down, w_gate, b_up, b_down, b_gate, activation: the layer, as :func:`fastffn.ffn` takes it, unpacked.
+        experts: parts of equal width, shared ones included; divides d_ff.
+        shared: how many of them every token uses.
+        picks: how many of the rest a token uses.
+        top: neurons marked per token; None: 10, or 2% of d_ff where that is more.
+
+    Returns:
+        The layer as a mixture of experts. With picks = experts - shared it computes what the dense layer does. Fewer
+        picks lose quality, in layers with SiLU or GELU more than with ReLU: fine-tune, or look at the loss first.
+
+    Raises:
+        ValueError: shapes that do not fit, NaN or infinity, experts that do not divide d_ff, or counts out of range.
+        TypeError: an argument is no array.
+    """
+    layer = dense_layer("cmoe", w_up, w_down, w_gate, b_up, b_down, b_gate, activation)
+    rows = calibration_rows("cmoe", x, layer)
+    check_split("cmoe", layer, experts, shared, picks)
+    if top is None:
+        top = min(layer.d_ff, max(10, layer.d_ff // 50))
+    if not 1 <= top <= layer.d_ff:
+        raise ValueError(f"cmoe: top is {top}, expected 1 to d_ff = {layer.d_ff}")
+
+    unit = _unit_layer(layer)
+    marked = _marks(unit, normalized(rows), top)
+    rates = np.bincount(marked.ravel(), minlength=layer.d_ff)
+    # Most marked first; among equals the lower neuron, so that the result does not hang on the sort.
+    order = np.argsort(-rates, kind="stable")
+    width, routed = layer.d_ff // experts, experts - shared
+    rest = order[shared * width :]
+    if routed:
+        seeds = rest[:routed]
+        together = np.zeros((layer.d_ff, routed))
+        for marks in _matrices(marked, layer.d_ff):
+            together += marks.T @ marks[:, seeds]
+        # L1 distance of two columns of marks: what is marked in one of them only.
+        distance = rates[rest][:, None] + rates[seeds] - 2 * together[rest]
+        labels = balanced_assignment(distance)
+        members = np.stack([np.sort(rest[labels == expert]) for expert in range(routed)])
+        typical = _most_typical(members, marked, rates, layer.d_ff)
+    else:
+        members, typical = np.empty((0, width), np.int64), np.empty(0, np.int64)
+    neurons = unit.take(typical)
+    router = AnalyticRouter(
+        neurons.w_up, neurons.w_gate, neurons.b_up, neurons.b_gate, layer.activation, np.zeros(routed, np.float32), 0.0
+    )
+    return MoeLayer(layer, members, np.sort(order[: shared * width]), picks, router)
+
+
+def _unit_layer(layer: DenseLayer) -> DenseLayer:
+    """Rows of the input matrices of unit length: how much a neuron fires, whatever the scale of its weights."""
+    gate = None if layer.w_gate is None else normalized(layer.w_gate)
+    return replace(layer, w_up=normalized(layer.w_up), w_gate=gate)
+
+
+def _marks(layer: DenseLayer, x: F32, top: int) -> I64:
+    """The `top` neurons with the largest |activation| of each row: [rows, top]."""
+    found = [
+        np.argpartition(-np.abs(hidden), top - 1, axis=1)[:, :top] if top < layer.d_ff else _everyone(hidden)
+        for hidden in hidden_rows(layer, x)
+    ]
+    return np.concatenate(found).astype(np.int64)
+
+
+def _everyone(hidden: F32) -> I64:
+    return np.broadcast_to(np.arange(hidden.shape[1]), hidden.shape).astype(np.int64)
+
+
+def _matrices(marked: I64, d_ff: int) -> Iterator[F32]:
+    """The marks as 0 and 1, [some rows, d_ff] at a time."""
+    for begin in range(0, len(marked), _ROWS):
+        rows = marked[begin : begin + _ROWS]
+        marks = np.zeros((len(rows), d_ff), np.float32)
+        np.put_along_axis(marks, rows, 1, axis=1)
+        yield marks
+
+
+def _most_typical(members: I64, marked: I64, rates: I64, d_ff: int) -> I64:
+    """Of each expert the member whose column of marks is nearest, in L1, to the mean of all members' columns."""
+    experts, width = members.shape
+    # For marks a in {0, 1} and means c: Σ |a - c| = Σ c + Σ a - 2 Σ a c. The first term is the same for all members.
+    agreement = np.zeros((experts, width))
+    for marks in _matrices(marked, d_ff):
+        for expert in range(experts):
+            columns = marks[:, members[expert]]
+            agreement[expert] += columns.mean(axis=1) @ columns
+    return members[np.arange(experts), (rates[members] - 2 * agreement).argmin(axis=1)]
