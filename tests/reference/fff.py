@@ -8,8 +8,8 @@
 - Thresholds, "go right when z > b[n]": used to balance the load without touching what a neuron computes.
 
 Trees are heaps: node n has the children 2n + 1 (left) and 2n + 2 (right). A node's z = w·x + b (b optional) is compared with
-its threshold (0 unless given): z above goes right, z below goes left, and equality follows `ties`, "right" (z >= t, the leaf
-form's evaluation) or "left" (z > t, UltraFastBERT). NaN compares false: left.
+its threshold (0 unless given): z above goes right, z below goes left, and equality follows `tie`: right if "ge" (z >= t, the leaf
+form's evaluation), left if "gt" (z > t, UltraFastBERT). NaN compares false: left.
 
 Shapes: x [tokens, d_model]; trees K; nodes [K, nodes, d_model]; biases and thresholds [K, nodes].
     leaf form:     nodes = 2^d - 1; w_up [K, 2^d, leaf_width, d_model], w_down [K, 2^d, d_out, leaf_width],
@@ -24,7 +24,7 @@ import numpy as np
 
 from .activations import ACTIVATIONS
 
-TIES = ("right", "left")
+TIE_RULES = ("ge", "gt")
 
 
 @dataclass(frozen=True)
@@ -62,12 +62,12 @@ def path_of_leaf(leaf, depth):
     return path, right
 
 
-def descend(x, nodes, biases=None, thresholds=None, *, depth, ties, leaf=None):
+def descend(x, nodes, biases=None, thresholds=None, *, depth, tie, leaf=None):
     """Walks every token down every tree: `depth` decisions, in the nodes of a heap.
 
     leaf [tokens, K] forces the way (z and margins are still those of the nodes on it).
     """
-    assert ties in TIES
+    assert tie in TIE_RULES
     x, nodes = np.asarray(x, np.float64), np.asarray(nodes, np.float64)
     tokens, trees = x.shape[0], nodes.shape[0]
     path = np.zeros((tokens, trees, depth), np.int64)
@@ -84,7 +84,7 @@ def descend(x, nodes, biases=None, thresholds=None, *, depth, ties, leaf=None):
                     above = value if thresholds is None else value - thresholds[tree, node]
                     # Compared as it is defined, not by the rounded difference.
                     bound = 0.0 if thresholds is None else thresholds[tree, node]
-                    go_right = value >= bound if ties == "right" else value > bound
+                    go_right = value >= bound if tie == "ge" else value > bound
                 if leaf is not None:
                     go_right = leaf[token, tree] >> (depth - level - 1) & 1
                 path[token, tree, level], z[token, tree, level] = node, value
@@ -104,10 +104,10 @@ def leaf_ffn(x, w_up, w_down, b_up=None, b_down=None, activation="relu"):
 
 def leaf_form(
     x, nodes, w_up, w_down, biases=None, thresholds=None, b_up=None, b_down=None, *, depth, activation="relu",
-    ties="right", leaf=None,
+    tie="ge", leaf=None,
 ):  # fmt: skip
     """Hard decisions: y[t] = Σ_trees leaf_{tree, leaf(t, tree)}(x[t]). Returns y and the Descent."""
-    way = descend(x, nodes, biases, thresholds, depth=depth, ties=ties, leaf=leaf)
+    way = descend(x, nodes, biases, thresholds, depth=depth, tie=tie, leaf=leaf)
     trees = nodes.shape[0]
     y = np.zeros((x.shape[0], w_down.shape[-2]))
     for token in range(x.shape[0]):
@@ -163,13 +163,13 @@ def leaf_form_soft(
     return y, weights
 
 
-def all_node(x, nodes, w_out, biases=None, thresholds=None, *, depth, activation="gelu", ties="left", leaf=None):
+def all_node(x, nodes, w_out, biases=None, thresholds=None, *, depth, activation="gelu", tie="gt", leaf=None):
     """y[t] = Σ_trees Σ_{visited n} act(z_n) · w_out[n], with depth + 1 nodes visited. Returns y and the Descent.
 
     The last level's node decides nothing: `path`, `z` and so on have depth + 1 levels, `leaf` is the place of the last
     visited node in the last level.
     """
-    decisions = descend(x, nodes, biases, thresholds, depth=depth, ties=ties, leaf=leaf)
+    decisions = descend(x, nodes, biases, thresholds, depth=depth, tie=tie, leaf=leaf)
     last = decisions.leaf + 2**depth - 1
     tree = np.arange(nodes.shape[0])
     z = np.einsum("td,tkd->tk", np.asarray(x, np.float64), np.asarray(nodes, np.float64)[tree, last])
@@ -180,12 +180,12 @@ def all_node(x, nodes, w_out, biases=None, thresholds=None, *, depth, activation
     return y, Descent(path, every_z, decisions.margin, decisions.right, decisions.leaf)
 
 
-def all_node_masked(x, nodes, w_out, biases=None, thresholds=None, *, depth, activation="gelu", ties="left"):
+def all_node_masked(x, nodes, w_out, biases=None, thresholds=None, *, depth, activation="gelu", tie="gt"):
     """The same as UltraFastBERT trains it: every node computed, those off the way multiplied by zero."""
     z = np.einsum("td,knd->tkn", np.asarray(x, np.float64), np.asarray(nodes, np.float64))
     z = z if biases is None else z + biases
     bound = 0.0 if thresholds is None else thresholds
-    right = z >= bound if ties == "right" else z > bound
+    right = z >= bound if tie == "ge" else z > bound
     mask = np.zeros_like(z)
     node = np.zeros(z.shape[:2], np.int64)
     for level in range(depth + 1):
@@ -196,7 +196,9 @@ def all_node_masked(x, nodes, w_out, biases=None, thresholds=None, *, depth, act
 
 
 def with_master(y, x, mix, w_up, w_down, b_up=None, b_down=None, *, activation="relu"):
-    """eFFF: σ(mix)·y + (1 - σ(mix))·master(x), as its code has it (its README states the opposite)."""
+    """eFFF: σ(mix)·y + (1 - σ(mix))·master(x), as its code has it (its README states the opposite). mix None: the sum."""
+    if mix is None:
+        return y + leaf_ffn(x, w_up, w_down, b_up, b_down, activation)
     k = sigmoid(mix)
     return k * y + (1 - k) * leaf_ffn(x, w_up, w_down, b_up, b_down, activation)
 

@@ -10,4 +10,8 @@ try:
 except ImportError as error:
     raise ImportError("fastffn.torch needs PyTorch: pip install torch (fastffn itself does not)") from error
 
-__all__: list[str] = []
+from fastffn.torch._trees import auxiliary_loss, balance_loss, hardening_loss, mixture
+from fastffn.torch.fff import FFF
+from fastffn.torch.fff_nodes import AllNodeFFF
+
+__all__ = ["FFF", "AllNodeFFF", "auxiliary_loss", "balance_loss", "hardening_loss", "mixture"]
