@@ -7,7 +7,6 @@ Inference" (arXiv:2502.04416).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -36,7 +35,7 @@ def cmoe(
     experts: int = 8,
     shared: int = 3,
     picks: int = 3,
-    top: int | None = None,
+    top: int = 10,
 ) -> MoeLayer:
     """Splits a dense layer into shared and routed experts, without training (CMoE, arXiv:2502.04416).
 
@@ -51,7 +50,7 @@ def cmoe(
         experts: parts of equal width, shared ones included; divides d_ff.
         shared: how many of them every token uses.
         picks: how many of the rest a token uses.
-        top: neurons marked per token; None: 10, or 2% of d_ff where that is more.
+        top: neurons marked per token.
 
     Returns:
         The layer as a mixture of experts. With picks = experts - shared it computes what the dense layer does. Fewer
@@ -64,41 +63,60 @@ def cmoe(
     layer = dense_layer("cmoe", w_up, w_down, w_gate, b_up, b_down, b_gate, activation)
     rows = calibration_rows("cmoe", x, layer)
     check_split("cmoe", layer, experts, shared, picks)
-    if top is None:
-        top = min(layer.d_ff, max(10, layer.d_ff // 50))
     if not 1 <= top <= layer.d_ff:
         raise ValueError(f"cmoe: top is {top}, expected 1 to d_ff = {layer.d_ff}")
 
-    unit = _unit_layer(layer)
-    marked = _marks(unit, normalized(rows), top)
+    unit, unit_rows = _of_unit_length(layer, rows)
+    marked = _marks(unit, unit_rows, top)
     rates = np.bincount(marked.ravel(), minlength=layer.d_ff)
     # Most marked first; among equals the lower neuron, so that the result does not hang on the sort.
     order = np.argsort(-rates, kind="stable")
     width, routed = layer.d_ff // experts, experts - shared
     rest = order[shared * width :]
-    if routed:
-        seeds = rest[:routed]
-        together = np.zeros((layer.d_ff, routed))
-        for marks in _matrices(marked, layer.d_ff):
-            together += marks.T @ marks[:, seeds]
-        # L1 distance of two columns of marks: what is marked in one of them only.
-        distance = rates[rest][:, None] + rates[seeds] - 2 * together[rest]
-        labels = balanced_assignment(distance)
-        members = np.stack([np.sort(rest[labels == expert]) for expert in range(routed)])
-        typical = _most_typical(members, marked, rates, layer.d_ff)
-    else:
-        members, typical = np.empty((0, width), np.int64), np.empty(0, np.int64)
-    neurons = unit.take(typical)
-    router = AnalyticRouter(
-        neurons.w_up, neurons.w_gate, neurons.b_up, neurons.b_gate, layer.activation, np.zeros(routed, np.float32), 0.0
-    )
+    seeds = rest[:routed]
+    together = np.zeros((layer.d_ff, routed))
+    for marks in _matrices(marked, layer.d_ff):
+        together += marks.T @ marks[:, seeds]
+    # L1 distance of two columns of marks: what is marked in one of them only.
+    distance = rates[rest][:, None] + rates[seeds] - 2 * together[rest]
+    labels = balanced_assignment(distance)
+    members = np.stack([np.sort(rest[labels == expert]) for expert in range(routed)])
+    typical = _most_typical(members, marked, rates, layer.d_ff)
+    w_up, b_up = _split_bias(unit.w_up[typical], layer)
+    w_gate, b_gate = (None, None) if unit.w_gate is None else _split_bias(unit.w_gate[typical], layer)
+    router = AnalyticRouter(w_up, w_gate, b_up, b_gate, layer.activation, np.zeros(routed, np.float32), 0.0)
     return MoeLayer(layer, members, np.sort(order[: shared * width]), picks, router)
 
 
-def _unit_layer(layer: DenseLayer) -> DenseLayer:
-    """Rows of the input matrices of unit length: how much a neuron fires, whatever the scale of its weights."""
-    gate = None if layer.w_gate is None else normalized(layer.w_gate)
-    return replace(layer, w_up=normalized(layer.w_up), w_gate=gate)
+def _of_unit_length(layer: DenseLayer, x: F32) -> tuple[DenseLayer, F32]:
+    """Inputs and rows of the input matrices of unit length: how much a neuron fires, whatever its scale.
+
+    Biases count as weights of one more input, which is always 1.
+    """
+    matrices = (layer.w_up, layer.b_up), (layer.w_gate, layer.b_gate)
+    if _has_bias(layer):
+        x = np.concatenate([x, np.ones((len(x), 1), np.float32)], axis=1)
+    up, gate = (
+        None
+        if w is None
+        else normalized(
+            np.concatenate([w, np.zeros((len(w), 1), np.float32) if b is None else b[:, None]], axis=1)
+            if _has_bias(layer)
+            else w
+        )
+        for w, b in matrices
+    )
+    assert up is not None
+    return DenseLayer(up, layer.w_down, gate, None, None, None, layer.activation), normalized(x)
+
+
+def _has_bias(layer: DenseLayer) -> bool:
+    return layer.b_up is not None or layer.b_gate is not None
+
+
+def _split_bias(rows: F32, layer: DenseLayer) -> tuple[F32, F32 | None]:
+    """Undoes what `_of_unit_length` did with biases."""
+    return (rows[:, :-1].copy(), rows[:, -1].copy()) if _has_bias(layer) else (rows, None)
 
 
 def _marks(layer: DenseLayer, x: F32, top: int) -> I64:
@@ -132,4 +150,5 @@ def _most_typical(members: I64, marked: I64, rates: I64, d_ff: int) -> I64:
         for expert in range(experts):
             columns = marks[:, members[expert]]
             agreement[expert] += columns.mean(axis=1) @ columns
-    return members[np.arange(experts), (rates[members] - 2 * agreement).argmin(axis=1)]
+    found: I64 = members[np.arange(experts), (rates[members] - 2 * agreement).argmin(axis=1)]
+    return found

@@ -68,18 +68,24 @@ def dense_layer(
     down = _f32(operation, "w_down", w_down, (None, d_ff))
     if b_gate is not None and gate is None:
         raise ValueError(f"{operation}: b_gate without w_gate")
-    biases = [
-        None if bias is None else _f32(operation, name, bias, (width,))
-        for name, bias, width in (("b_up", b_up, d_ff), ("b_down", b_down, down.shape[0]), ("b_gate", b_gate, d_ff))
-    ]
-    return DenseLayer(up, down, gate, *biases, activation)
+    return DenseLayer(
+        w_up=up,
+        w_down=down,
+        w_gate=gate,
+        b_up=None if b_up is None else _f32(operation, "b_up", b_up, (d_ff,)),
+        b_down=None if b_down is None else _f32(operation, "b_down", b_down, (down.shape[0],)),
+        b_gate=None if b_gate is None else _f32(operation, "b_gate", b_gate, (d_ff,)),
+        activation=activation,
+    )
 
 
 def calibration_rows(operation: str, x: Any, layer: DenseLayer) -> F32:
     """Calibration inputs as f32 [rows, d_model]; raises ValueError where there are none."""
     rows = _f32(operation, "x", x, None)
     if rows.ndim < 1 or rows.shape[-1] != layer.d_model or rows.size == 0:
-        raise ValueError(f"{operation}: x has shape {rows.shape}, expected [..., {layer.d_model}] with at least one row")
+        raise ValueError(
+            f"{operation}: x has shape {rows.shape}, expected [..., {layer.d_model}] with at least one row"
+        )
     return rows.reshape(-1, layer.d_model)
 
 
@@ -90,19 +96,23 @@ def hidden_rows(layer: DenseLayer, x: F32) -> Iterator[F32]:
     for begin in range(0, x.shape[0], _ROWS):
         rows = x[begin : begin + _ROWS]
         hidden = ff.linear(rows, up, layer.b_up)
-        if gate is None:
-            yield activate(hidden, layer.activation)
-        else:
-            yield activate(ff.linear(rows, gate, layer.b_gate), layer.activation) * hidden
+        yield activate(hidden, None if gate is None else ff.linear(rows, gate, layer.b_gate), layer.activation)
 
 
-def activate(x: F32, activation: str) -> F32:
-    """The library's activation, elementwise."""
-    identity = ff.pack(np.eye(_SIDE, dtype=np.float32), "f32")
-    flat = np.zeros(-(-x.size // _SIDE) * _SIDE, np.float32)
-    flat[: x.size] = x.ravel()
-    y = ff.ffn(flat.reshape(-1, _SIDE), identity, identity, activation=activation)
-    return y.ravel()[: x.size].reshape(x.shape)
+def activate(up: F32, gate: F32 | None, activation: str) -> F32:
+    """The library's activation, elementwise: of up, or the gated product of both."""
+    width = _SIDE if gate is None else 2 * _SIDE
+    flat = np.zeros((-(-up.size // _SIDE), width), np.float32)
+    for column, values in enumerate((up, gate)):
+        if values is not None:
+            part = np.zeros(len(flat) * _SIDE, np.float32)
+            part[: values.size] = values.ravel()
+            flat[:, column * _SIDE : (column + 1) * _SIDE] = part.reshape(-1, _SIDE)
+    first, second = (ff.pack(np.eye(_SIDE, width, place, dtype=np.float32), "f32") for place in (0, width - _SIDE))
+    down = ff.pack(np.eye(_SIDE, dtype=np.float32), "f32")
+    y = ff.ffn(flat, first, down, None if gate is None else second, activation=activation)
+    out: F32 = y.ravel()[: up.size].reshape(up.shape)
+    return out
 
 
 def normalized(rows: F32) -> F32:
@@ -114,11 +124,14 @@ def normalized(rows: F32) -> F32:
 
 def _f32(operation: str, name: str, value: Any, shape: tuple[int | None, ...] | None) -> F32:
     if hasattr(value, "detach"):  # torch: no gradients, and NumPy has no bf16
-        value = value.detach().float().cpu()
+        value = value.detach().float().cpu().numpy()
+    found = np.asarray(value)
     try:
-        array = np.array(value, np.float32, order="C")
-    except (TypeError, ValueError) as problem:
-        raise TypeError(f"{operation}: {name} cannot be read as an array of numbers: {problem}") from None
+        array: F32 = found.astype(np.float32, order="C", copy=True)
+    except (TypeError, ValueError):
+        array = np.empty(0, np.float32)
+    if np.iscomplexobj(found) or (found.size and not array.size):
+        raise TypeError(f"{operation}: {name} cannot be read as an array of real numbers: its dtype is {found.dtype}")
     if shape is not None:
         fits = len(shape) == array.ndim and all(want in (None, have) for want, have in zip(shape, array.shape))
         if not fits or array.size == 0:

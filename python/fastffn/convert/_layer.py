@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ._dense import DenseLayer
+
+if TYPE_CHECKING:
+    from ._packed import PackedMoe
 
 F32 = npt.NDArray[np.float32]
 I64 = npt.NDArray[np.int64]
@@ -72,15 +75,31 @@ class MoeLayer:
     @property
     def active_fraction(self) -> float:
         """Hidden neurons, and so weights, that a token uses, of all; the router not counted."""
-        return (self.shared.size + self.picks * self.experts.shape[1]) / self.dense.d_ff
+        return float(self.shared.size + self.picks * self.experts.shape[1]) / self.dense.d_ff
+
+    def pack(self, format: str, picks: int | None = None, **options: Any) -> PackedMoe:
+        """The layer in a weight format, to run with :func:`fastffn.moe`; the router stays in f32.
+
+        Args:
+            format, options: as :func:`fastffn.pack`.
+            picks: another number of experts per token.
+
+        Raises:
+            ValueError: as :func:`fastffn.pack`, or picks out of range.
+        """
+        from ._packed import pack_moe
+
+        picks = self.picks if picks is None else picks
+        if not 1 <= picks <= len(self.experts):
+            raise ValueError(f"pack: picks is {picks}, expected 1 to {len(self.experts)}, the routed experts")
+        return pack_moe(self, format, picks, options)
 
 
 def check_split(operation: str, layer: DenseLayer, experts: int, shared: int, picks: int) -> None:
     """Raises ValueError for counts that cannot be."""
     if experts < 1 or layer.d_ff % experts:
         raise ValueError(f"{operation}: experts is {experts}, expected a divisor of d_ff = {layer.d_ff}")
-    if not 0 <= shared <= experts:
-        raise ValueError(f"{operation}: shared is {shared}, expected 0 to experts = {experts}")
-    most = experts - shared
-    if not min(1, most) <= picks <= most:
-        raise ValueError(f"{operation}: picks is {picks}, expected {min(1, most)} to {most}, the routed experts")
+    if not 0 <= shared < experts:
+        raise ValueError(f"{operation}: shared is {shared}, expected 0 to {experts - 1}: one expert at least is routed")
+    if not 1 <= picks <= experts - shared:
+        raise ValueError(f"{operation}: picks is {picks}, expected 1 to {experts - shared}, the routed experts")

@@ -27,9 +27,7 @@ class RouterTraining:
     kept: int
 
 
-def train_router(
-    x: F32, targets: F32, centres: F32, epochs: int, seed: int
-) -> tuple[F32, F32, RouterTraining]:
+def train_router(x: F32, targets: F32, centres: F32, epochs: int, seed: int) -> tuple[F32, F32, RouterTraining]:
     """Fits the router; keeps the epoch that did best on a tenth of the rows, held out.
 
     Args:
