@@ -127,11 +127,13 @@ def _f32(operation: str, name: str, value: Any, shape: tuple[int | None, ...] | 
         value = value.detach().float().cpu().numpy()
     found = np.asarray(value)
     try:
+        if np.iscomplexobj(found):
+            raise TypeError
         array: F32 = found.astype(np.float32, order="C", copy=True)
     except (TypeError, ValueError):
-        array = np.empty(0, np.float32)
-    if np.iscomplexobj(found) or (found.size and not array.size):
-        raise TypeError(f"{operation}: {name} cannot be read as an array of real numbers: its dtype is {found.dtype}")
+        raise TypeError(
+            f"{operation}: {name} cannot be read as an array of real numbers: its dtype is {found.dtype}"
+        ) from None
     if shape is not None:
         fits = len(shape) == array.ndim and all(want in (None, have) for want, have in zip(shape, array.shape))
         if not fits or array.size == 0:

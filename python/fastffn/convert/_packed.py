@@ -13,15 +13,15 @@ import fastffn as ff
 from ._layer import AnalyticRouter, LearnedRouter, MoeLayer
 
 F32 = npt.NDArray[np.float32]
-U8 = npt.NDArray[np.uint8]
+Packed = Any  # uint8 arrays, as fastffn.pack makes them
 
 
 @dataclass(frozen=True)
 class PackedLearnedRouter:
     """`LearnedRouter`, packed in f32."""
 
-    w_in: U8
-    w_out: U8
+    w_in: Packed
+    w_out: Packed
 
     def route(self, x: Any, picks: int) -> tuple[Any, None]:
         """ids [..., picks]; every pick counts fully."""
@@ -42,9 +42,9 @@ class PackedLearnedRouter:
 class PackedAnalyticRouter:
     """`AnalyticRouter`, packed in f32. `w_down` is the identity: the logits are hidden activations."""
 
-    w_up: U8
-    w_down: U8
-    w_gate: U8 | None
+    w_up: Packed
+    w_down: Packed
+    w_gate: Packed
     b_up: F32 | None
     b_gate: F32 | None
     activation: str
@@ -78,9 +78,9 @@ class PackedMoe:
         router: its ``route(x, picks)`` gives ids and weights for :func:`fastffn.moe`.
     """
 
-    w_up: U8
-    w_down: U8
-    w_gate: U8 | None
+    w_up: Packed
+    w_down: Packed
+    w_gate: Packed
     b_up: F32 | None
     b_gate: F32 | None
     shared: Any
