@@ -5,6 +5,7 @@
 #include "fastffn/cpu.hpp"      // instruction sets
 #include "fastffn/ffn.hpp"      // linear, ffn
 #include "fastffn/packed.hpp"   // formats: pack, unpack, inspect
+#include "fastffn/route.hpp"    // routers of a mixture of experts
 #include "fastffn/status.hpp"   // errors
 #include "fastffn/tensor.hpp"   // dtypes and array views
 #include "fastffn/version.hpp"  // version numbers
