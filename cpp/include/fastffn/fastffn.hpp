@@ -4,6 +4,7 @@
 #include "fastffn/context.hpp"  // threads and workspace
 #include "fastffn/cpu.hpp"      // instruction sets
 #include "fastffn/ffn.hpp"      // linear, ffn
+#include "fastffn/moe.hpp"      // mixture of experts
 #include "fastffn/packed.hpp"   // formats: pack, unpack, inspect
 #include "fastffn/route.hpp"    // routers of a mixture of experts
 #include "fastffn/status.hpp"   // errors
