@@ -8,6 +8,7 @@
 #include "machine.hpp"
 #include "owned_array.hpp"
 #include "packed_argument.hpp"
+#include "route.hpp"
 
 namespace py = pybind11;
 
@@ -24,4 +25,5 @@ PYBIND11_MODULE(_core, module) {
     register_owned_array(module);
     register_weights(module);
     register_calls(module);
+    register_routes(module);
 }
