@@ -26,7 +26,8 @@ struct ExpertStack {
 
     static std::vector<std::byte> pack_one(Format format, const float* w, std::int64_t count, std::int64_t out,
                                            std::int64_t in) {
-        const TensorView view = count ? TensorView(w, DType::f32, {count, out, in}) : TensorView(w, DType::f32, {out, in});
+        const TensorView view =
+            count ? TensorView(w, DType::f32, {count, out, in}) : TensorView(w, DType::f32, {out, in});
         std::int64_t bytes = 0;
         fastffn::packed_bytes(view, format, &bytes).value();
         std::vector<std::byte> packed(static_cast<std::size_t>(bytes));

@@ -23,14 +23,16 @@ void compare(const MoeProblem& problem, double limit, const std::string& what) {
             const double error = relative_error(y, expected);
             CHECK(error <= limit) << what << ": error " << error;
         }
-        CHECK(std::memcmp(y.data(), first.data(), y.size() * 4) == 0) << what << ": bits with " << threads << " threads";
+        CHECK(std::memcmp(y.data(), first.data(), y.size() * 4) == 0)
+            << what << ": bits with " << threads << " threads";
     }
 }
 
 std::string describe(Format format, const MoeShape& s) {
     std::ostringstream out;
-    out << fastffn::format_name(format) << " tokens " << s.tokens << " picks " << s.picks << " experts " << s.experts << " "
-        << s.d_model << "x" << s.d_ff << "x" << s.d_out << (s.gated ? " gated" : "") << (s.on_input ? " on input" : "");
+    out << fastffn::format_name(format) << " tokens " << s.tokens << " picks " << s.picks << " experts " << s.experts
+        << " " << s.d_model << "x" << s.d_ff << "x" << s.d_out << (s.gated ? " gated" : "")
+        << (s.on_input ? " on input" : "");
     return out.str();
 }
 

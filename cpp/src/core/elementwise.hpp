@@ -41,12 +41,12 @@ struct StoreArgs {
 struct AccumulateArgs {
     const float* tile;
     std::int64_t tile_stride;
-    const float* bias;            // [panels · 16] or nullptr
-    const std::int32_t* tokens;   // [rows]
-    const float* weights;         // [rows]; nullptr: all 1
+    const float* bias;           // [panels · 16] or nullptr
+    const std::int32_t* tokens;  // [rows]
+    const float* weights;        // [rows]; nullptr: all 1
     std::int64_t rows, panels;
-    float* sums;                                 // 64-byte aligned
-    std::int64_t token_stride, panel_stride;     // floats
+    float* sums;                              // 64-byte aligned
+    std::int64_t token_stride, panel_stride;  // floats
 };
 
 struct ElementwiseKernels {

@@ -48,8 +48,7 @@ void activate(const ActivateArgs& a) noexcept {
                 continue;
             }
             const float g = gate[c] + (a.gate_bias ? a.gate_bias[c] : 0.0f);
-            hidden[c] =
-                a.activation == Activation::swiglu_clamped ? clamped_swiglu(g, u) : apply(a.activation, g) * u;
+            hidden[c] = a.activation == Activation::swiglu_clamped ? clamped_swiglu(g, u) : apply(a.activation, g) * u;
         }
     }
 }

@@ -97,8 +97,7 @@ float dot_any(const std::byte* x, DType dtype, const float* v, std::int64_t cols
         std::int64_t c = i * V::width;
         for (; c < whole; c += panel_columns)
             sum = multiply_add(V::load_as(x + c * bytes, dtype, V::width), V::load(v + c), sum);
-        if (c < cols)
-            sum = multiply_add(V::load_as(x + c * bytes, dtype, cols - c), V::load(last + i * V::width), sum);
+        if (c < cols) sum = multiply_add(V::load_as(x + c * bytes, dtype, cols - c), V::load(last + i * V::width), sum);
         store(lanes + i * V::width, sum);
     }
     for (int half = static_cast<int>(panel_columns / 2); half >= 1; half /= 2)

@@ -37,8 +37,7 @@ const float* load_bias(const TensorView* bias, std::int64_t group, std::int64_t 
                        float* buffer) {
     if (!bias) return nullptr;
     const std::int64_t bytes = element_bytes(bias->dtype), stride = bias->strides[1] * bytes;
-    const std::byte* src =
-        static_cast<const std::byte*>(bias->data) + group * bias->strides[0] * bytes + col0 * stride;
+    const std::byte* src = static_cast<const std::byte*>(bias->data) + group * bias->strides[0] * bytes + col0 * stride;
     const std::int64_t available = least(bias->shape[1] - col0, cols);
     for (std::int64_t c = 0; c < available; ++c) buffer[c] = load_f32(src + c * stride, bias->dtype);
     for (std::int64_t c = available; c < cols; ++c) buffer[c] = 0;
@@ -124,9 +123,10 @@ class WaveCall {
     void gather(const Batch& batch, const GroupedOperand& operand, std::int64_t prepared, std::int64_t row,
                 std::int64_t rows, int worker) const {
         const MatrixView matrix = operand.packed.view(batch.index);
-        auto prepare = [&](const std::byte* src, DType dtype, std::int64_t stride, std::int64_t at, std::int64_t count) {
-            operand.kernels->prepare({src, dtype, stride, count, x_.cols, at, 0, batch.rows, x_.cols,
-                                      workspace_ + prepared, &matrix});
+        auto prepare = [&](const std::byte* src, DType dtype, std::int64_t stride, std::int64_t at,
+                           std::int64_t count) {
+            operand.kernels->prepare(
+                {src, dtype, stride, count, x_.cols, at, 0, batch.rows, x_.cols, workspace_ + prepared, &matrix});
         };
         const std::int32_t* picked = picks_.tokens + batch.first_pick;
         if (!picks_.input_weights && !operand.kernels->own_rows) {
@@ -403,8 +403,8 @@ void run_grouped(const GroupedLayer& layer, const GroupedPlan& plan, const Group
         call.first = first;
         call.tokens = least(plan.token_tile, plan.tokens - first);
         call.wave.batches = reinterpret_cast<Batch*>(workspace + plan.batches);
-        sort_picks(routing, layer.groups, first, call.tokens,
-                   reinterpret_cast<std::int64_t*>(workspace + plan.counts), &picks);
+        sort_picks(routing, layer.groups, first, call.tokens, reinterpret_cast<std::int64_t*>(workspace + plan.counts),
+                   &picks);
         WaveStart start;
         do {
             call.is_first = start.active == 0 && start.pick == 0;

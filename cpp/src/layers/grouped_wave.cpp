@@ -50,7 +50,8 @@ Used with(const Used& used, const GroupStack& stack, std::int64_t rows) {
 // Rows of the next batch of a group that has `left` of them: all, or nearly equal parts of at most what a wave holds.
 std::int64_t rows_of_part(const GroupedPlan& plan, const GroupStack& stack, std::int64_t left) {
     std::int64_t largest = least(left, plan.largest_rows);
-    while (largest > 1 && !with({}, stack, largest).fits(plan)) largest = largest > 16 ? (largest - 1) / 16 * 16 : largest - 1;
+    while (largest > 1 && !with({}, stack, largest).fits(plan))
+        largest = largest > 16 ? (largest - 1) / 16 * 16 : largest - 1;
     if (largest == left) return left;
     return least(round_up(divide_up(left, divide_up(left, largest)), 16), largest);
 }
@@ -111,8 +112,7 @@ void split_output(const GroupedPlan& plan, Wave* wave) {
         few = false;
         block = most(block, down.kernels->block_panels);
     }
-    const std::int64_t panels =
-        divide_up(wave->batches[0].stack->down.packed.header.out_features, panel_columns);
+    const std::int64_t panels = divide_up(wave->batches[0].stack->down.packed.header.out_features, panel_columns);
     const std::int64_t target = most(work / (wave->threads * tasks_per_worker), smallest_task_work);
     std::int64_t slab = least(target / most(work / panels, 1), longest_run_panels);
     if (!few) {

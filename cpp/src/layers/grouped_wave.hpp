@@ -45,8 +45,8 @@ bool next_wave(const GroupedLayer& layer, const GroupedPlan& plan, const SortedP
                Wave* wave) noexcept;
 
 // What the rows of a stack take.
-bool two_forms(const GroupStack& stack) noexcept;   // up and gate eat different prepared rows
-bool keeps_rows(const GroupStack& stack) noexcept;  // the hidden rows must be whole before they are prepared
+bool two_forms(const GroupStack& stack) noexcept;              // up and gate eat different prepared rows
+bool keeps_rows(const GroupStack& stack) noexcept;             // the hidden rows must be whole before they are prepared
 std::int64_t hidden_stride(const GroupStack& stack) noexcept;  // floats
 
 }  // namespace fastffn

@@ -198,9 +198,8 @@ Status open_layer(const MoeWeights& weights, OpenLayer* layer) {
     for (std::int64_t i = 0; i < stacks; ++i) {
         const bool shared = i >= weights.stacks;
         const std::int64_t index = shared ? i - weights.stacks : i;
-        const std::string which = (shared ? weights.shared_stacks : weights.stacks) > 1
-                                      ? "[" + std::to_string(index) + "]"
-                                      : std::string();
+        const std::string which =
+            (shared ? weights.shared_stacks : weights.stacks) > 1 ? "[" + std::to_string(index) + "]" : std::string();
         const std::string where = shared ? "shared " : "";
         const MoeExperts& experts = shared ? weights.shared[index].experts : weights.experts[index];
         if (Status s = open_stack(experts, where, which, weights.activation, &opened[i]); !s.ok()) return s;
@@ -314,8 +313,8 @@ struct MoePlan {
 MoePlan plan_moe(const OpenLayer& layer, std::int64_t tokens, std::int64_t picks, bool weights_on_input, int threads) {
     MoePlan plan;
     plan.slots = picks + layer.shared;
-    plan.grouped = plan_grouped(layer.grouped, tokens, plan.slots,
-                                usable_threads(threads > 0 ? threads : default_threads()));
+    plan.grouped =
+        plan_grouped(layer.grouped, tokens, plan.slots, usable_threads(threads > 0 ? threads : default_threads()));
     std::int64_t offset = plan.grouped.workspace_bytes;
     auto take = [&offset](std::int64_t floats) {
         const std::int64_t at = offset;
@@ -490,8 +489,7 @@ Status moe(Context& context, const TensorView& x, const TensorView& ids, const T
     });
     GroupedRouting routing;
     routing.ids = call.at<std::int32_t>(plan.ids);
-    if (open.has_shared_gate || (weights && !layer.weights_on_input))
-        routing.weights = call.at<float>(plan.weights);
+    if (open.has_shared_gate || (weights && !layer.weights_on_input)) routing.weights = call.at<float>(plan.weights);
     if (layer.weights_on_input && weights) routing.input_weights = call.at<float>(plan.input_weights);
     routing.tokens = x_rows.rows;
     routing.picks = plan.slots;
