@@ -38,6 +38,44 @@ def ffn(
     out: _Y,
 ) -> _Y: ...
 @overload
+def moe(
+    x: _X,
+    ids: Any,
+    weights: Any,
+    w_up: Any,
+    w_down: Any,
+    w_gate: Any = None,
+    b_up: Any = None,
+    b_down: Any = None,
+    b_gate: Any = None,
+    *,
+    activation: str,
+    shared: Any = None,
+    special: Any = None,
+    weights_on_input: bool = False,
+    load: Any = None,
+    out: None = None,
+) -> _X: ...
+@overload
+def moe(
+    x: Any,
+    ids: Any,
+    weights: Any,
+    w_up: Any,
+    w_down: Any,
+    w_gate: Any = None,
+    b_up: Any = None,
+    b_down: Any = None,
+    b_gate: Any = None,
+    *,
+    activation: str,
+    shared: Any = None,
+    special: Any = None,
+    weights_on_input: bool = False,
+    load: Any = None,
+    out: _Y,
+) -> _Y: ...
+@overload
 def route_topk(
     logits: _X,
     k: int | None,
@@ -84,6 +122,8 @@ def limit_capacity(
 ) -> tuple[Any, Any]: ...
 def expert_load(ids: Any, num_experts: int) -> Any: ...
 def router_scores() -> tuple[str, ...]: ...
+def moe_workspace(threads: int, *args: Any, **keywords: Any) -> int: ...
+def seconds_per_moe(repeats: int, *args: Any, **keywords: Any) -> float: ...
 def seconds_per_route(repeats: int, *args: Any, **keywords: Any) -> float: ...
 def linear_workspace(x: Any, w: Any, threads: int) -> int: ...
 def ffn_workspace(x: Any, w_up: Any, w_down: Any, w_gate: Any, threads: int) -> int: ...
