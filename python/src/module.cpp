@@ -6,8 +6,10 @@
 #include "calls.hpp"
 #include "errors.hpp"
 #include "machine.hpp"
+#include "moe.hpp"
 #include "owned_array.hpp"
 #include "packed_argument.hpp"
+#include "route.hpp"
 
 namespace py = pybind11;
 
@@ -24,4 +26,6 @@ PYBIND11_MODULE(_core, module) {
     register_owned_array(module);
     register_weights(module);
     register_calls(module);
+    register_moe(module);
+    register_routes(module);
 }
