@@ -29,6 +29,8 @@ class VariantResult:
     error: OutputError
     perplexity: float | None = None
     cosine: float | None = None  # the smallest over the sentences
+    active: float | None = None  # the part of the FFN's weights that a token uses, where that is not all of them
+    note: str = ""
 
     @property
     def ours(self) -> bool:
@@ -74,13 +76,27 @@ class ModelResult:
             return None
         return over.timings[tokens].median / variant.timings[tokens].median
 
-    def flops(self, tokens: int) -> float:
-        """Operations of one layer's matrix products."""
-        return 2.0 * self.parameters / self.layers * tokens
+    def flops(self, variant: VariantResult, tokens: int) -> float:
+        """Operations of one layer's matrix products: those that are done, where a token uses part of the weights."""
+        return 2.0 * self.parameters / self.layers * tokens * (1.0 if variant.active is None else variant.active)
 
     def intensity(self, variant: VariantResult, tokens: int) -> float:
-        """Operations per byte that one layer must read or write: its weights once, x and y in f32."""
-        return self.flops(tokens) / (variant.bytes / self.layers + 2 * 4 * tokens * self.d_model)
+        """Operations per byte that one layer must read or write: its weights once, x and y in f32.
+
+        Tokens that choose independently leave (1 - active) ^ tokens of the weights unread.
+        """
+        unread = 0.0 if variant.active is None else (1 - variant.active) ** tokens
+        weights = variant.bytes / self.layers * (1 - unread)
+        return self.flops(variant, tokens) / (weights + 2 * 4 * tokens * self.d_model)
+
+    @property
+    def notes(self) -> list[str]:
+        """What must be known of some rows, each sentence once, with the rows that it is about."""
+        about: dict[str, list[str]] = {}
+        for variant in self.variants:
+            if variant.note:
+                about.setdefault(variant.note, []).append(variant.name)
+        return [f"{', '.join(names)}: {note}" for note, names in about.items()]
 
 
 @dataclass(frozen=True)
@@ -152,7 +168,7 @@ class Report:
                 "seconds_median": timing.median,
                 "seconds_min": timing.shortest,
                 "calls": timing.calls,
-                "flops_per_second": model.flops(tokens) / timing.median,
+                "flops_per_second": model.flops(variant, tokens) / timing.median,
                 "flops_per_byte": model.intensity(variant, tokens),
                 "speedup_over_f32": model.speedup(variant, baseline, tokens),
                 "speedup_over_torch": {
@@ -172,6 +188,8 @@ class Report:
             "error_layers": [asdict(layer) for layer in variant.error.layers],
             "perplexity": variant.perplexity,
             "cosine_min": variant.cosine,
+            "active_fraction": 1.0 if variant.active is None else variant.active,
+            "note": variant.note,
         }
 
 

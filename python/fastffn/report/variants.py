@@ -13,7 +13,7 @@ and ``result(output)`` turns what ``run`` returned into f32 NumPy for the compar
 
 A method that must see data before it can pack says so with ``calibrate(calibration, step)``, which runs once per model,
 before anything is measured: it walks the model over the calibration text (calibration.py), keeps what it made of each
-layer by ``layer.index``, and ``pack`` finds it there.
+layer by ``layer.index``, and ``pack`` finds it there. Methods beside weight formats are listed in `METHODS`.
 """
 
 from __future__ import annotations
@@ -48,6 +48,8 @@ class Variant:
     calibrate: Callable[[Calibration, Callable[[], None]], None] | None = None
     calibration_passes: float = 0.0  # about how many runs of the model `calibrate` takes, for the progress bar
     like: str | None = None  # the row that differs from this one by its weights' values only: timed there, not twice
+    active: Callable[[Any], float] | None = None  # packed → the part of the FFN's weights that a token uses; None: all
+    note: str = ""  # what a reader must know of this row's quality
 
     @property
     def ours(self) -> bool:
@@ -166,14 +168,34 @@ def _torch() -> Any:
     return importlib.import_module("torch")
 
 
-def all_variants(formats: Sequence[str] | None = None, with_torch: bool = True) -> list[Variant]:
-    """Every row of the report. `formats` limits the weight formats; f32 always comes along, as the others' baseline."""
+def _experts() -> list[Variant]:
+    from .experts import expert_variants  # it imports this module
+
+    return expert_variants()
+
+
+# Name of a method for --methods → its rows.
+METHODS: dict[str, Callable[[], list[Variant]]] = {"experts": _experts}
+
+
+def all_variants(
+    formats: Sequence[str] | None = None, with_torch: bool = True, methods: Sequence[str] | None = None
+) -> list[Variant]:
+    """Every row of the report. `formats` limits the weight formats; f32 always comes along, as the others' baseline.
+
+    `methods` limits the rows beside them to those names of `METHODS`.
+    """
     known = list(ff.formats())
     chosen = known if formats is None else ["f32", *(name for name in formats if name != "f32")]
     for name in chosen:
         if name not in known:
             raise ReportError(f"--formats: {name!r} is unknown; this build has {', '.join(known)}")
+    for name in methods or ():
+        if name not in METHODS:
+            raise ReportError(f"--methods: {name!r} is unknown; there is {', '.join(METHODS)}, or none")
     rows = [format_variant(name) for name in chosen]
+    for name in METHODS if methods is None else methods:
+        rows += METHODS[name]()
     if with_torch and has_torch():
         rows += [torch_variant("f32"), torch_variant("bf16")]
     return rows

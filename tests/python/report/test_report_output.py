@@ -62,6 +62,9 @@ CASES = {
     "low roof": report(model(), roof=Roof(1e6, {"f32": 1e7}, "this test")),
     "high roof": report(model(), roof=Roof(1e15, {"f32": 1e16}, "this test")),
     "no torch": report(model(variants=[row for row in model().variants if row.ours])),
+    "part of the weights": report(
+        model(variants=[*model().variants, replace(variant("experts"), active=0.25, note="<untrained> & so on")])
+    ),
     "only f32": report(model(variants=model().variants[:1])),
     "equal": report(model(variants=[replace(model().variants[0], name=name) for name in ("f32", "f16", "bf16")])),
     "one layer": report(model(layers=1, timed_layers=1, variants=[one_layer(row) for row in model().variants])),
