@@ -9,17 +9,28 @@ Weights have the layout of ``torch.nn.Linear``: [out_features, in_features]. Pac
 ``np.save``, safetensors and ``state_dict`` carry them. ``python -m fastffn`` says what this machine has.
 """
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from fastffn._core import __version__, ffn, linear
 from fastffn._machine import active_kernel, get_num_threads, set_num_threads
 from fastffn._paths import cmake_dir, get_include
 from fastffn._weights import PackedInfo, activations, formats, info, pack, unpack, verify
 from fastffn._workspace import ffn_workspace, linear_workspace
 
+if TYPE_CHECKING:
+    from fastffn import sparse24
+    from fastffn.sparse24 import check24, prune24
+
+# Names whose modules need NumPy, and where they are: loaded when first asked for, so that `import fastffn` stays light.
+_LATER = {"sparse24": "fastffn.sparse24", "check24": "fastffn.sparse24", "prune24": "fastffn.sparse24"}
+
 __all__ = [
     "PackedInfo",
     "__version__",
     "activations",
     "active_kernel",
+    "check24",
     "cmake_dir",
     "ffn",
     "ffn_workspace",
@@ -30,7 +41,22 @@ __all__ = [
     "linear",
     "linear_workspace",
     "pack",
+    "prune24",
     "set_num_threads",
+    "sparse24",
     "unpack",
     "verify",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module 'fastffn' has no attribute {name!r}")
+    module = importlib.import_module(_LATER[name])
+    value = module if _LATER[name] == f"fastffn.{name}" else getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
