@@ -12,6 +12,7 @@ enum class Activation : std::uint8_t;
 
 // hidden[r][c] = activation(up[r][c] + up_bias[c])                                        without a gate
 // hidden[r][c] = activation(gate[r][c] + gate_bias[c]) · (up[r][c] + up_bias[c])           with one
+// (swiglu_clamped, with a gate only: its own formula of both)
 // for r < rows, c < cols; cols a multiple of 16; strides in floats, multiples of 16; tiles 64-byte aligned.
 struct ActivateArgs {
     Activation activation;

@@ -23,8 +23,17 @@ float apply(Activation activation, float x) {
             return x / (1.0f + std::exp(-2.0f * inner));  // 0.5 (1 + tanh u) = 1 / (1 + exp(-2u))
         }
         case Activation::silu: return x / (1.0f + std::exp(-x));
+        case Activation::swiglu_clamped: break;  // needs both projections: below
     }
     return x;
+}
+
+// NaN stays NaN on both sides.
+float clamped_swiglu(float gate, float up) {
+    if (gate > 7) gate = 7;
+    if (up > 7) up = 7;
+    if (up < -7) up = -7;
+    return (up + 1.0f) * (gate / (1.0f + std::exp(-1.702f * gate)));
 }
 
 void activate(const ActivateArgs& a) noexcept {
@@ -34,8 +43,13 @@ void activate(const ActivateArgs& a) noexcept {
         float* hidden = a.hidden + r * a.hidden_stride;
         for (std::int64_t c = 0; c < a.cols; ++c) {
             const float u = up[c] + (a.up_bias ? a.up_bias[c] : 0.0f);
-            hidden[c] = gate ? apply(a.activation, gate[c] + (a.gate_bias ? a.gate_bias[c] : 0.0f)) * u
-                             : apply(a.activation, u);
+            if (!gate) {
+                hidden[c] = apply(a.activation, u);
+                continue;
+            }
+            const float g = gate[c] + (a.gate_bias ? a.gate_bias[c] : 0.0f);
+            hidden[c] =
+                a.activation == Activation::swiglu_clamped ? clamped_swiglu(g, u) : apply(a.activation, g) * u;
         }
     }
 }

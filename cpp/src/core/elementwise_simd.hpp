@@ -19,7 +19,8 @@ void activate_rows(const ActivateArgs& a) {
             if constexpr (gated) {
                 V g = V::load(gate + c);
                 if (a.gate_bias) g = g + V::load(a.gate_bias + c);
-                store(hidden + c, activated<activation>(g) * u);
+                if constexpr (activation == Activation::swiglu_clamped) store(hidden + c, clamped_swiglu(g, u));
+                else store(hidden + c, activated<activation>(g) * u);
             } else {
                 store(hidden + c, activated<activation>(u));
             }
@@ -42,6 +43,7 @@ void activate_any(const ActivateArgs& a) {
         case Activation::gelu: return activate_either<V, Activation::gelu>(a);
         case Activation::gelu_tanh: return activate_either<V, Activation::gelu_tanh>(a);
         case Activation::silu: return activate_either<V, Activation::silu>(a);
+        case Activation::swiglu_clamped: return activate_rows<V, Activation::swiglu_clamped, true>(a);
     }
 }
 

@@ -44,7 +44,12 @@ struct GroupedRouting {
     const std::int32_t* ids = nullptr;  // [tokens, picks], contiguous
     const float* weights = nullptr;     // [tokens, picks], contiguous; nullptr: all 1
     std::int64_t tokens = 0, picks = 0;
-    bool weights_on_input = false;  // the weight multiplies x instead of the group's result (Llama 4)
+    const float* input_weights = nullptr;  // [tokens, picks]: multiply x before the group sees it (Llama 4); nullptr: all 1
+    // What y starts from instead of 0: x_scales[t] · x[t] + Σ_v vector_scales[t, v] · vectors[v].
+    const float* x_scales = nullptr;       // [tokens] or nullptr; needs as many output as input features
+    const float* vector_scales = nullptr;  // [tokens, vector_count]
+    const float* vectors = nullptr;        // [vector_count, vector_stride]
+    std::int64_t vector_count = 0, vector_stride = 0;
 };
 
 // Sizes of one call, all derived from shapes and threads.
