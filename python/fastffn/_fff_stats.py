@@ -47,7 +47,8 @@ class FffStats:
     @property
     def shares(self) -> F64:
         """[trees, leaves]: the fraction of tokens that each leaf gets."""
-        return np.asarray(self.leaf_counts / max(self.tokens, 1), np.float64)
+        shares: F64 = self.leaf_counts / max(self.tokens, 1)
+        return shares
 
     @property
     def entropy(self) -> F64:
