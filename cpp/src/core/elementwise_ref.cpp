@@ -48,8 +48,7 @@ void activate(const ActivateArgs& a) noexcept {
                 continue;
             }
             const float g = gate[c] + (a.gate_bias ? a.gate_bias[c] : 0.0f);
-            hidden[c] =
-                a.activation == Activation::swiglu_clamped ? clamped_swiglu(g, u) : apply(a.activation, g) * u;
+            hidden[c] = a.activation == Activation::swiglu_clamped ? clamped_swiglu(g, u) : apply(a.activation, g) * u;
         }
     }
 }
@@ -62,9 +61,26 @@ void store(const StoreArgs& a) noexcept {
                       a.tile[r * a.tile_stride + c] + (a.bias ? a.bias[c] : 0.0f));
 }
 
+void accumulate(const AccumulateArgs& a) noexcept {
+    for (std::int64_t r = 0; r < a.rows; ++r) {
+        float* sums = a.sums + a.tokens[r] * a.token_stride;
+        for (std::int64_t c = 0; c < a.panels * panel_columns; ++c) {
+            const float value = a.tile[r * a.tile_stride + c] + (a.bias ? a.bias[c] : 0.0f);
+            sums[c / panel_columns * a.panel_stride + c % panel_columns] += a.weights ? a.weights[r] * value : value;
+        }
+    }
+}
+
+float dot(const std::byte* x, DType dtype, const float* v, std::int64_t cols) noexcept {
+    double sum = 0;
+    for (std::int64_t c = 0; c < cols; ++c)
+        sum += static_cast<double>(load_f32(x + c * element_bytes(dtype), dtype)) * v[c];
+    return static_cast<float>(sum);
+}
+
 }  // namespace
 
-const ElementwiseKernels elementwise = {"ref", activate, store};
+const ElementwiseKernels elementwise = {"ref", activate, store, accumulate, dot};
 
 }  // namespace ref
 
