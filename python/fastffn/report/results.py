@@ -29,6 +29,7 @@ class VariantResult:
     error: OutputError
     perplexity: float | None = None
     cosine: float | None = None  # the smallest over the sentences
+    note: str | None = None
 
     @property
     def ours(self) -> bool:
@@ -97,6 +98,10 @@ class Report:
     @property
     def notes(self) -> list[str]:
         """What a reader of the numbers should know."""
+        said = [variant.note for model in self.models for variant in model.variants if variant.note is not None]
+        return [*dict.fromkeys(said), *self._noise()]
+
+    def _noise(self) -> list[str]:
         ratios = [
             timing.median / timing.shortest
             for model in self.models

@@ -250,6 +250,7 @@ def _results(
             error=OutputError(tuple(layer[index] for layer in errors)),
             perplexity=perplexities.get(variant.name),
             cosine=cosines.get(variant.name),
+            note=variant.note,
         )
         for index, variant in enumerate(variants)
     ]
