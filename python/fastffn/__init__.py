@@ -9,6 +9,9 @@ Weights have the layout of ``torch.nn.Linear``: [out_features, in_features]. Pac
 ``np.save``, safetensors and ``state_dict`` carry them. ``python -m fastffn`` says what this machine has.
 """
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from fastffn._core import __version__, ffn, linear, moe, route_topk
 from fastffn._machine import active_kernel, get_num_threads, set_num_threads
 from fastffn._moe import SharedExperts, SpecialExperts, moe_workspace
@@ -16,6 +19,13 @@ from fastffn._paths import cmake_dir, get_include
 from fastffn._route import ExpertLoad, expert_load, limit_capacity, route_expert_choice, route_hash, router_scores
 from fastffn._weights import PackedInfo, activations, formats, info, pack, unpack, verify
 from fastffn._workspace import ffn_workspace, linear_workspace
+
+if TYPE_CHECKING:
+    from fastffn import sparse24
+    from fastffn.sparse24 import check24, prune24
+
+# Names whose modules need NumPy, and where they are: loaded when first asked for, so that `import fastffn` stays light.
+_LATER = {"sparse24": "fastffn.sparse24", "check24": "fastffn.sparse24", "prune24": "fastffn.sparse24"}
 
 __all__ = [
     "ExpertLoad",
@@ -25,6 +35,7 @@ __all__ = [
     "__version__",
     "activations",
     "active_kernel",
+    "check24",
     "cmake_dir",
     "expert_load",
     "ffn",
@@ -39,11 +50,26 @@ __all__ = [
     "moe",
     "moe_workspace",
     "pack",
+    "prune24",
     "route_expert_choice",
     "route_hash",
     "route_topk",
     "router_scores",
     "set_num_threads",
+    "sparse24",
     "unpack",
     "verify",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module 'fastffn' has no attribute {name!r}")
+    module = importlib.import_module(_LATER[name])
+    value = module if _LATER[name] == f"fastffn.{name}" else getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -46,6 +46,8 @@ struct FormatDefinition {
     PackOptions (*list_options)(const PackedHeader& header) = nullptr;
     // isa_count kernels for what the header says; nullptr: `kernels`.
     KernelTable (*kernels_for)(const PackedHeader& header) noexcept = nullptr;
+    // What verify_packed() and unpack() look for beside the checksum: bytes that no pack() writes; `fault` names them.
+    bool (*payload_valid)(const MatrixView& matrix, std::string* fault) = nullptr;
 };
 
 // The options of a call of `operation` into a header whose format and dims are set.
@@ -80,6 +82,6 @@ const FormatKernels& format_kernels(const FormatDefinition& format, const Packed
 // Checks a packed weight as every call does: `operation` and `name` go into the message.
 Status open_packed(const PackedView& packed, const char* operation, const char* name, PackedMatrix* matrix);
 
-extern const FormatDefinition f32_format, f16_format, bf16_format, int8_format;
+extern const FormatDefinition f32_format, f16_format, bf16_format, int8_format, sparse24_format;
 
 }  // namespace fastffn

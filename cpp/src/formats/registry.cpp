@@ -9,10 +9,7 @@ namespace fastffn {
 
 namespace {
 const FormatDefinition* const formats[] = {
-    &f32_format,
-    &f16_format,
-    &bf16_format,
-    &int8_format,
+    &f32_format, &f16_format, &bf16_format, &int8_format, &sparse24_format,
 };
 }  // namespace
 

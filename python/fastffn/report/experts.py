@@ -17,8 +17,9 @@ from .variants import Variant, format_variant
 
 FORMAT = "bf16"
 _NOTE = (
-    "Only the calibration text chose the experts, and no weight was trained. The papers fine-tune afterwards, or begin"
-    " with ReLU, under which most neurons are 0; with SiLU and GELU skipping a quarter of them costs this much."
+    "cmoe and moefication: the calibration text alone chose the experts, and no weight was trained. The papers"
+    " fine-tune afterwards, or begin with ReLU, under which most neurons are 0; with SiLU and GELU skipping a quarter of"
+    " them costs this much."
 )
 
 

@@ -30,7 +30,7 @@ class VariantResult:
     perplexity: float | None = None
     cosine: float | None = None  # the smallest over the sentences
     active: float | None = None  # the part of the FFN's weights that a token uses, where that is not all of them
-    note: str = ""
+    note: str | None = None
 
     @property
     def ours(self) -> bool:
@@ -89,15 +89,6 @@ class ModelResult:
         weights = variant.bytes / self.layers * (1 - unread)
         return self.flops(variant, tokens) / (weights + 2 * 4 * tokens * self.d_model)
 
-    @property
-    def notes(self) -> list[str]:
-        """What must be known of some rows, each sentence once, with the rows that it is about."""
-        about: dict[str, list[str]] = {}
-        for variant in self.variants:
-            if variant.note:
-                about.setdefault(variant.note, []).append(variant.name)
-        return [f"{', '.join(names)}: {note}" for note, names in about.items()]
-
 
 @dataclass(frozen=True)
 class Report:
@@ -113,6 +104,10 @@ class Report:
     @property
     def notes(self) -> list[str]:
         """What a reader of the numbers should know."""
+        said = [variant.note for model in self.models for variant in model.variants if variant.note is not None]
+        return [*dict.fromkeys(said), *self._noise()]
+
+    def _noise(self) -> list[str]:
         ratios = [
             timing.median / timing.shortest
             for model in self.models

@@ -18,7 +18,7 @@ def render(report: Report) -> str:
         peers = peers_table(model)
         if peers:
             parts.append(peers)
-        parts += [quality_table(model), *model.notes]
+        parts.append(quality_table(model))
     parts += report.notes
     parts += [f"BROKEN PROMISE  {line}" for line in report.broken_promises()]
     return "\n\n".join(parts)

@@ -32,6 +32,7 @@ from .arrays import F32, AnyArray
 from .calibration import Calibration
 from .errors import ReportError
 from .layers import FfnFunction, FfnLayer
+from .sparse24 import sparse24_variants
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Variant:
     calibration_passes: float = 0.0  # about how many runs of the model `calibrate` takes, for the progress bar
     like: str | None = None  # the row that differs from this one by its weights' values only: timed there, not twice
     active: Callable[[Any], float] | None = None  # packed → the part of the FFN's weights that a token uses; None: all
-    note: str = ""  # what a reader must know of this row's quality
+    note: str | None = None  # what a reader should know; shown once below the tables, whatever the number of rows
 
     @property
     def ours(self) -> bool:
@@ -79,17 +80,20 @@ class _PackedFfn:
     options: dict[str, Any]
 
 
+def pack_layer(layer: FfnLayer, format: str, **format_options: Any) -> _PackedFfn:
+    """All matrices of a layer in one weight format."""
+    options: dict[str, Any] = {"activation": layer.activation}
+    if layer.w_gate is not None:
+        options["w_gate"] = ff.pack(layer.w_gate, format, **format_options)
+    for bias in ("b_up", "b_down", "b_gate"):
+        if getattr(layer, bias) is not None:
+            options[bias] = getattr(layer, bias)
+    w_up, w_down = (ff.pack(w, format, **format_options) for w in (layer.w_up, layer.w_down))
+    return _PackedFfn(w_up, w_down, options)
+
+
 def format_variant(name: str) -> Variant:
     """All three matrices in one weight format; f32 in and out."""
-
-    def pack(layer: FfnLayer) -> _PackedFfn:
-        options: dict[str, Any] = {"activation": layer.activation}
-        if layer.w_gate is not None:
-            options["w_gate"] = ff.pack(layer.w_gate, name)
-        for bias in ("b_up", "b_down", "b_gate"):
-            if getattr(layer, bias) is not None:
-                options[bias] = getattr(layer, bias)
-        return _PackedFfn(ff.pack(layer.w_up, name), ff.pack(layer.w_down, name), options)
 
     def prepare(x: F32, layer: FfnLayer) -> tuple[F32, F32]:
         return x, np.empty((x.shape[0], layer.w_down.shape[0]), np.float32)
@@ -102,7 +106,10 @@ def format_variant(name: str) -> Variant:
         gate = packed.options.get("w_gate")
         return int(packed.w_up.nbytes + packed.w_down.nbytes + (0 if gate is None else gate.nbytes))
 
-    return Variant(name, "fastffn", pack, prepare, run, size, lambda output: np.asarray(output, np.float32))
+    def result(output: Any) -> F32:
+        return np.asarray(output, np.float32)
+
+    return Variant(name, "fastffn", lambda layer: pack_layer(layer, name), prepare, run, size, result)
 
 
 def torch_variant(dtype: str) -> Variant:
@@ -168,13 +175,22 @@ def _torch() -> Any:
     return importlib.import_module("torch")
 
 
+def _sparse24() -> list[Variant]:
+    return sparse24_variants(
+        lambda layer, values: pack_layer(layer, "sparse24", values=values), format_variant("sparse24")
+    )
+
+
 def _experts() -> list[Variant]:
     from .experts import expert_variants  # it imports this module
 
     return expert_variants()
 
 
-# Name of a method for --methods → its rows.
+# Formats that do not take any weights, and the rows that find some for them.
+_OF_FORMAT: dict[str, Callable[[], list[Variant]]] = {"sparse24": _sparse24}
+
+# Methods that are no weight format, by their name for --methods, and their rows.
 METHODS: dict[str, Callable[[], list[Variant]]] = {"experts": _experts}
 
 
@@ -193,7 +209,9 @@ def all_variants(
     for name in methods or ():
         if name not in METHODS:
             raise ReportError(f"--methods: {name!r} is unknown; there is {', '.join(METHODS)}, or none")
-    rows = [format_variant(name) for name in chosen]
+    rows = [format_variant(name) for name in chosen if name not in _OF_FORMAT]
+    for name in chosen:
+        rows += _OF_FORMAT[name]() if name in _OF_FORMAT else []
     for name in METHODS if methods is None else methods:
         rows += METHODS[name]()
     if with_torch and has_torch():

@@ -176,8 +176,13 @@ def test_ratios() -> None:
     assert peer is not None and peer.name == "torch bf16"
     assert found.speedup(bf16, peer, 16) == pytest.approx(2 / 1.5)
     assert found.speedup(bf16, None, 16) is None
-    assert found.flops(16) == 2 * 8000 / 4 * 16
+    assert found.flops(bf16, 16) == 2 * 8000 / 4 * 16
+    assert found.flops(replace(bf16, active=0.25), 16) == 2 * 8000 / 4 * 4
     assert found.intensity(bf16, 16) == pytest.approx(2 * 2000 * 16 / (16000 / 4 + 2 * 4 * 16 * 32))
+    # One token reads a quarter; of 16 tokens, hardly any weight is chosen by none.
+    assert found.intensity(replace(bf16, active=0.25), 1) == pytest.approx(1000 / (1000 + 2 * 4 * 32))
+    read = 4000 * (1 - 0.75**16)
+    assert found.intensity(replace(bf16, active=0.25), 16) == pytest.approx(16000 / (read + 2 * 4 * 16 * 32))
     entry = report(found).to_json()["models"][0]["variants"][1]["timings"][1]
     assert entry["speedup_over_f32"] == pytest.approx(2)
     assert entry["speedup_over_torch"] == {"torch f32": pytest.approx(2.5), "torch bf16": pytest.approx(2 / 1.5)}
