@@ -190,7 +190,7 @@ def test_variants_agree_with_float64(gated: bool) -> None:
     extra = (None, array(96), array(64), None, "gelu") if not gated else (array(96, 64), None, None, None, "silu")
     layer = FfnLayer(array(96, 64), array(64, 96), *extra)
     x = 8 * array(21, 64)
-    rows = variants.all_variants(methods=())
+    rows = [row for row in variants.all_variants(methods=()) if row.calibrate is None]
     bounds = {"f32": 1e-5, "f16": 2e-3, "bf16": 1e-2, "int8": 5e-2}
     for variant, error in zip(rows, layer_errors(0, layer, x, rows), strict=True):
         assert error.rms < bounds.get(variant.name, math.inf), variant.name
@@ -207,7 +207,7 @@ def test_torch_rows_compute_the_same_layer() -> None:
     weights = [
         (rng.standard_normal(shape) / 8).astype(np.float32) for shape in ((96, 64), (64, 96), (96, 64), (96,), (64,))
     ]
-    for activation in ff.activations():
+    for activation in set(ff.activations()) - {"swiglu_clamped"}:  # no model of the report has it
         for layer in (
             FfnLayer(*weights[:3], activation=activation),
             FfnLayer(weights[0], weights[1], None, weights[3], weights[4], activation=activation),
