@@ -93,20 +93,17 @@ def _of_unit_length(layer: DenseLayer, x: F32) -> tuple[DenseLayer, F32]:
 
     Biases count as weights of one more input, which is always 1.
     """
-    matrices = (layer.w_up, layer.b_up), (layer.w_gate, layer.b_gate)
+
+    def unit(w: F32, bias: F32 | None) -> F32:
+        if _has_bias(layer):
+            column = np.zeros(len(w), np.float32) if bias is None else bias
+            w = np.column_stack([w, column])
+        return normalized(w)
+
     if _has_bias(layer):
-        x = np.concatenate([x, np.ones((len(x), 1), np.float32)], axis=1)
-    up, gate = (
-        None
-        if w is None
-        else normalized(
-            np.concatenate([w, np.zeros((len(w), 1), np.float32) if b is None else b[:, None]], axis=1)
-            if _has_bias(layer)
-            else w
-        )
-        for w, b in matrices
-    )
-    assert up is not None
+        x = np.column_stack([x, np.ones(len(x), np.float32)])
+    gate = None if layer.w_gate is None else unit(layer.w_gate, layer.b_gate)
+    up = unit(layer.w_up, layer.b_up)
     return DenseLayer(up, layer.w_down, gate, None, None, None, layer.activation), normalized(x)
 
 
