@@ -272,6 +272,14 @@ def test_cmoe_counts_marks_as_written() -> None:
         assert spread[gap.argmin()] == pytest.approx(spread.min()) and gap.min() < 1e-6
 
 
+def test_cmoe_does_not_mark_what_does_not_fire() -> None:
+    layer, x = random_layer(False, True, seed=6), inputs(400, seed=3)
+    moe = cmoe(x, **layer, activation="relu", experts=8, shared=3, picks=3, top=48)
+    fires = (oracle.hidden(x, layer["w_up"], b_up=layer["b_up"]) > 0).sum(axis=0)
+    assert len(set(fires.tolist())) > 30
+    assert fires[moe.shared].min() >= fires[moe.experts.ravel()].max()
+
+
 # ---- the learned router ----
 
 

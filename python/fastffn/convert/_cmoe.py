@@ -68,7 +68,7 @@ def cmoe(
 
     unit, unit_rows = _of_unit_length(layer, rows)
     marked = _marks(unit, unit_rows, top)
-    rates = np.bincount(marked.ravel(), minlength=layer.d_ff)
+    rates = np.bincount(marked.ravel(), minlength=layer.d_ff + 1)[: layer.d_ff]
     # Most marked first; among equals the lower neuron, so that the result does not hang on the sort.
     order = np.argsort(-rates, kind="stable")
     width, routed = layer.d_ff // experts, experts - shared
@@ -117,25 +117,25 @@ def _split_bias(rows: F32, layer: DenseLayer) -> tuple[F32, F32 | None]:
 
 
 def _marks(layer: DenseLayer, x: F32, top: int) -> I64:
-    """The `top` neurons with the largest |activation| of each row: [rows, top]."""
-    found = [
-        np.argpartition(-np.abs(hidden), top - 1, axis=1)[:, :top] if top < layer.d_ff else _everyone(hidden)
-        for hidden in hidden_rows(layer, x)
-    ]
-    return np.concatenate(found).astype(np.int64)
+    """The `top` neurons with the largest |activation| of each row: [rows, top].
 
-
-def _everyone(hidden: F32) -> I64:
-    return np.broadcast_to(np.arange(hidden.shape[1]), hidden.shape).astype(np.int64)
+    A neuron at 0, as ReLU has many, is not active: d_ff stands in its place.
+    """
+    found = []
+    for hidden in hidden_rows(layer, x):
+        size = np.abs(hidden)
+        chosen = np.argpartition(-size, top - 1, axis=1)[:, :top].astype(np.int64)
+        found.append(np.where(np.take_along_axis(size, chosen, axis=1) > 0, chosen, layer.d_ff))
+    return np.concatenate(found)
 
 
 def _matrices(marked: I64, d_ff: int) -> Iterator[F32]:
     """The marks as 0 and 1, [some rows, d_ff] at a time."""
     for begin in range(0, len(marked), _ROWS):
         rows = marked[begin : begin + _ROWS]
-        marks = np.zeros((len(rows), d_ff), np.float32)
+        marks = np.zeros((len(rows), d_ff + 1), np.float32)
         np.put_along_axis(marks, rows, 1, axis=1)
-        yield marks
+        yield marks[:, :d_ff]
 
 
 def _most_typical(members: I64, marked: I64, rates: I64, d_ff: int) -> I64:
