@@ -99,7 +99,7 @@ Status fff(Context& context, const TensorView& x, const FffWeights& weights, con
 Status fff_route(Context& context, const TensorView& x, const PackedView& tree, const TensorView& leaf,
                  const TensorView* margin, const TensorView* z, FffPlan plan = FffPlan::automatic);
 
-// Exact bytes of workspace that such a call takes from its context.
+// Exact bytes of workspace that such a call takes from its context, for a contiguous y of dtype x.
 Status fff_workspace(const TensorView& x, const FffWeights& weights, int threads, std::int64_t* bytes);
 
 }  // namespace fastffn
