@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from fastffn import _core
@@ -23,6 +23,7 @@ class PackedInfo:
         in_features: its columns, the dimension that a product sums over.
         count: matrices in the stack; 1 unless it was packed from [count, out_features, in_features].
         nbytes: bytes in all: a header of 64, and the weights with their padding.
+        options: what :func:`pack` was told by keyword, and the defaults of what it was not; {} for formats without any.
     """
 
     format: str
@@ -30,6 +31,7 @@ class PackedInfo:
     in_features: int
     count: int
     nbytes: int
+    options: dict[str, Any] = field(default_factory=dict, hash=False)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -53,7 +55,7 @@ def activations() -> tuple[str, ...]:
     return _core.activations()
 
 
-def pack(w: Array, format: str) -> Array:
+def pack(w: Array, format: str, **options: Any) -> Array:
     """Weights in the order and format that the kernels read.
 
     Args:
@@ -61,18 +63,19 @@ def pack(w: Array, format: str) -> Array:
             f32, f16, bf16 or f64, any strides. A Parameter that requires grad is fine: the result is data.
         format: one of :func:`formats`. "int8" is symmetric with one scale per output row, and :func:`fastffn.ffn`
             quantises the activations per token.
+        **options: what the format lets you choose; None means its default. Formats without options take none.
 
     Returns:
         A contiguous one-dimensional uint8 array of w's kind: a header of 64 bytes and the weights. One layout serves
         every instruction set, so it may be saved and loaded on another machine.
 
     Raises:
-        ValueError: an unknown format; a shape or dtype that does not fit; finite weights beyond the range of the format;
+        ValueError: an unknown format; options that it does not have or values they do not take; a shape or dtype that does not fit; finite weights beyond the range of the format;
             for int8, NaN or infinite weights.
         TypeError: w is no array.
         BufferError: w cannot be read where it is.
     """
-    return _core.pack(w, format)
+    return _core.pack(w, format, options)
 
 
 def unpack(packed: Array, dtype: Any = "f32") -> Array:
