@@ -44,7 +44,8 @@ struct TreeParts {
 };
 
 struct TreeOptions {
-    Format format = Format::f32;        // of w_out, and of w_node in the all-node form: f32, f16, bf16, int8 (a scale per row)
+    Format format =
+        Format::f32;  // of w_out, and of w_node in the all-node form: f32, f16, bf16, int8 (a scale per row)
     Format route_format = Format::f32;  // of w_node
     Tie tie = Tie::right;
 };
@@ -81,8 +82,8 @@ enum class FffPlan : std::uint8_t {
 
 struct FffWeights {
     PackedView tree;
-    PackedView w_up, w_down;           // leaf form only
-    const TensorView* b_up = nullptr;  // [trees · 2^depth, d_ff]; nullptr: none
+    PackedView w_up, w_down;             // leaf form only
+    const TensorView* b_up = nullptr;    // [trees · 2^depth, d_ff]; nullptr: none
     const TensorView* b_down = nullptr;  // [trees · 2^depth, d_out]; nullptr: none
     Activation activation = Activation::gelu;
     const FfnWeights* master = nullptr;  // a dense FFN [d_model → d_out] added to the tree's result; nullptr: none

@@ -108,8 +108,8 @@ Status open_leaves(const FffWeights& weights, FffCall* call) {
     const bool up = given(weights.w_up), down = given(weights.w_down);
     if (tree.all_nodes()) {
         if (up || down || weights.b_up || weights.b_down)
-            return fail("fff", std::string(up       ? "w_up"
-                                           : down   ? "w_down"
+            return fail("fff", std::string(up             ? "w_up"
+                                           : down         ? "w_down"
                                            : weights.b_up ? "b_up"
                                                           : "b_down") +
                                    " is given, but the " + tree_text(tree) + " has its outputs at its nodes");
@@ -132,11 +132,10 @@ Status open_leaves(const FffWeights& weights, FffCall* call) {
         const std::int64_t in = is_up ? tree.header.d_model : stack.up.packed.header.out_features;
         if (count == leaves && matrix.in_features == in) return Status();
         const std::string first = is_up ? "d_ff" : std::to_string(matrix.out_features);
-        return fail("fff", std::string(name) + " has shape " + shape_of(matrix, count) + ", expected (" +
-                               std::to_string(leaves) + ", " + first + ", " + std::to_string(in) + ") from " +
-                               tree_text(tree) +
-                               (is_up ? ""
-                                      : " and w_up " + shape_of(stack.up.packed.view(), stack.up.packed.header.count)));
+        return fail(
+            "fff", std::string(name) + " has shape " + shape_of(matrix, count) + ", expected (" +
+                       std::to_string(leaves) + ", " + first + ", " + std::to_string(in) + ") from " + tree_text(tree) +
+                       (is_up ? "" : " and w_up " + shape_of(stack.up.packed.view(), stack.up.packed.header.count)));
     };
     if (Status status = open("w_up", weights.w_up, weights.b_up, &stack.up); !status.ok()) return status;
     if (Status status = open("w_down", weights.w_down, weights.b_down, &stack.down); !status.ok()) return status;
@@ -225,7 +224,8 @@ Status read_forced(const TensorView& leaf, const PackedTree& tree, bool of_stack
 
 Status open_fff(const TensorView& x, const FffWeights& weights, const TensorView* y, FffCall* call) {
     if (static_cast<int>(weights.activation) >= activation_count)
-        return fail("fff", "activation number " + std::to_string(static_cast<int>(weights.activation)) + " is not known");
+        return fail("fff",
+                    "activation number " + std::to_string(static_cast<int>(weights.activation)) + " is not known");
     if (Status status = open_route("fff", weights.tree, x, weights.plan, &call->tree, &call->x); !status.ok())
         return status;
     call->tree.activation = weights.activation;
@@ -259,8 +259,8 @@ Status open_fff(const TensorView& x, const FffWeights& weights, const TensorView
                             {"master's b_gate", master.b_gate, {}}};
     for (const Input& input : inputs)
         if (input.array ? may_overlap(*y, *input.array) : may_overlap(*y, input.packed.data, input.packed.bytes))
-            return fail("fff", std::string("out and ") + input.name +
-                                   " share a range of memory; give out memory of its own");
+            return fail("fff",
+                        std::string("out and ") + input.name + " share a range of memory; give out memory of its own");
     return {};
 }
 
@@ -348,8 +348,7 @@ void run_span(FffCall& call, FffPlanned& plan, const FffWeights& weights, std::i
     const RowsView x = slice(call.x, first, count), y = slice(call.y, first, count);
     const RowsView tree_rows = call.has_master ? f32_rows(workspace + plan.tree_rows, count, call.d_out) : y;
     if (count != plan.span) {  // the last one is shorter
-        if (plan.tree.tokens)
-            plan.tree = plan_tree_call(call.tree, x, tree_rows.dtype, threads, plan.tree.plan);
+        if (plan.tree.tokens) plan.tree = plan_tree_call(call.tree, x, tree_rows.dtype, threads, plan.tree.plan);
         if (call.has_leaves) plan.grouped = plan_grouped(call.grouped, count, trees, threads);
         plan.master = plan_dense(call.master, count, threads);
     }
@@ -420,7 +419,8 @@ Status fff_route(Context& context, const TensorView& x, const PackedView& tree, 
         DType dtype;
         int extra;
     };
-    const Wanted wanted[] = {{"leaf", &leaf, DType::i32, 0}, {"margin", margin, DType::f32, 0}, {"z", z, DType::f32, 1}};
+    const Wanted wanted[] = {
+        {"leaf", &leaf, DType::i32, 0}, {"margin", margin, DType::f32, 0}, {"z", z, DType::f32, 1}};
     for (const Wanted& w : wanted) {
         if (!w.array) continue;
         TensorView target = expected;

@@ -166,7 +166,7 @@ class Runner {
         const std::int64_t begin = task * walkers_per_task;
         const std::int64_t walkers = least(walkers_per_task, tokens(span) * trees() - begin);
         const float* x[walkers_per_task];
-        std::int32_t order[walkers_per_task];
+        std::int32_t order[walkers_per_task] = {};
         WalkTile tile;
         tile.tree = &tree_;
         tile.which = begin % trees();
@@ -186,8 +186,8 @@ class Runner {
         }
         walk_each(tile, order, walkers, 0, tree_.levels);
         for (std::int64_t i = 0; i < walkers; ++i)
-            route_result((first(span) + (begin + i) / trees()) * trees() + (begin + i) % trees(),
-                         (begin + i) % trees(), tile.node[i], tile.z + i * tile.z_stride);
+            route_result((first(span) + (begin + i) / trees()) * trees() + (begin + i) % trees(), (begin + i) % trees(),
+                         tile.node[i], tile.z + i * tile.z_stride);
     }
 
     // What fff_route() and the grouped engine of leaves ask of one token in one tree.
@@ -369,8 +369,9 @@ class Runner {
             const std::int64_t index = token + (ids ? ids[local] : local);
             s.begin[i] = static_cast<std::int32_t>(terms - s.terms);
             terms = add_terms(which, s.node[local], s.coefficients + i * plan_.z_stride, terms);
-            s.y[i] = summed() ? reinterpret_cast<std::byte*>(at<float>(plan_.sums) + index % plan_.span * summed_stride())
-                              : row_of(y_, index);
+            s.y[i] = summed()
+                         ? reinterpret_cast<std::byte*>(at<float>(plan_.sums) + index % plan_.span * summed_stride())
+                         : row_of(y_, index);
         }
         s.begin[count] = static_cast<std::int32_t>(terms - s.terms);
         const std::int64_t d_out = tree_.header.d_out;
@@ -421,7 +422,8 @@ TreePlan plan_tree_call(const TreeCall& call, const RowsView& x, DType y_dtype, 
         if (plan.tile > largest_tile) plan.tile = largest_tile;
         if (plan.tile < 16) plan.tile = 16;
         std::int64_t below = 0;  // levels of a subtree that fits
-        while (below < tree.levels && ((std::int64_t{2} << below) - 1) * tree.header.record_bytes <= subtree_bytes) ++below;
+        while (below < tree.levels && ((std::int64_t{2} << below) - 1) * tree.header.record_bytes <= subtree_bytes)
+            ++below;
         plan.sort_level = tree.levels - below;
         if (plan.sort_level <= 0) plan.sort_level = tree.levels;
         else if (plan.sort_level > deepest_sort) plan.sort_level = deepest_sort;

@@ -31,14 +31,14 @@ struct TreePlan {
     std::int64_t tokens = 0;
     int threads = 1;
     FffPlan plan = FffPlan::per_token;
-    bool copy_x = false;        // x is not f32 in whole cache lines of 16: rows are copied
-    std::int64_t z_stride = 0;  // floats per token and tree
-    std::int64_t span = 0;      // tokens that are in flight at once: all, or a part of very many
-    std::int64_t tile = 0;      // tokens of a task
-    std::int64_t sort_level = 0;  // grouped: the level at which tokens are sorted; levels: never
+    bool copy_x = false;            // x is not f32 in whole cache lines of 16: rows are copied
+    std::int64_t z_stride = 0;      // floats per token and tree
+    std::int64_t span = 0;          // tokens that are in flight at once: all, or a part of very many
+    std::int64_t tile = 0;          // tokens of a task
+    std::int64_t sort_level = 0;    // grouped: the level at which tokens are sorted; levels: never
     std::int64_t column_tasks = 1;  // per token: tasks that share a token's sum
     std::int64_t z = 0, node = 0, x_copy = 0, order = 0, chunks = 0, counts = 0, sums = 0;  // offsets
-    std::int64_t scratch = 0, scratch_bytes = 0;                                        // per worker
+    std::int64_t scratch = 0, scratch_bytes = 0;                                            // per worker
     std::int64_t workspace_bytes = 0;
 };
 
@@ -47,6 +47,6 @@ TreePlan plan_tree_call(const TreeCall& call, const RowsView& x, DType y_dtype, 
 
 // y is used only where call.sums.
 void run_tree_call(const TreeCall& call, const TreePlan& plan, const RowsView& x, const RowsView& y,
-              std::byte* workspace) noexcept;
+                   std::byte* workspace) noexcept;
 
 }  // namespace fastffn

@@ -18,7 +18,7 @@ constexpr std::int64_t dots_at_once = 4;
 // z[i] = Σ_c x[i][c] · row(i)[c] for i < count. x rows are f32 and readable, with zeros, up to a multiple of 16 past
 // `depth`; node rows are zero padded to whole cache lines. Every dot is summed in one order, whoever runs beside it.
 struct DotArgs {
-    const float* const* x;        // count rows
+    const float* const* x;         // count rows
     const std::byte* const* rows;  // count rows; one where the row is shared
     std::int64_t depth, count;
     float* z;

@@ -80,12 +80,12 @@ struct PartView {
 Status view_part(const char* name, const TensorView& array, bool matrix, PartView* part) {
     const int plain = matrix ? 2 : 1;
     if (array.ndim != plain && array.ndim != plain + 1)
-        return fail("pack_tree", std::string(name) + " has shape " + array.shape_string() + ", expected " +
-                                     (matrix ? "[nodes, features] or [trees, nodes, features]"
-                                             : "[nodes] or [trees, nodes]"));
+        return fail("pack_tree",
+                    std::string(name) + " has shape " + array.shape_string() + ", expected " +
+                        (matrix ? "[nodes, features] or [trees, nodes, features]" : "[nodes] or [trees, nodes]"));
     if (!is_float(array.dtype))
-        return fail("pack_tree", std::string(name) + " has dtype " + dtype_name(array.dtype) +
-                                     ", expected f32, f16, bf16 or f64");
+        return fail("pack_tree",
+                    std::string(name) + " has dtype " + dtype_name(array.dtype) + ", expected f32, f16, bf16 or f64");
     const std::int64_t element = dtype_bytes(array.dtype);
     const int first = array.ndim - plain;  // the dimension of nodes
     part->data = static_cast<const std::byte*>(array.data);
@@ -247,8 +247,7 @@ void unpack_row(const PackedTree& tree, std::int64_t k, std::int64_t node, bool 
     const std::int64_t cols = out ? tree.header.d_out : tree.header.d_model;
     const float scale = out ? head.out_scale : head.scale;
     for (std::int64_t c = 0; c < cols; ++c) {
-        if (format == Format::int8)
-            dst[c] = scale * static_cast<float>(static_cast<std::int8_t>(src[c]));
+        if (format == Format::int8) dst[c] = scale * static_cast<float>(static_cast<std::int8_t>(src[c]));
         else if (format == Format::f32) dst[c] = load_f32(src + 4 * c, DType::f32);
         else dst[c] = load_f32(src + 2 * c, format == Format::f16 ? DType::f16 : DType::bf16);
     }
@@ -270,13 +269,14 @@ Status pack_tree(const TreeParts& given, const TreeOptions& options, void* out, 
     if (Status status = plan_tree(given, options, &parts, &header); !status.ok()) return status;
     if (!out) return fail("pack_tree", "out must not be null");
     if (out_bytes != total_bytes(header))
-        return fail("pack_tree", "out has " + std::to_string(out_bytes) + " bytes, expected " +
-                                     std::to_string(total_bytes(header)));
+        return fail("pack_tree",
+                    "out has " + std::to_string(out_bytes) + " bytes, expected " + std::to_string(total_bytes(header)));
     const TensorView* arrays[] = {given.w_node, given.b_node, given.threshold, given.w_out};
     const char* names[] = {"w_node", "b_node", "threshold", "w_out"};
     for (int i = 0; i < 4; ++i)
         if (arrays[i] && may_overlap(*arrays[i], out, out_bytes))
-            return fail("pack_tree", std::string(names[i]) + " and out share a range of memory; give out memory of its own");
+            return fail("pack_tree",
+                        std::string(names[i]) + " and out share a range of memory; give out memory of its own");
 
     auto* bytes = static_cast<std::byte*>(out);
     std::byte* records = bytes + sizeof header;
@@ -295,9 +295,8 @@ Status pack_tree(const TreeParts& given, const TreeOptions& options, void* out, 
                          const std::int64_t tree = i / nodes, node = i % nodes;
                          NodeHead head{1, 0, 0, 1};
                          bool in_finite = true, out_finite = true;
-                         RowFault found =
-                             pack_row(parts.w_node, tree, node, static_cast<Format>(header.route_format),
-                                      record + node_head_bytes, &head.scale, &in_finite);
+                         RowFault found = pack_row(parts.w_node, tree, node, static_cast<Format>(header.route_format),
+                                                   record + node_head_bytes, &head.scale, &in_finite);
                          if (found != RowFault::none) fault.note(i, false, found);
                          if (parts.has_bias && !parts.b_node.load(tree, node, 0, &head.bias))
                              fault.note(i, false, RowFault::beyond_f32);
@@ -402,7 +401,8 @@ Status unpack_tree(const PackedView& packed, const TreeParts& parts) {
                              {"w_out", parts.w_out, h.d_out}};
     for (const Wanted& w : wanted) {
         if (!w.array) continue;
-        if (w.array == parts.w_out && h.d_out == 0) return fail("unpack_tree", "tree has no w_out: it is of the leaf form");
+        if (w.array == parts.w_out && h.d_out == 0)
+            return fail("unpack_tree", "tree has no w_out: it is of the leaf form");
         const TensorView expected = w.cols ? TensorView(w.array->data, DType::f32, {h.trees, tree.nodes, w.cols})
                                            : TensorView(w.array->data, DType::f32, {h.trees, tree.nodes});
         bool same = w.array->ndim == expected.ndim && w.array->dtype == DType::f32;

@@ -16,7 +16,7 @@
 namespace fastffn {
 
 struct TreeHeader {
-    char magic[8];         // "ffftree\0"
+    char magic[8];          // "ffftree\0"
     std::uint16_t version;  // 1
     std::uint8_t form;      // TreeForm
     std::uint8_t tie;       // Tie
@@ -68,9 +68,7 @@ struct PackedTree {
 constexpr std::int64_t node_head_bytes = 64;
 constexpr std::int64_t tree_depth_limit = 30;  // leaves are numbered in 32 bits
 
-inline std::int64_t format_bytes(Format format) {
-    return format == Format::f32 ? 4 : format == Format::int8 ? 1 : 2;
-}
+inline std::int64_t format_bytes(Format format) { return format == Format::f32 ? 4 : format == Format::int8 ? 1 : 2; }
 
 // Checks packed bytes as every call does: `operation` goes into the message.
 Status open_tree(const PackedView& packed, const char* operation, PackedTree* tree);

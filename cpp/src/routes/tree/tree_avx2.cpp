@@ -26,8 +26,8 @@ struct Rows {
     static V load(const std::byte* src) {
         if constexpr (format == weights_f32) return V(F32(_mm256_loadu_ps(reinterpret_cast<const float*>(src))));
         if constexpr (format == weights_int8)
-            return V(F32(_mm256_cvtepi32_ps(
-                _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(src))))));
+            return V(
+                F32(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(src))))));
         const __m128i halves = _mm_loadu_si128(reinterpret_cast<const __m128i*>(src));
         return V(F32(format == weights_f16 ? _mm256_cvtph_ps(halves) : widen_bf16(halves)));
     }

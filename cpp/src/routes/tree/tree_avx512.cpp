@@ -31,8 +31,8 @@ struct Rows {
     static V load(const std::byte* src) {
         if constexpr (format == weights_f32) return V(F32(_mm512_loadu_ps(src)));
         if constexpr (format == weights_int8)
-            return V(F32(_mm512_cvtepi32_ps(
-                _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(src))))));
+            return V(
+                F32(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(src))))));
         const __m256i halves = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(src));
         return V(F32(format == weights_f16 ? _mm512_cvtph_ps(halves) : widen_bf16(halves)));
     }

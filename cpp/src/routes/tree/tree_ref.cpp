@@ -1,5 +1,6 @@
 // Dots and weighted sums of a tree as plain loops: the specification the vector versions are tested against.
 #include "core/convert.hpp"
+#include "fastffn/cpu.hpp"
 #include "fastffn/packed.hpp"
 #include "routes/tree/kernels.hpp"
 

@@ -13,8 +13,7 @@ constexpr int weights_f32 = 0, weights_f16 = 1, weights_bf16 = 2, weights_int8 =
 constexpr std::int64_t weight_bytes(int format) { return format == weights_f32 ? 4 : format == weights_int8 ? 1 : 2; }
 
 inline void prefetch_row(const DotArgs& a, const std::byte* row) {
-    for (std::int64_t at = 0; at < a.prefetch_bytes; at += 64)
-        __builtin_prefetch(row + a.prefetch_offset + at, 0, 3);
+    for (std::int64_t at = 0; at < a.prefetch_bytes; at += 64) __builtin_prefetch(row + a.prefetch_offset + at, 0, 3);
 }
 
 template <class Rows, int format, int count, bool shared>
@@ -38,8 +37,8 @@ inline void dot_block(const float* const* x, const std::byte* const* rows, std::
     }
     for (int j = 0; c < depth; c += width, at += step, ++j)
         for (int i = 0; i < count; ++i)
-            sums[i][j] = multiply_add(V::load(x[i] + c), Rows::template load<format>(rows[shared ? 0 : i] + at),
-                                      sums[i][j]);
+            sums[i][j] =
+                multiply_add(V::load(x[i] + c), Rows::template load<format>(rows[shared ? 0 : i] + at), sums[i][j]);
     for (int i = 0; i < count; ++i) z[i] = sum_lanes((sums[i][0] + sums[i][1]) + (sums[i][2] + sums[i][3]));
 }
 
@@ -90,7 +89,8 @@ inline void sum_block(const SumArgs& a, std::int64_t token, std::int64_t col) {
         for (int r = 0; r < registers; ++r)
             sums[r] = multiply_add(weight, Rows::template load<format>(row + r * step), sums[r]);
     }
-    if (a.stream && a.dtype == DType::f32 && left >= registers * width && reinterpret_cast<std::uintptr_t>(y) % 64 == 0) {
+    if (a.stream && a.dtype == DType::f32 && left >= registers * width &&
+        reinterpret_cast<std::uintptr_t>(y) % 64 == 0) {
         for (int r = 0; r < registers; ++r) Rows::stream(y + r * width * 4, sums[r]);
         return;
     }

@@ -52,7 +52,8 @@ void walk_each(const WalkTile& tile, const std::int32_t* order, std::int64_t cou
         for (std::int64_t t = level; t < end_level; ++t) {
             for (std::int64_t i = 0; i < walkers; ++i)
                 rows[i] = tree.record(which[i], tile.node[tokens[i]] - 1) + node_head_bytes;
-            dots({x, rows, tree.header.d_model, walkers, found, tree.out_offset - node_head_bytes, tile.prefetch_bytes});
+            dots(
+                {x, rows, tree.header.d_model, walkers, found, tree.out_offset - node_head_bytes, tile.prefetch_bytes});
             for (std::int64_t i = 0; i < walkers; ++i) {
                 const Decision decision(tile, rows[i] - node_head_bytes, t);
                 const bool right = decision.goes_right(tokens[i], found[i]);

@@ -12,8 +12,9 @@ namespace fastffn {
 // Tokens in hand, by local number [0, count).
 struct WalkTile {
     const PackedTree* tree = nullptr;
-    std::int64_t which = 0;       // tree of the stack
-    std::int64_t interleaved = 1;  // walk_each() only: token i walks tree (which + i) % interleaved where that is above 1
+    std::int64_t which = 0;  // tree of the stack
+    std::int64_t interleaved =
+        1;  // walk_each() only: token i walks tree (which + i) % interleaved where that is above 1
     const TreeKernels* kernels = nullptr;
     const float* const* x = nullptr;       // [count] rows, as DotArgs wants them
     const std::int32_t* forced = nullptr;  // [count] leaf to go to, whatever z says; nullptr: by z
@@ -22,9 +23,9 @@ struct WalkTile {
     std::int64_t z_stride = 0;
     std::int64_t prefetch_bytes = 0;  // of the output rows that walk_each() passes
     // Scratch of walk_sorted().
-    std::int32_t* spare = nullptr;       // [count]
-    const float** gathered = nullptr;    // [count]
-    float* dots = nullptr;               // [count]
+    std::int32_t* spare = nullptr;     // [count]
+    const float** gathered = nullptr;  // [count]
+    float* dots = nullptr;             // [count]
 };
 
 // Takes the tokens order[0..count), which stand on node[] of one level, down to `end_level`. In the all-node form the last
