@@ -9,18 +9,24 @@ Weights have the layout of ``torch.nn.Linear``: [out_features, in_features]. Pac
 ``np.save``, safetensors and ``state_dict`` carry them. ``python -m fastffn`` says what this machine has.
 """
 
-from fastffn._core import __version__, ffn, linear
+from fastffn._core import __version__, fff, ffn, linear
+from fastffn._fff import FffRoute, TreeInfo, fff_route, fff_workspace, pack_tree, tree_info, unpack_tree, verify_tree
 from fastffn._machine import active_kernel, get_num_threads, set_num_threads
 from fastffn._paths import cmake_dir, get_include
 from fastffn._weights import PackedInfo, activations, formats, info, pack, unpack, verify
 from fastffn._workspace import ffn_workspace, linear_workspace
 
 __all__ = [
+    "FffRoute",
     "PackedInfo",
+    "TreeInfo",
     "__version__",
     "activations",
     "active_kernel",
     "cmake_dir",
+    "fff",
+    "fff_route",
+    "fff_workspace",
     "ffn",
     "ffn_workspace",
     "formats",
@@ -30,7 +36,11 @@ __all__ = [
     "linear",
     "linear_workspace",
     "pack",
+    "pack_tree",
     "set_num_threads",
+    "tree_info",
     "unpack",
+    "unpack_tree",
     "verify",
+    "verify_tree",
 ]
