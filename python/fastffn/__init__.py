@@ -12,7 +12,8 @@ Weights have the layout of ``torch.nn.Linear``: [out_features, in_features]. Pac
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from fastffn._core import __version__, ffn, linear
+from fastffn._core import __version__, fff, ffn, linear
+from fastffn._fff import FffRoute, TreeInfo, fff_route, fff_workspace, pack_tree, tree_info, unpack_tree, verify_tree
 from fastffn._machine import active_kernel, get_num_threads, set_num_threads
 from fastffn._paths import cmake_dir, get_include
 from fastffn._weights import PackedInfo, activations, formats, info, pack, unpack, verify
@@ -41,16 +42,21 @@ _LATER = {
 
 __all__ = [
     "FffMaster",
+    "FffRoute",
     "FffStats",
     "FffWeights",
     "PackedFff",
     "PackedInfo",
+    "TreeInfo",
     "__version__",
     "activations",
     "active_kernel",
     "cmake_dir",
+    "fff",
     "fff_from_dense",
+    "fff_route",
     "fff_stats",
+    "fff_workspace",
     "ffn",
     "ffn_workspace",
     "formats",
@@ -63,10 +69,14 @@ __all__ = [
     "load_ultrafastbert",
     "pack",
     "pack_fff",
+    "pack_tree",
     "set_num_threads",
     "stats_of_leaves",
+    "tree_info",
     "unpack",
+    "unpack_tree",
     "verify",
+    "verify_tree",
 ]
 
 
