@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from fastffn import _core
@@ -23,6 +23,8 @@ class PackedInfo:
         in_features: its columns, the dimension that a product sums over.
         count: matrices in the stack; 1 unless it was packed from [count, out_features, in_features].
         nbytes: bytes in all: a header of 64, and the weights with their padding.
+        options: what :func:`pack` was told by keyword, and the defaults of what it was not; {} for formats without any.
+            For "lowrank" the rank too.
     """
 
     format: str
@@ -30,6 +32,7 @@ class PackedInfo:
     in_features: int
     count: int
     nbytes: int
+    options: dict[str, Any] = field(default_factory=dict, hash=False)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -53,7 +56,7 @@ def activations() -> tuple[str, ...]:
     return _core.activations()
 
 
-def pack(w: Array, format: str) -> Array:
+def pack(w: Array | tuple[Array, Any], format: str, **options: Any) -> Array:
     """Weights in the order and format that the kernels read.
 
     Args:
@@ -61,6 +64,10 @@ def pack(w: Array, format: str) -> Array:
             f32, f16, bf16 or f64, any strides. A Parameter that requires grad is fine: the result is data.
         format: one of :func:`formats`. "int8" is symmetric with one scale per output row, and :func:`fastffn.ffn`
             quantises the activations per token.
+            "lowrank" takes a pair of factors for w: (u, v), u [rank, in_features], v [out_features, rank], in the order
+            in which they are applied: w ≈ v @ u, as :func:`fastffn.factorize` returns them.
+        **options: what the format lets you choose. "lowrank" has factors="bf16" (the default), "f16", "f32" or "int8":
+            the format of u and v.
 
     Returns:
         A contiguous one-dimensional uint8 array of w's kind: a header of 64 bytes and the weights. One layout serves
@@ -72,7 +79,24 @@ def pack(w: Array, format: str) -> Array:
         TypeError: w is no array.
         BufferError: w cannot be read where it is.
     """
+    if format == "lowrank":
+        return _pack_pair(w, **options)
+    if options:
+        raise ValueError(f"pack: format '{format}' has no options, found {', '.join(options)}")
+    if isinstance(w, tuple):
+        raise TypeError(f"pack: w is a tuple, expected an array; only 'lowrank' packs pairs of factors, not '{format}'")
     return _core.pack(w, format)
+
+
+def _pack_pair(w: Any, factors: str = "bf16", **unknown: Any) -> Any:
+    if unknown:
+        raise ValueError(f"pack: format 'lowrank' has no option {', '.join(unknown)}; it has factors")
+    if not isinstance(w, (tuple, list)) or len(w) != 2:
+        raise TypeError(
+            "pack: format 'lowrank' packs a pair of factors, expected w = (u, v) with u [rank, in_features] and "
+            "v [out_features, rank]; fastffn.factorize makes them of a weight"
+        )
+    return _core.pack_factors(w[0], w[1], factors)
 
 
 def unpack(packed: Array, dtype: Any = "f32") -> Array:
@@ -100,7 +124,11 @@ def info(packed: Any) -> PackedInfo:
     Raises:
         ValueError: bytes that are no packed weights of this version, a damaged header, or a size that does not fit it.
     """
-    return PackedInfo(*_core.inspect(packed))
+    found = _core.inspect(packed)
+    if found[0] != "lowrank":
+        return PackedInfo(*found)
+    rank, factors = _core.inspect_factors(packed) or (0, "")
+    return PackedInfo(*found, {"rank": rank, "factors": factors})
 
 
 def verify(packed: Any) -> None:

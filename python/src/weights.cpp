@@ -3,6 +3,7 @@
 
 #include "errors.hpp"
 #include "fastffn/cpu.hpp"
+#include "fastffn/lowrank.hpp"
 #include "gil.hpp"
 #include "packed_argument.hpp"
 #include "results.hpp"
@@ -43,6 +44,39 @@ py::object pack_weights(py::object w, const std::string& format_text) {
     }
     check(status);
     return result.finish();
+}
+
+py::object pack_factor_pair(py::object u, py::object v, const std::string& factors_text) {
+    Call call{"pack"};
+    check(check_isa());
+    Format factors;
+    check(renamed(parse_format(factors_text.c_str(), &factors), "format '", "pack: factors is '"));
+    Array inner, outer;
+    read_array(call, "u", u, Role::weight, &inner);
+    read_array(call, "v", v, Role::weight, &outer);
+    std::int64_t bytes = 0;
+    check(packed_factors_bytes(inner.view, outer.view, factors, &bytes));
+    Result result(call, u, inner, DType::u8, 1, &bytes);
+    Status status;
+    {
+        const GilRelease release;
+        status = pack_factors(inner.view, outer.view, factors, result.view.data, bytes);
+    }
+    check(status);
+    return result.finish();
+}
+
+// (rank, format) of the factors, or None for other formats.
+py::object inspect_factor_pair(py::object packed) {
+    Call call{"info"};
+    PackedArray source;
+    read_packed(call, "packed", packed, &source);
+    PackedInfo info;
+    check(renamed(inspect(source.view, &info, "packed"), "inspect:", "info:"));
+    if (info.format != Format::lowrank) return py::none();
+    LowRankInfo factors;
+    check(inspect_factors(source.view, &factors, "packed"));
+    return py::make_tuple(factors.rank, format_name(factors.factors));
 }
 
 DType unpack_dtype(const std::string& name) {
@@ -106,6 +140,9 @@ py::tuple format_names() {
 
 void register_weights(py::module_& module) {
     module.def("pack", &pack_weights, py::arg("w"), py::arg("format"));
+    module.def("pack_factors", &pack_factor_pair, py::arg("u"), py::arg("v"), py::arg("factors"));
+    module.def("inspect_factors", &inspect_factor_pair, py::arg("packed"),
+               "(rank, format) of a packed pair of factors, None for other weights.");
     module.def("unpack", &unpack_weights, py::arg("packed"), py::arg("dtype"));
     module.def("inspect", &inspect_weights, py::arg("packed"),
                "(format, out_features, in_features, count, nbytes) of packed weights, in constant time.");

@@ -4,6 +4,7 @@
 #include "fastffn/context.hpp"  // threads and workspace
 #include "fastffn/cpu.hpp"      // instruction sets
 #include "fastffn/ffn.hpp"      // linear, ffn
+#include "fastffn/lowrank.hpp"  // pairs of factors as one weight
 #include "fastffn/packed.hpp"   // formats: pack, unpack, inspect
 #include "fastffn/status.hpp"   // errors
 #include "fastffn/tensor.hpp"   // dtypes and array views

@@ -20,7 +20,7 @@ struct FormatDefinition {
     const char* name;
     // Payload bytes of one matrix; a multiple of 64.
     std::int64_t (*matrix_bytes)(const PackedHeader& header) noexcept;
-    // payload: matrix_bytes(), zeroed. `which` names the matrix in errors: "pack" or "pack, matrix 3".
+    // payload: matrix_bytes(), zeroed. nullptr: made by a function of its own (lowrank). `which` names the matrix in errors: "pack" or "pack, matrix 3".
     Status (*pack)(const PlainMatrix& matrix, std::byte* payload, const std::string& which);
     // One row of weights as f32.
     void (*unpack_row)(const MatrixView& matrix, std::int64_t row, float* weights) noexcept;
@@ -28,6 +28,11 @@ struct FormatDefinition {
     const FormatKernels* kernels[isa_count];
     // Whether flags and parameters of a header are ones this version writes; nullptr: all must be 0.
     bool (*options_valid)(const PackedHeader& header) noexcept = nullptr;
+    // isa_count kernels for what the header says (all zero: the defaults); nullptr: `kernels`.
+    const FormatKernels* const* (*kernels_for)(const PackedHeader& header) noexcept = nullptr;
+    // The whole matrix to dst, [out_features, in_features] of dtype f32, f16 or bf16, where rows have work in common; false
+    // when memory ran out. nullptr: row by row.
+    bool (*unpack_all)(const MatrixView& matrix, std::byte* dst, DType dtype) noexcept = nullptr;
 };
 
 // nullptr when unknown.
@@ -57,6 +62,6 @@ const FormatKernels& format_kernels(const PackedMatrix& matrix, Isa isa) noexcep
 // Checks a packed weight as every call does: `operation` and `name` go into the message.
 Status open_packed(const PackedView& packed, const char* operation, const char* name, PackedMatrix* matrix);
 
-extern const FormatDefinition f32_format, f16_format, bf16_format, int8_format;
+extern const FormatDefinition f32_format, f16_format, bf16_format, int8_format, lowrank_format;
 
 }  // namespace fastffn

@@ -13,6 +13,7 @@ const FormatDefinition* const formats[] = {
     &f16_format,
     &bf16_format,
     &int8_format,
+    &lowrank_format,
 };
 }  // namespace
 
@@ -22,14 +23,25 @@ const FormatDefinition* find_format(Format format) noexcept {
     return nullptr;
 }
 
-const FormatKernels& format_kernels(const FormatDefinition& format, Isa isa) noexcept {
+namespace {
+const FormatKernels& best_kernels(const FormatKernels* const* kernels, Isa isa) noexcept {
     int level = static_cast<int>(isa);
-    while (!format.kernels[level]) --level;  // every format has a ref
-    return *format.kernels[level];
+    while (!kernels[level]) --level;  // every format has a ref
+    return *kernels[level];
+}
+}  // namespace
+
+const FormatKernels& format_kernels(const FormatDefinition& format, Isa isa) noexcept {
+    if (format.kernels_for) {
+        PackedHeader defaults{};
+        return best_kernels(format.kernels_for(defaults), isa);
+    }
+    return best_kernels(format.kernels, isa);
 }
 
 const FormatKernels& format_kernels(const PackedMatrix& matrix, Isa isa) noexcept {
-    return format_kernels(*matrix.format, isa);
+    return best_kernels(matrix.format->kernels_for ? matrix.format->kernels_for(matrix.header) : matrix.format->kernels,
+                        isa);
 }
 
 const char* format_name(Format format) noexcept {
