@@ -47,7 +47,7 @@ class PackedInfo:
 
 
 def formats() -> tuple[str, ...]:
-    """Names of the weight formats of this build."""
+    """Names of the formats that a weight can be packed in: all but "lowrank", which takes a pair of factors."""
     return _core.formats()
 
 

@@ -26,14 +26,10 @@ using fastffn::TensorView;
 
 constexpr DType float_dtypes[] = {DType::f32, DType::f16, DType::bf16};
 
-// Every format that packs one matrix. (Pairs of factors: test_lowrank.cpp.)
 inline std::vector<Format> all_formats() {
     Format formats[fastffn::format_limit];
     const int count = fastffn::list_formats(formats, fastffn::format_limit);
-    std::vector<Format> plain;
-    for (int i = 0; i < count; ++i)
-        if (formats[i] != Format::lowrank) plain.push_back(formats[i]);
-    return plain;
+    return {formats, formats + count};
 }
 
 inline std::uint32_t bits_of(float x) {

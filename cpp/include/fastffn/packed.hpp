@@ -24,7 +24,7 @@ constexpr int format_limit = 16;  // one more than the largest value a Format ma
 
 const char* format_name(Format format) noexcept;
 Status parse_format(const char* name, Format* format);  // "bf16" → Format::bf16; the error lists the known names
-// Every format of this build, in a fixed order; returns how many were written (at most `capacity`).
+// Every format that packs one matrix (all but lowrank, which packs a pair), in a fixed order; returns how many were written (at most `capacity`).
 int list_formats(Format* formats, int capacity) noexcept;
 
 // The first 64 bytes of every packed weight, little endian.

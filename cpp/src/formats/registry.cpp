@@ -65,7 +65,7 @@ Status parse_format(const char* name, Format* format) {
 int list_formats(Format* out, int capacity) noexcept {
     int count = 0;
     for (const FormatDefinition* candidate : formats)
-        if (count < capacity) out[count++] = candidate->id;
+        if (candidate->pack && count < capacity) out[count++] = candidate->id;
     return count;
 }
 
