@@ -35,10 +35,20 @@ struct StoreArgs {
     std::int64_t dst_stride;  // bytes
 };
 
+// sums[r][c] += tile[r][c]; cols and strides multiples of 16, both 64-byte aligned.
+struct AddArgs {
+    float* sums;
+    std::int64_t sums_stride;  // floats
+    const float* tile;
+    std::int64_t tile_stride;  // floats
+    std::int64_t rows, cols;
+};
+
 struct ElementwiseKernels {
     const char* name;
     void (*activate)(const ActivateArgs& args) noexcept;
     void (*store)(const StoreArgs& args) noexcept;
+    void (*add)(const AddArgs& args) noexcept;
 };
 
 const ElementwiseKernels& elementwise_kernels(Isa isa) noexcept;

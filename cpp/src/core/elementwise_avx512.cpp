@@ -8,8 +8,9 @@ namespace fastffn::avx512 {
 namespace {
 void activate(const ActivateArgs& args) noexcept { activate_any<F32>(args); }
 void store_tile(const StoreArgs& args) noexcept { store_any<F32>(args); }
+void add_tile(const AddArgs& args) noexcept { add_rows<F32>(args); }
 }  // namespace
 
-const ElementwiseKernels elementwise = {"avx512", activate, store_tile};
+const ElementwiseKernels elementwise = {"avx512", activate, store_tile, add_tile};
 
 }  // namespace fastffn::avx512

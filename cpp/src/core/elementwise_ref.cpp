@@ -48,9 +48,14 @@ void store(const StoreArgs& a) noexcept {
                       a.tile[r * a.tile_stride + c] + (a.bias ? a.bias[c] : 0.0f));
 }
 
+void add(const AddArgs& a) noexcept {
+    for (std::int64_t r = 0; r < a.rows; ++r)
+        for (std::int64_t c = 0; c < a.cols; ++c) a.sums[r * a.sums_stride + c] += a.tile[r * a.tile_stride + c];
+}
+
 }  // namespace
 
-const ElementwiseKernels elementwise = {"ref", activate, store};
+const ElementwiseKernels elementwise = {"ref", activate, store, add};
 
 }  // namespace ref
 
