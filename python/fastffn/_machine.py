@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastffn import _core
 
 
@@ -19,11 +21,11 @@ def get_num_threads() -> int:
     return _core.get_num_threads()
 
 
-def active_kernel(format: str) -> str:
-    """Name of the kernels that ``format`` runs now, such as "bf16/amx".
+def active_kernel(format: str, **options: Any) -> str:
+    """Name of the kernels that ``format`` runs now, such as "bf16/amx"; ``options`` as in :func:`fastffn.pack`.
 
     Raises:
-        ValueError: an unknown format.
+        ValueError: an unknown format, or options that it does not have.
         RuntimeError or ValueError: FASTFFN_ISA names an instruction set that is unknown or that this CPU lacks.
     """
-    return _core.active_kernel(format)
+    return _core.active_kernel(format, options)

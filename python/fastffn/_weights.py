@@ -66,29 +66,27 @@ def pack(w: Array | tuple[Array, Any], format: str, **options: Any) -> Array:
             quantises the activations per token.
             "lowrank" takes a pair of factors for w: (u, v), u [rank, in_features], v [out_features, rank], in the order
             in which they are applied: w ≈ v @ u, as :func:`fastffn.factorize` returns them.
-        **options: what the format lets you choose. "lowrank" has factors="bf16" (the default), "f16", "f32" or "int8":
-            the format of u and v.
+        **options: what the format lets you choose; None means its default. Formats without options take none.
+            "lowrank" has factors="bf16" (the default), "f16", "f32" or "int8": the format of u and v.
 
     Returns:
         A contiguous one-dimensional uint8 array of w's kind: a header of 64 bytes and the weights. One layout serves
         every instruction set, so it may be saved and loaded on another machine.
 
     Raises:
-        ValueError: an unknown format; a shape or dtype that does not fit; finite weights beyond the range of the format;
+        ValueError: an unknown format; options that it does not have or values they do not take; a shape or dtype that does not fit; finite weights beyond the range of the format;
             for int8, NaN or infinite weights.
         TypeError: w is no array.
         BufferError: w cannot be read where it is.
     """
     if format == "lowrank":
         return _pack_pair(w, **options)
-    if options:
-        raise ValueError(f"pack: format '{format}' has no options, found {', '.join(options)}")
     if isinstance(w, tuple):
         raise TypeError(f"pack: w is a tuple, expected an array; only 'lowrank' packs pairs of factors, not '{format}'")
-    return _core.pack(w, format)
+    return _core.pack(w, format, options)
 
 
-def _pack_pair(w: Any, factors: str = "bf16", **unknown: Any) -> Any:
+def _pack_pair(w: Any, factors: str | None = None, **unknown: Any) -> Any:
     if unknown:
         raise ValueError(f"pack: format 'lowrank' has no option {', '.join(unknown)}; it has factors")
     if not isinstance(w, (tuple, list)) or len(w) != 2:
@@ -96,7 +94,7 @@ def _pack_pair(w: Any, factors: str = "bf16", **unknown: Any) -> Any:
             "pack: format 'lowrank' packs a pair of factors, expected w = (u, v) with u [rank, in_features] and "
             "v [out_features, rank]; fastffn.factorize makes them of a weight"
         )
-    return _core.pack_factors(w[0], w[1], factors)
+    return _core.pack_factors(w[0], w[1], factors or "bf16")
 
 
 def unpack(packed: Array, dtype: Any = "f32") -> Array:
@@ -124,11 +122,7 @@ def info(packed: Any) -> PackedInfo:
     Raises:
         ValueError: bytes that are no packed weights of this version, a damaged header, or a size that does not fit it.
     """
-    found = _core.inspect(packed)
-    if found[0] != "lowrank":
-        return PackedInfo(*found)
-    rank, factors = _core.inspect_factors(packed) or (0, "")
-    return PackedInfo(*found, {"rank": rank, "factors": factors})
+    return PackedInfo(*_core.inspect(packed))
 
 
 def verify(packed: Any) -> None:

@@ -8,6 +8,7 @@
 #include "errors.hpp"
 #include "fastffn/cpu.hpp"
 #include "fastffn/version.hpp"
+#include "pack_options.hpp"
 
 namespace py = pybind11;
 
@@ -34,11 +35,12 @@ py::dict machine() {
     return result;
 }
 
-std::string active_kernel_name(const std::string& format_text) {
+std::string active_kernel_name(const std::string& format_text, const py::dict& keywords) {
     Format format;
     check(renamed(parse_format(format_text.c_str(), &format), "", "active_kernel: "));
     std::string name;
-    check(active_kernel(format, &name));
+    std::list<Array> arrays;
+    check(active_kernel(format, read_options({"active_kernel"}, keywords, &arrays), &name));
     return name;
 }
 
@@ -59,7 +61,7 @@ int get_num_threads() {
 void register_machine(py::module_& module) {
     module.attr("__version__") = version();
     module.def("machine", &machine);
-    module.def("active_kernel", &active_kernel_name, py::arg("format"));
+    module.def("active_kernel", &active_kernel_name, py::arg("format"), py::arg("options"));
     module.def("set_num_threads", &set_num_threads, py::arg("threads"));
     module.def("get_num_threads", &get_num_threads);
     module.def("last_kernel", &last_kernel);

@@ -5,6 +5,7 @@
 #include "fastffn/cpu.hpp"
 #include "fastffn/lowrank.hpp"
 #include "gil.hpp"
+#include "pack_options.hpp"
 #include "packed_argument.hpp"
 #include "results.hpp"
 
@@ -27,20 +28,22 @@ void read_packed(const Call& call, const char* name, py::handle object, PackedAr
 
 namespace {
 
-py::object pack_weights(py::object w, const std::string& format_text) {
+py::object pack_weights(py::object w, const std::string& format_text, const py::dict& keywords) {
     Call call{"pack"};
     check(check_isa());
     Format format;
     check(renamed(parse_format(format_text.c_str(), &format), "", "pack: "));
     Array source;
     read_array(call, "w", w, Role::weight, &source);
+    std::list<Array> arrays;
+    const PackOptions options = read_options(call, keywords, &arrays);
     std::int64_t bytes = 0;
-    check(packed_bytes(source.view, format, &bytes));
+    check(packed_bytes(source.view, format, options, &bytes));
     Result result(call, w, source, DType::u8, 1, &bytes);
     Status status;
     {
         const GilRelease release;
-        status = pack(source.view, format, result.view.data, bytes);
+        status = pack(source.view, format, options, result.view.data, bytes);
     }
     check(status);
     return result.finish();
@@ -64,19 +67,6 @@ py::object pack_factor_pair(py::object u, py::object v, const std::string& facto
     }
     check(status);
     return result.finish();
-}
-
-// (rank, format) of the factors, or None for other formats.
-py::object inspect_factor_pair(py::object packed) {
-    Call call{"info"};
-    PackedArray source;
-    read_packed(call, "packed", packed, &source);
-    PackedInfo info;
-    check(renamed(inspect(source.view, &info, "packed"), "inspect:", "info:"));
-    if (info.format != Format::lowrank) return py::none();
-    LowRankInfo factors;
-    check(inspect_factors(source.view, &factors, "packed"));
-    return py::make_tuple(factors.rank, format_name(factors.factors));
 }
 
 DType unpack_dtype(const std::string& name) {
@@ -112,7 +102,8 @@ py::tuple inspect_weights(py::object packed) {
     read_packed(call, "packed", packed, &source);
     PackedInfo info;
     check(renamed(inspect(source.view, &info, "packed"), "inspect:", "info:"));
-    return py::make_tuple(format_name(info.format), info.out_features, info.in_features, info.count, info.bytes);
+    return py::make_tuple(format_name(info.format), info.out_features, info.in_features, info.count, info.bytes,
+                          to_dict(info.options));
 }
 
 void verify_weights(py::object packed) {
@@ -139,13 +130,11 @@ py::tuple format_names() {
 }  // namespace
 
 void register_weights(py::module_& module) {
-    module.def("pack", &pack_weights, py::arg("w"), py::arg("format"));
+    module.def("pack", &pack_weights, py::arg("w"), py::arg("format"), py::arg("options"));
     module.def("pack_factors", &pack_factor_pair, py::arg("u"), py::arg("v"), py::arg("factors"));
-    module.def("inspect_factors", &inspect_factor_pair, py::arg("packed"),
-               "(rank, format) of a packed pair of factors, None for other weights.");
     module.def("unpack", &unpack_weights, py::arg("packed"), py::arg("dtype"));
     module.def("inspect", &inspect_weights, py::arg("packed"),
-               "(format, out_features, in_features, count, nbytes) of packed weights, in constant time.");
+               "(format, out_features, in_features, count, nbytes, options) of packed weights, in constant time.");
     module.def("verify", &verify_weights, py::arg("packed"));
     module.def("formats", &format_names);
 }

@@ -22,7 +22,10 @@ def test_info() -> None:
     assert info == ff.PackedInfo("int8", 33, 50, 1, packed.nbytes)
     assert info.shape == (33, 50)
     assert info.bits_per_weight == 8 * packed.nbytes / (33 * 50)
-    assert repr(info) == f"PackedInfo(format='int8', out_features=33, in_features=50, count=1, nbytes={packed.nbytes})"
+    assert (
+        repr(info)
+        == f"PackedInfo(format='int8', out_features=33, in_features=50, count=1, nbytes={packed.nbytes}, options={{}})"
+    )
     with pytest.raises(AttributeError):
         info.format = "bf16"  # type: ignore[misc]
 
@@ -177,3 +180,20 @@ def test_what_pack_refuses() -> None:
         ff.pack(w[:0], "f32")
     with pytest.raises(TypeError):
         ff.pack(w, 3)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("format", ("f32", "f16", "bf16", "int8"))
+def test_formats_without_options_take_none(format: str) -> None:
+    w = weights(8, 8)
+    for call in (lambda **o: ff.pack(w, format, **o), lambda **o: ff.active_kernel(format, **o)):
+        for options in ({"group": 32}, {"values": "bf16"}, {"scale": 0.5}, {"hadamard": True}, {"factors": w}):
+            with pytest.raises(ValueError) as error:
+                call(**options)
+            (name,) = options
+            assert str(error.value).endswith(f": format '{format}' has no option '{name}'; it takes none")
+        call(group=None)  # None: not given
+    with pytest.raises(ValueError, match=r"^pack: option 'group' is 1[0]{30}, beyond 64 bits$"):
+        ff.pack(w, format, group=10**30)
+    with pytest.raises(TypeError):
+        ff.pack(w, format, "group", 32)  # type: ignore[misc]
+    assert ff.info(ff.pack(w, format)).options == {}

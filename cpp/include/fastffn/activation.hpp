@@ -12,7 +12,12 @@ enum class Activation : std::uint8_t {
     gelu = 3,       // x · Φ(x), with the exact error function
     gelu_tanh = 4,  // its tanh approximation
     silu = 5,       // x · sigmoid(x)
+    // Gated layers only: (min(max(up, -7), 7) + 1) · g · sigmoid(1.702 g) with g = min(gate, 7); GPT-OSS's experts.
+    swiglu_clamped = 6,
 };
-constexpr int activation_count = 6;
+constexpr int activation_count = 7;
+
+// Whether an activation has no meaning without a gate projection.
+constexpr bool needs_gate(Activation activation) { return activation == Activation::swiglu_clamped; }
 
 }  // namespace fastffn

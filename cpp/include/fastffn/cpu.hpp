@@ -39,5 +39,7 @@ Status check_isa();
 
 // Name of the kernels that a format runs now, such as "bf16/amx"; the tag after the slash is the file they come from.
 Status active_kernel(Format format, std::string* name);
+// The same for weights packed with these options.
+Status active_kernel(Format format, const PackOptions& options, std::string* name);
 
 }  // namespace fastffn

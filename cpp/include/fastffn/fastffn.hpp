@@ -1,11 +1,13 @@
 // Everything: include this one.
 #pragma once
 
-#include "fastffn/context.hpp"  // threads and workspace
-#include "fastffn/cpu.hpp"      // instruction sets
-#include "fastffn/ffn.hpp"      // linear, ffn
-#include "fastffn/lowrank.hpp"  // pairs of factors as one weight
-#include "fastffn/packed.hpp"   // formats: pack, unpack, inspect
-#include "fastffn/status.hpp"   // errors
-#include "fastffn/tensor.hpp"   // dtypes and array views
-#include "fastffn/version.hpp"  // version numbers
+#include "fastffn/context.hpp"       // threads and workspace
+#include "fastffn/cpu.hpp"           // instruction sets
+#include "fastffn/ffn.hpp"           // linear, ffn
+#include "fastffn/lowrank.hpp"       // pairs of factors as one weight
+#include "fastffn/moe.hpp"           // mixture of experts
+#include "fastffn/pack_options.hpp"  // what formats let the caller of pack choose
+#include "fastffn/packed.hpp"        // formats: pack, unpack, inspect
+#include "fastffn/status.hpp"        // errors
+#include "fastffn/tensor.hpp"        // dtypes and array views
+#include "fastffn/version.hpp"       // version numbers

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <string>
 
+#include "fastffn/pack_options.hpp"
 #include "fastffn/status.hpp"
 #include "fastffn/tensor.hpp"
 
@@ -33,12 +34,12 @@ struct PackedHeader {
     std::uint16_t version;        // of this header and of the layouts: 1
     std::uint8_t format;          // Format
     std::uint8_t layout;          // 1: CPU panels of 16 output columns
-    std::uint32_t flags;          // per format; 0 for the formats here
+    std::uint32_t flags;          // per format, from its options; 0 for a format without options
     std::int64_t out_features;    // rows of the weight as torch.nn.Linear holds it
     std::int64_t in_features;     // columns: the reduction dimension
     std::int64_t count;           // matrices in the stack: 1 unless packed from a [count, out, in] array
     std::int64_t matrix_bytes;    // payload bytes per matrix, a multiple of 64
-    std::uint32_t parameters[2];  // per format (group or block size); 0 for the formats here
+    std::uint32_t parameters[2];  // per format, from its options (group or block size); 0 for a format without options
     std::uint32_t payload_check;  // checksum of the payload; verify_packed compares it
     std::uint32_t header_check;   // checksum of the 60 bytes before it; every call compares it
 };
@@ -49,6 +50,7 @@ struct PackedInfo {
     std::int64_t out_features, in_features, count;
     std::int64_t bytes;  // header and payload
     std::uint32_t flags;
+    PackOptions options;  // that pack() was given, and the defaults of those it was not; empty for a format without any
 };
 
 // A packed weight as callers pass it: bytes and how many there are.
@@ -59,10 +61,13 @@ struct PackedView {
 
 // Bytes that pack() writes for w of shape [out_features, in_features] or [count, out_features, in_features].
 Status packed_bytes(const TensorView& w, Format format, std::int64_t* bytes);
+Status packed_bytes(const TensorView& w, Format format, const PackOptions& options, std::int64_t* bytes);
 
 // Packs w (f32, f16, bf16, or f64, which is rounded to f32 first; any strides) into `out`, which holds exactly
 // packed_bytes(). Finite weights that the format would turn into infinity are refused, and NaN and infinity by int8; dimensions of 0 too.
 Status pack(const TensorView& w, Format format, void* out, std::int64_t out_bytes);
+// With options that the format has; one that it has not, or a value it does not take, is an error.
+Status pack(const TensorView& w, Format format, const PackOptions& options, void* out, std::int64_t out_bytes);
 
 // Writes the weights back, dequantised, to w of the shape they were packed from (f32, f16 or bf16, contiguous).
 Status unpack(const PackedView& packed, const TensorView& w);

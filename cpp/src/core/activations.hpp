@@ -74,5 +74,13 @@ inline V activated(V x) {
     return x;
 }
 
+// Activation::swiglu_clamped, of both projections. The order of the bounds keeps NaN.
+template <class V>
+inline V clamped_swiglu(V gate, V up) {
+    gate = minimum(V(7.0f), gate);
+    up = minimum(V(7.0f), maximum(V(-7.0f), up));
+    return (up + V(1.0f)) * (gate / (V(1.0f) + exponential(V(-1.702f) * gate)));
+}
+
 }  // namespace
 }  // namespace fastffn

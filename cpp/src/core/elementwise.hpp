@@ -12,6 +12,7 @@ enum class Activation : std::uint8_t;
 
 // hidden[r][c] = activation(up[r][c] + up_bias[c])                                        without a gate
 // hidden[r][c] = activation(gate[r][c] + gate_bias[c]) · (up[r][c] + up_bias[c])           with one
+// (swiglu_clamped, with a gate only: its own formula of both)
 // for r < rows, c < cols; cols a multiple of 16; strides in floats, multiples of 16; tiles 64-byte aligned.
 struct ActivateArgs {
     Activation activation;
@@ -44,10 +45,26 @@ struct AddArgs {
     std::int64_t rows, cols;
 };
 
+// sums[token[r]][c] += weights[r] · (tile[r][c] + bias[c]) for r < rows in ascending order, c < panels · 16. The sums of
+// one token and panel are 16 floats in a row.
+struct AccumulateArgs {
+    const float* tile;
+    std::int64_t tile_stride;
+    const float* bias;           // [panels · 16] or nullptr
+    const std::int32_t* tokens;  // [rows]
+    const float* weights;        // [rows]; nullptr: all 1
+    std::int64_t rows, panels;
+    float* sums;                              // 64-byte aligned
+    std::int64_t token_stride, panel_stride;  // floats
+};
+
 struct ElementwiseKernels {
     const char* name;
     void (*activate)(const ActivateArgs& args) noexcept;
     void (*store)(const StoreArgs& args) noexcept;
+    void (*accumulate)(const AccumulateArgs& args) noexcept;
+    // Σ x[c] · v[c] for c < cols, in a fixed order; x: one row of f32, f16 or bf16.
+    float (*dot)(const std::byte* x, DType dtype, const float* v, std::int64_t cols) noexcept;
     void (*add)(const AddArgs& args) noexcept;
 };
 

@@ -23,8 +23,17 @@ float apply(Activation activation, float x) {
             return x / (1.0f + std::exp(-2.0f * inner));  // 0.5 (1 + tanh u) = 1 / (1 + exp(-2u))
         }
         case Activation::silu: return x / (1.0f + std::exp(-x));
+        case Activation::swiglu_clamped: break;  // needs both projections: below
     }
     return x;
+}
+
+// NaN stays NaN on both sides.
+float clamped_swiglu(float gate, float up) {
+    if (gate > 7) gate = 7;
+    if (up > 7) up = 7;
+    if (up < -7) up = -7;
+    return (up + 1.0f) * (gate / (1.0f + std::exp(-1.702f * gate)));
 }
 
 void activate(const ActivateArgs& a) noexcept {
@@ -34,8 +43,12 @@ void activate(const ActivateArgs& a) noexcept {
         float* hidden = a.hidden + r * a.hidden_stride;
         for (std::int64_t c = 0; c < a.cols; ++c) {
             const float u = up[c] + (a.up_bias ? a.up_bias[c] : 0.0f);
-            hidden[c] = gate ? apply(a.activation, gate[c] + (a.gate_bias ? a.gate_bias[c] : 0.0f)) * u
-                             : apply(a.activation, u);
+            if (!gate) {
+                hidden[c] = apply(a.activation, u);
+                continue;
+            }
+            const float g = gate[c] + (a.gate_bias ? a.gate_bias[c] : 0.0f);
+            hidden[c] = a.activation == Activation::swiglu_clamped ? clamped_swiglu(g, u) : apply(a.activation, g) * u;
         }
     }
 }
@@ -53,9 +66,26 @@ void add(const AddArgs& a) noexcept {
         for (std::int64_t c = 0; c < a.cols; ++c) a.sums[r * a.sums_stride + c] += a.tile[r * a.tile_stride + c];
 }
 
+void accumulate(const AccumulateArgs& a) noexcept {
+    for (std::int64_t r = 0; r < a.rows; ++r) {
+        float* sums = a.sums + a.tokens[r] * a.token_stride;
+        for (std::int64_t c = 0; c < a.panels * panel_columns; ++c) {
+            const float value = a.tile[r * a.tile_stride + c] + (a.bias ? a.bias[c] : 0.0f);
+            sums[c / panel_columns * a.panel_stride + c % panel_columns] += a.weights ? a.weights[r] * value : value;
+        }
+    }
+}
+
+float dot(const std::byte* x, DType dtype, const float* v, std::int64_t cols) noexcept {
+    double sum = 0;
+    for (std::int64_t c = 0; c < cols; ++c)
+        sum += static_cast<double>(load_f32(x + c * element_bytes(dtype), dtype)) * v[c];
+    return static_cast<float>(sum);
+}
+
 }  // namespace
 
-const ElementwiseKernels elementwise = {"ref", activate, store, add};
+const ElementwiseKernels elementwise = {"ref", activate, store, accumulate, dot, add};
 
 }  // namespace ref
 

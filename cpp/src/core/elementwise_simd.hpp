@@ -2,6 +2,7 @@
 #pragma once
 
 #include "core/activations.hpp"
+#include "core/convert.hpp"
 #include "core/elementwise.hpp"
 
 namespace fastffn {
@@ -19,7 +20,8 @@ void activate_rows(const ActivateArgs& a) {
             if constexpr (gated) {
                 V g = V::load(gate + c);
                 if (a.gate_bias) g = g + V::load(a.gate_bias + c);
-                store(hidden + c, activated<activation>(g) * u);
+                if constexpr (activation == Activation::swiglu_clamped) store(hidden + c, clamped_swiglu(g, u));
+                else store(hidden + c, activated<activation>(g) * u);
             } else {
                 store(hidden + c, activated<activation>(u));
             }
@@ -42,6 +44,7 @@ void activate_any(const ActivateArgs& a) {
         case Activation::gelu: return activate_either<V, Activation::gelu>(a);
         case Activation::gelu_tanh: return activate_either<V, Activation::gelu_tanh>(a);
         case Activation::silu: return activate_either<V, Activation::silu>(a);
+        case Activation::swiglu_clamped: return activate_rows<V, Activation::swiglu_clamped, true>(a);
     }
 }
 
@@ -57,6 +60,49 @@ void store_rows(const StoreArgs& a) {
             store_as(dst + c * bytes, dtype, value, a.cols - c);
         }
     }
+}
+
+template <class V, bool weighted>
+void accumulate_rows(const AccumulateArgs& a) {
+    for (std::int64_t r = 0; r < a.rows; ++r) {
+        const float* row = a.tile + r * a.tile_stride;
+        float* sums = a.sums + a.tokens[r] * a.token_stride;
+        const V weight(weighted ? a.weights[r] : 1.0f);
+        for (std::int64_t p = 0; p < a.panels; ++p)
+            for (std::int64_t c = 0; c < panel_columns; c += V::width) {
+                V value = V::load(row + p * panel_columns + c);
+                if (a.bias) value = value + V::load(a.bias + p * panel_columns + c);
+                float* sum = sums + p * a.panel_stride + c;
+                if constexpr (weighted) store(sum, multiply_add(weight, value, V::load(sum)));
+                else store(sum, V::load(sum) + value);
+            }
+    }
+}
+
+template <class V>
+void accumulate_any(const AccumulateArgs& a) {
+    if (a.weights) accumulate_rows<V, true>(a);
+    else accumulate_rows<V, false>(a);
+}
+
+// Sixteen partial sums whatever the registers' width, added up in pairs.
+template <class V>
+float dot_any(const std::byte* x, DType dtype, const float* v, std::int64_t cols) {
+    constexpr int registers = static_cast<int>(panel_columns / V::width);
+    const std::int64_t bytes = element_bytes(dtype), whole = cols / panel_columns * panel_columns;
+    alignas(64) float lanes[panel_columns] = {}, last[panel_columns] = {};
+    for (std::int64_t c = whole; c < cols; ++c) last[c - whole] = v[c];
+    for (int i = 0; i < registers; ++i) {
+        V sum(0.0f);
+        std::int64_t c = i * V::width;
+        for (; c < whole; c += panel_columns)
+            sum = multiply_add(V::load_as(x + c * bytes, dtype, V::width), V::load(v + c), sum);
+        if (c < cols) sum = multiply_add(V::load_as(x + c * bytes, dtype, cols - c), V::load(last + i * V::width), sum);
+        store(lanes + i * V::width, sum);
+    }
+    for (int half = static_cast<int>(panel_columns / 2); half >= 1; half /= 2)
+        for (int i = 0; i < half; ++i) lanes[i] += lanes[i + half];
+    return lanes[0];
 }
 
 template <class V>

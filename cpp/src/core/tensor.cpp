@@ -58,10 +58,10 @@ std::string TensorView::shape_string() const { return tuple_string(shape, ndim);
 
 std::string TensorView::stride_string() const { return tuple_string(strides, ndim); }
 
-std::string quoted_list(const std::vector<std::string>& names) {
+std::string quoted_list(const std::vector<std::string>& names, const char* last) {
     std::string text;
     for (std::size_t i = 0; i < names.size(); ++i) {
-        if (i) text += i + 1 == names.size() ? " or " : ", ";
+        if (i) text += i + 1 == names.size() ? " " + std::string(last) + " " : ", ";
         text += names[i];
     }
     return text;

@@ -4,6 +4,7 @@
 #include "core/kernel.hpp"
 #include "fastffn/cpu.hpp"
 #include "fastffn/packed.hpp"
+#include "formats/options.hpp"
 
 namespace fastffn {
 
@@ -15,25 +16,45 @@ struct PlainMatrix {
     std::int64_t row_stride, col_stride;
 };
 
+// What a format's pack() gets beside the weights. Not for keeping: everything lives as long as the call.
+struct PackJob {
+    const PackedHeader& header;  // dims, flags, parameters, matrix_bytes
+    const PackOptions& options;  // checked by read_options; for arrays that the header cannot hold
+    std::int64_t index;          // of the matrix in its stack
+    std::byte* payload;          // matrix_bytes, zeroed
+    const std::string& which;    // names the matrix in errors: "pack" or "pack: matrix 3"
+};
+
+// Kernels by instruction set; nullptr: the next lower set's serve.
+using KernelTable = const FormatKernels* const*;
+
 struct FormatDefinition {
     Format id;
     const char* name;
     // Payload bytes of one matrix; a multiple of 64.
     std::int64_t (*matrix_bytes)(const PackedHeader& header) noexcept;
-    // payload: matrix_bytes(), zeroed. nullptr: made by a function of its own (lowrank). `which` names the matrix in errors: "pack" or "pack, matrix 3".
-    Status (*pack)(const PlainMatrix& matrix, std::byte* payload, const std::string& which);
+    // nullptr: not made of one matrix but by a function of its own (lowrank).
+    Status (*pack)(const PlainMatrix& matrix, const PackJob& job);
     // One row of weights as f32.
     void (*unpack_row)(const MatrixView& matrix, std::int64_t row, float* weights) noexcept;
-    // Kernels by instruction set; nullptr: the next lower set's serve.
+    // For weights packed without options.
     const FormatKernels* kernels[isa_count];
     // Whether flags and parameters of a header are ones this version writes; nullptr: all must be 0.
     bool (*options_valid)(const PackedHeader& header) noexcept = nullptr;
-    // isa_count kernels for what the header says (all zero: the defaults); nullptr: `kernels`.
-    const FormatKernels* const* (*kernels_for)(const PackedHeader& header) noexcept = nullptr;
+    // Options of pack() → flags and parameters of the header, whose format and dims are set; nullptr: it takes none.
+    void (*read_options)(OptionReader& options, PackedHeader* header) = nullptr;
+    // The other way round, for info(); nullptr: none.
+    PackOptions (*list_options)(const PackedHeader& header) = nullptr;
+    // isa_count kernels for what the header says; nullptr: `kernels`.
+    KernelTable (*kernels_for)(const PackedHeader& header) noexcept = nullptr;
     // The whole matrix to dst, [out_features, in_features] of dtype f32, f16 or bf16, where rows have work in common; false
     // when memory ran out. nullptr: row by row.
     bool (*unpack_all)(const MatrixView& matrix, std::byte* dst, DType dtype) noexcept = nullptr;
 };
+
+// The options of a call of `operation` into a header whose format and dims are set.
+Status read_options(const char* operation, const FormatDefinition& format, const PackOptions& options,
+                    PackedHeader* header);
 
 // nullptr when unknown.
 const FormatDefinition* find_format(Format format) noexcept;
@@ -58,6 +79,7 @@ struct PackedMatrix {
 
 // The same for these weights: what runs may depend on the options they were packed with.
 const FormatKernels& format_kernels(const PackedMatrix& matrix, Isa isa) noexcept;
+const FormatKernels& format_kernels(const FormatDefinition& format, const PackedHeader& header, Isa isa) noexcept;
 
 // Checks a packed weight as every call does: `operation` and `name` go into the message.
 Status open_packed(const PackedView& packed, const char* operation, const char* name, PackedMatrix* matrix);

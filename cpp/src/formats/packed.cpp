@@ -56,7 +56,8 @@ bool is_float(DType dtype) {
 }
 
 // Shape and dtype of a plain weight, as a header without checksums.
-Status plan_pack(const char* operation, const TensorView& w, const FormatDefinition& format, PackedHeader* header) {
+Status plan_pack(const char* operation, const TensorView& w, const FormatDefinition& format, const PackOptions& options,
+                 PackedHeader* header) {
     auto fail = [&](const std::string& text) {
         return Status(StatusCode::invalid_argument, std::string(operation) + ": " + text);
     };
@@ -75,6 +76,7 @@ Status plan_pack(const char* operation, const TensorView& w, const FormatDefinit
             return fail("w has shape " + w.shape_string() + ", expected every dimension from 1 to 2^31 - 1");
     *header = new_header(format.id, extents[0], extents[1], extents[2]);
     if (extents[1] > bytes_limit / 16 / extents[2]) return fail("w has shape " + w.shape_string() + ", too large");
+    if (Status status = read_options(operation, format, options, header); !status.ok()) return status;
     header->matrix_bytes = format.matrix_bytes(*header);
     if (header->matrix_bytes > bytes_limit / extents[0]) return fail("w has shape " + w.shape_string() + ", too large");
     return {};
@@ -123,19 +125,27 @@ void seal_header(PackedHeader header, std::byte* out) noexcept {
 }
 
 Status packed_bytes(const TensorView& w, Format format, std::int64_t* bytes) {
+    return packed_bytes(w, format, {}, bytes);
+}
+
+Status packed_bytes(const TensorView& w, Format format, const PackOptions& options, std::int64_t* bytes) {
     const FormatDefinition* definition = nullptr;
     if (Status status = find_or_fail("packed_bytes", format, &definition); !status.ok()) return status;
     PackedHeader header;
-    if (Status status = plan_pack("pack", w, *definition, &header); !status.ok()) return status;
+    if (Status status = plan_pack("pack", w, *definition, options, &header); !status.ok()) return status;
     *bytes = total_bytes(header);
     return {};
 }
 
 Status pack(const TensorView& w, Format format, void* out, std::int64_t out_bytes) {
+    return pack(w, format, {}, out, out_bytes);
+}
+
+Status pack(const TensorView& w, Format format, const PackOptions& options, void* out, std::int64_t out_bytes) {
     const FormatDefinition* definition = nullptr;
     if (Status status = find_or_fail("pack", format, &definition); !status.ok()) return status;
     PackedHeader header;
-    if (Status status = plan_pack("pack", w, *definition, &header); !status.ok()) return status;
+    if (Status status = plan_pack("pack", w, *definition, options, &header); !status.ok()) return status;
     if (w.ndim > 0 && w.data && out && may_overlap(w, out, out_bytes))
         return {StatusCode::invalid_argument, "pack: w and out share a range of memory; give out memory of its own"};
     if (!w.data || !out) return {StatusCode::invalid_argument, "pack: w and out must not be null"};
@@ -155,7 +165,8 @@ Status pack(const TensorView& w, Format format, void* out, std::int64_t out_byte
                                  w.strides[rows_dim] * element,
                                  w.strides[rows_dim + 1] * element};
         const std::string which = header.count == 1 ? "pack" : "pack: matrix " + std::to_string(i);
-        Status status = definition->pack(matrix, bytes + sizeof header + i * header.matrix_bytes, which);
+        const PackJob job{header, options, i, bytes + sizeof header + i * header.matrix_bytes, which};
+        Status status = definition->pack(matrix, job);
         if (!status.ok()) return status;
     }
     seal_header(header, bytes);
@@ -251,7 +262,8 @@ Status inspect(const PackedView& packed, PackedInfo* info, const char* name) {
     PackedMatrix matrix;
     if (Status status = open_packed(packed, "inspect", name, &matrix); !status.ok()) return status;
     const PackedHeader& header = matrix.header;
-    *info = {matrix.format->id, header.out_features, header.in_features, header.count, packed.bytes, header.flags};
+    *info = {matrix.format->id, header.out_features, header.in_features, header.count, packed.bytes, header.flags, {}};
+    if (matrix.format->list_options) info->options = matrix.format->list_options(header);
     return {};
 }
 

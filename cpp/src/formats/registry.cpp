@@ -24,7 +24,7 @@ const FormatDefinition* find_format(Format format) noexcept {
 }
 
 namespace {
-const FormatKernels& best_kernels(const FormatKernels* const* kernels, Isa isa) noexcept {
+const FormatKernels& best_kernels(KernelTable kernels, Isa isa) noexcept {
     int level = static_cast<int>(isa);
     while (!kernels[level]) --level;  // every format has a ref
     return *kernels[level];
@@ -39,9 +39,12 @@ const FormatKernels& format_kernels(const FormatDefinition& format, Isa isa) noe
     return best_kernels(format.kernels, isa);
 }
 
+const FormatKernels& format_kernels(const FormatDefinition& format, const PackedHeader& header, Isa isa) noexcept {
+    return best_kernels(format.kernels_for ? format.kernels_for(header) : format.kernels, isa);
+}
+
 const FormatKernels& format_kernels(const PackedMatrix& matrix, Isa isa) noexcept {
-    return best_kernels(matrix.format->kernels_for ? matrix.format->kernels_for(matrix.header) : matrix.format->kernels,
-                        isa);
+    return format_kernels(*matrix.format, matrix.header, isa);
 }
 
 const char* format_name(Format format) noexcept {
@@ -69,12 +72,25 @@ int list_formats(Format* out, int capacity) noexcept {
     return count;
 }
 
-Status active_kernel(Format format, std::string* name) {
+Status active_kernel(Format format, std::string* name) { return active_kernel(format, {}, name); }
+
+Status active_kernel(Format format, const PackOptions& options, std::string* name) {
     if (Status status = check_isa(); !status.ok()) return status;
     const FormatDefinition* definition = find_format(format);
     if (!definition) return {StatusCode::invalid_argument, "active_kernel: unknown format"};
-    *name = format_kernels(*definition, chosen_isa()).name;
+    PackedHeader header{};
+    header.format = static_cast<std::uint8_t>(format);
+    header.out_features = header.in_features = header.count = 1;
+    if (Status status = read_options("active_kernel", *definition, options, &header); !status.ok()) return status;
+    *name = format_kernels(*definition, header, chosen_isa()).name;
     return {};
+}
+
+Status read_options(const char* operation, const FormatDefinition& format, const PackOptions& options,
+                    PackedHeader* header) {
+    OptionReader reader(operation, format.name, options);
+    if (format.read_options) format.read_options(reader, header);
+    return reader.finish();
 }
 
 }  // namespace fastffn

@@ -13,7 +13,8 @@ namespace fastffn {
 
 namespace {
 
-constexpr const char* activation_names[activation_count] = {"identity", "relu", "relu2", "gelu", "gelu_tanh", "silu"};
+constexpr const char* activation_names[activation_count] = {"identity",  "relu", "relu2",         "gelu",
+                                                            "gelu_tanh", "silu", "swiglu_clamped"};
 
 std::string matrix_shape(const MatrixView& m) {
     return "(" + std::to_string(m.out_features) + ", " + std::to_string(m.in_features) + ")";
@@ -112,6 +113,9 @@ Status open_ffn(const TensorView& x, const FfnWeights& weights, const TensorView
     layer->activation = weights.activation;
     layer->has_hidden = true;
     layer->has_gate = weights.w_gate.data != nullptr || weights.w_gate.bytes != 0;
+    if (needs_gate(weights.activation) && !layer->has_gate)
+        return {StatusCode::invalid_argument, std::string("ffn: activation '") + activation_name(weights.activation) +
+                                                  "' needs a gate projection, and w_gate is not given"};
     if (Status status = open_operand("ffn", "w_up", weights.w_up, &layer->up); !status.ok()) return status;
     if (Status status = open_operand("ffn", "w_down", weights.w_down, &layer->down); !status.ok()) return status;
     const MatrixView &up = layer->up.matrix, &down = layer->down.matrix;

@@ -44,13 +44,29 @@ struct GroupedRouting {
     const std::int32_t* ids = nullptr;  // [tokens, picks], contiguous
     const float* weights = nullptr;     // [tokens, picks], contiguous; nullptr: all 1
     std::int64_t tokens = 0, picks = 0;
-    bool weights_on_input = false;  // the weight multiplies x instead of the group's result (Llama 4)
+    const float* input_weights =
+        nullptr;  // [tokens, picks]: multiply x before the group sees it (Llama 4); nullptr: all 1
+    // What y starts from instead of 0: x_scales[t] · x[t] + Σ_v vector_scales[t, v] · vectors[v].
+    const float* x_scales = nullptr;       // [tokens] or nullptr; needs as many output as input features
+    const float* vector_scales = nullptr;  // [tokens, vector_count]
+    const float* vectors = nullptr;        // [vector_count, vector_stride], whole panels: zeros behind the features
+    std::int64_t vector_count = 0, vector_stride = 0;
 };
 
-// Sizes of one call, all derived from shapes and threads.
+// Sizes of one call, all derived from shapes and threads; offsets into the workspace in bytes.
 struct GroupedPlan {
     std::int64_t tokens = 0, picks = 0, token_tile = 0;
     int threads = 1;
+
+    // Per token tile: f32 sums of y, and the picks sorted by group.
+    std::int64_t sums = 0, counts = 0, pick_tokens = 0, pick_weights = 0, pick_input_weights = 0, active = 0;
+    // Per wave of groups: who takes part, and their rows.
+    std::int64_t batches = 0, largest_batches = 0;
+    std::int64_t prepared_x = 0, prepared_x_gate = 0, prepared_hidden = 0, hidden = 0;
+    std::int64_t prepared_x_bytes = 0, prepared_x_gate_bytes = 0, prepared_hidden_bytes = 0, hidden_bytes = 0;
+    std::int64_t largest_rows = 0;           // of one group in one wave
+    std::int64_t tiles = 0, tile_bytes = 0;  // per worker: an up tile and a gate tile
+
     std::int64_t workspace_bytes = 0;
 };
 

@@ -81,6 +81,7 @@ class BertModel:
             b_up=self._tensor(f"{base}.intermediate.dense.bias"),
             b_down=self._tensor(f"{base}.output.dense.bias"),
             activation=self.config.activation,
+            index=layer,
         )
 
     def embed(

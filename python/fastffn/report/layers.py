@@ -23,6 +23,7 @@ class FfnLayer:
     b_down: F32 | None = None
     b_gate: F32 | None = None
     activation: str = "silu"
+    index: int | None = None  # its place in the model, for methods that converted all layers beforehand
 
     @property
     def d_model(self) -> int:
@@ -90,12 +91,16 @@ def _normal_cdf(x: AnyArray) -> AnyArray:
 
 def numpy_ffn(layer: FfnLayer, x: F32) -> F32:
     """The layer in f32 NumPy: what "the original model" means in this report."""
+    return linear(numpy_hidden(layer, x), layer.w_down, layer.b_down)
+
+
+def numpy_hidden(layer: FfnLayer, x: F32) -> F32:
+    """What w_down multiplies: the hidden activations [..., d_ff] in f32 NumPy."""
     hidden = linear(x, layer.w_up, layer.b_up)
     if layer.w_gate is None:
-        hidden = activate(layer.activation, hidden)
-    else:
-        hidden *= activate(layer.activation, linear(x, layer.w_gate, layer.b_gate))
-    return linear(hidden, layer.w_down, layer.b_down)
+        return activate(layer.activation, hidden)
+    hidden *= activate(layer.activation, linear(x, layer.w_gate, layer.b_gate))
+    return hidden
 
 
 def linear(x: F32, w: F32, bias: F32 | None = None) -> F32:

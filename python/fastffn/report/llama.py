@@ -168,6 +168,7 @@ class LlamaModel:
             b_down=self._bias("down", layer),
             b_gate=self._bias("gate", layer),
             activation=self.config.activation,
+            index=layer,
         )
 
     def hidden(

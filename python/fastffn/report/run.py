@@ -10,6 +10,7 @@ from importlib import resources
 import numpy as np
 
 from .arrays import F32, I64
+from .calibration import calibrate_on
 from .errors import ReportError
 from .layers import FfnLayer
 from .measure import Timing, evenly, layers_that_fit, rows_for, time_variants
@@ -31,19 +32,21 @@ class Settings:
     error_layers: int = 1000  # at most, evenly spread
     seconds: float = 4.0  # per number of tokens
     sentences: int = 32
+    calibration_tokens: int = 4096  # of the calibration text, which is shorter
 
     def quick(self) -> Settings:
         """Less of everything, for a first look."""
-        return Settings(self.tokens, min(self.text_tokens, 512), 256, 32, 10, 0.8, 12)
+        return Settings(self.tokens, min(self.text_tokens, 512), 256, 32, 10, 0.8, 12, 1024)
 
 
 # Weights of the progress bar: about the seconds that a stage takes for SmolLM2-135M on two cores.
 _PASS, _ERRORS = 4.0, 6.0
+_CALIBRATION = 2.0  # tokens of the calibration text over those of the perplexity
 
 
 def progress_weight(settings: Settings, variants: Sequence[Variant], embedder: bool) -> float:
     """What one model adds to the progress bar's total."""
-    passes = 1 + sum(variant.ours for variant in variants)
+    passes = 1 + sum(variant.ours + _CALIBRATION * variant.calibration_passes for variant in variants)
     scale = 0.1 if embedder else 1.0
     seconds = settings.seconds / 2 if embedder else settings.seconds
     return scale * (_PASS * passes + _ERRORS) + seconds * len(settings.tokens)
@@ -76,6 +79,7 @@ def run_language_model(
 ) -> ModelResult:
     """Perplexity of the original and of every variant of ours; errors and times of all variants."""
     model = opened.model
+    _calibrate(opened, variants, settings, progress)
     ids = opened.tokenizer.encode(shipped_text())
     chunks = chunks_of(ids, settings.text_tokens, min(settings.chunk_tokens, model.config.context))
     captured: list[F32] = []
@@ -117,6 +121,7 @@ def run_embedding_model(
 ) -> ModelResult:
     """Smallest cosine between the original's embeddings and those of every variant of ours; errors and times."""
     model = opened.model
+    _calibrate(opened, variants, settings, progress, scale=0.1)
     sentences = [opened.tokenizer.encode(text) for text in sentences_of(shipped_text(), settings.sentences)]
     captured: list[F32] = []
     step = _stepper(progress, 0.1 * _PASS / model.config.layers)
@@ -162,6 +167,24 @@ def min_cosine(a: F32, b: F32) -> float:
     return float(np.min(np.sum(wide_a * wide_b, axis=1) / norms))
 
 
+def _calibrate(
+    opened: LanguageModel | EmbeddingModel,
+    variants: Sequence[Variant],
+    settings: Settings,
+    progress: Progress,
+    scale: float = 1.0,
+) -> None:
+    """Shows the model to every method that has to see it before it can pack."""
+    if not any(variant.calibrate for variant in variants):
+        return
+    calibration = calibrate_on(opened, settings.calibration_tokens)
+    for variant in variants:
+        if variant.calibrate is not None:
+            weight = scale * _PASS * _CALIBRATION * variant.calibration_passes
+            progress.stage(f"{opened.label}: {variant.name} on {calibration.tokens} tokens of another text", weight)
+            variant.calibrate(calibration, _stepper(progress, weight / calibration.layers))
+
+
 def _stepper(progress: Progress, weight: float) -> Callable[[], None]:
     return lambda: progress.advance(weight)
 
@@ -187,17 +210,27 @@ def _measure(
         progress.advance(scale * _ERRORS / len(checked))
     chosen = evenly(layer_count, layers_that_fit(ffn_layer(0), len(variants)))
     layers = [ffn_layer(index) for index in chosen]
-    # Every layer has the same shape, so one says how many bytes all take.
-    sizes = {variant.name: variant.bytes(variant.pack(layers[0])) * layer_count for variant in variants}
+    sizes = {variant.name: _bytes_of(variant, layers[0], layer_count, ffn_layer) for variant in variants}
+    names = {variant.name for variant in variants}
+    like = {variant.name: variant.like for variant in variants if variant.like in names}
+    timed = [variant for variant in variants if variant.name not in like]
     timings = time_variants(
         layers,
         [captured[index] for index in chosen],
-        variants,
+        timed,
         settings.tokens,
         seconds,
-        lambda count: progress.stage(f"{label}: timing {len(variants)} variants at T={count}", seconds),
+        lambda count: progress.stage(f"{label}: timing {len(timed)} variants at T={count}", seconds),
     )
+    timings.update({name: timings[other] for name, other in like.items() if other is not None})
     return errors, sizes, timings, len(chosen)
+
+
+def _bytes_of(variant: Variant, first: FfnLayer, layers: int, ffn_layer: Callable[[int], FfnLayer]) -> int:
+    """Bytes of all layers. They have one shape; but what a method makes of them may differ from layer to layer."""
+    if variant.calibrate is None:
+        return variant.bytes(variant.pack(first)) * layers
+    return sum(variant.bytes(variant.pack(ffn_layer(index))) for index in range(layers))
 
 
 def _results(

@@ -10,6 +10,10 @@ that, as every name in ``fastffn.formats()`` becomes a row by itself. A variant 
 - ``bytes(packed)``: bytes of the weights as they are held in memory.
 
 and ``result(output)`` turns what ``run`` returned into f32 NumPy for the comparison with float64.
+
+A method that must see data before it can pack says so with ``calibrate(calibration, step)``, which runs once per model,
+before anything is measured: it walks the model over the calibration text (calibration.py), keeps what it made of each
+layer by ``layer.index``, and ``pack`` finds it there.
 """
 
 from __future__ import annotations
@@ -25,6 +29,7 @@ import numpy as np
 import fastffn as ff
 
 from .arrays import F32, AnyArray
+from .calibration import Calibration
 from .errors import ReportError
 from .layers import FfnFunction, FfnLayer
 
@@ -40,6 +45,9 @@ class Variant:
     run: Callable[[Any, Any], Any]
     bytes: Callable[[Any], int]
     result: Callable[[Any], F32]
+    calibrate: Callable[[Calibration, Callable[[], None]], None] | None = None
+    calibration_passes: float = 0.0  # about how many runs of the model `calibrate` takes, for the progress bar
+    like: str | None = None  # the row that differs from this one by its weights' values only: timed there, not twice
 
     @property
     def ours(self) -> bool:

@@ -13,11 +13,12 @@ std::int64_t matrix_bytes(const PackedHeader& header) noexcept {
 
 std::int64_t weight_offset(std::int64_t k) { return k / 2 * 64 + k % 2 * 2; }
 
-Status pack(const PlainMatrix& matrix, std::byte* payload, const std::string& which) {
+Status pack(const PlainMatrix& matrix, const PackJob& job) {
+    const std::string& which = job.which;
     LowestRow too_large;
     const std::int64_t panel_bytes = padded_steps(matrix.in_features, 2) * 64;
     Status status = for_each_row(matrix, which, [&](std::int64_t row, const float* weights) {
-        std::byte* column = payload + row / panel_columns * panel_bytes + row % panel_columns * 4;
+        std::byte* column = job.payload + row / panel_columns * panel_bytes + row % panel_columns * 4;
         for (std::int64_t k = 0; k < matrix.in_features; ++k) {
             const std::uint16_t rounded = f32_to_bf16(weights[k]);
             if (std::isfinite(weights[k]) && !std::isfinite(bf16_to_f32(rounded))) too_large.note(row);

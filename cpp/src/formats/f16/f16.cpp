@@ -12,11 +12,12 @@ std::int64_t matrix_bytes(const PackedHeader& header) noexcept {
     return divide_up(header.out_features, panel_columns) * padded_steps(header.in_features, 1) * 32;
 }
 
-Status pack(const PlainMatrix& matrix, std::byte* payload, const std::string& which) {
+Status pack(const PlainMatrix& matrix, const PackJob& job) {
+    const std::string& which = job.which;
     LowestRow too_large;
     const std::int64_t panel_bytes = padded_steps(matrix.in_features, 1) * 32;
     Status status = for_each_row(matrix, which, [&](std::int64_t row, const float* weights) {
-        std::byte* column = payload + row / panel_columns * panel_bytes + row % panel_columns * 2;
+        std::byte* column = job.payload + row / panel_columns * panel_bytes + row % panel_columns * 2;
         for (std::int64_t k = 0; k < matrix.in_features; ++k) {
             // 65520 is halfway between the largest f16, 65504, and the next: from there on rounding gives infinity.
             if (std::isfinite(weights[k]) && std::fabs(weights[k]) >= 65520.0f) too_large.note(row);

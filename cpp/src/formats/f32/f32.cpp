@@ -10,10 +10,10 @@ std::int64_t matrix_bytes(const PackedHeader& header) noexcept {
     return divide_up(header.out_features, panel_columns) * padded_steps(header.in_features, 1) * 64;
 }
 
-Status pack(const PlainMatrix& matrix, std::byte* payload, const std::string& which) {
+Status pack(const PlainMatrix& matrix, const PackJob& job) {
     const std::int64_t panel_bytes = padded_steps(matrix.in_features, 1) * 64;
-    return for_each_row(matrix, which, [&](std::int64_t row, const float* weights) {
-        std::byte* column = payload + row / panel_columns * panel_bytes + row % panel_columns * 4;
+    return for_each_row(matrix, job.which, [&](std::int64_t row, const float* weights) {
+        std::byte* column = job.payload + row / panel_columns * panel_bytes + row % panel_columns * 4;
         for (std::int64_t k = 0; k < matrix.in_features; ++k) std::memcpy(column + k * 64, weights + k, 4);
     });
 }

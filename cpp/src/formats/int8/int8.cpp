@@ -23,12 +23,13 @@ float nearest_integer(float x) {
     return (x + no_fraction) - no_fraction;
 }
 
-Status pack(const PlainMatrix& matrix, std::byte* payload, const std::string& which) {
+Status pack(const PlainMatrix& matrix, const PackJob& job) {
+    const std::string& which = job.which;
     if (matrix.in_features > int8_depth_limit)
         return {StatusCode::invalid_argument, which + ": w has in_features " + std::to_string(matrix.in_features) +
                                                   ", int8 takes at most " + std::to_string(int8_depth_limit) +
                                                   " (its int32 sums would overflow)"};
-    const Int8Layout layout = int8_layout(payload, matrix.out_features, matrix.in_features);
+    const Int8Layout layout = int8_layout(job.payload, matrix.out_features, matrix.in_features);
     LowestRow not_finite;
     Status status = for_each_row(matrix, which, [&](std::int64_t row, const float* weights) {
         float largest = 0;

@@ -89,8 +89,20 @@ bool unpack_all(const MatrixView& matrix, std::byte* dst, DType dtype) noexcept 
     return !out_of_memory;
 }
 
-const FormatKernels* const* kernels_for(const PackedHeader& header) noexcept {
+KernelTable kernels_for(const PackedHeader& header) noexcept {
     return lowrank_kernels(static_cast<Format>(header.parameters[1]));
+}
+
+constexpr Format factor_formats[] = {Format::bf16, Format::f16, Format::f32, Format::int8};
+
+void read_lowrank_options(OptionReader& options, PackedHeader* header) {
+    header->parameters[1] =
+        static_cast<std::uint32_t>(factor_formats[options.choice("factors", {"bf16", "f16", "f32", "int8"}, 0)]);
+}
+
+PackOptions list_options(const PackedHeader& header) {
+    return {{"factors", format_name(static_cast<Format>(header.parameters[1]))},
+            {"rank", static_cast<std::int64_t>(header.parameters[0])}};
 }
 
 Status fail(const std::string& text) { return {StatusCode::invalid_argument, "pack: " + text}; }
@@ -145,14 +157,23 @@ PlainMatrix part_of(const TensorView& stack, std::int64_t index, std::int64_t co
             stack.strides[rows_dim + 1] * element};
 }
 
+// One matrix in the factors' format, which takes no options.
+Status pack_factor(const PlainMatrix& part, const FormatDefinition& factors, std::byte* payload,
+                   const std::string& which) {
+    PackedHeader header = new_header(factors.id, 1, part.out_features, part.in_features);
+    header.matrix_bytes = factors.matrix_bytes(header);
+    return factors.pack(part, {header, {}, 0, payload, which});
+}
+
 Status pack_pair(const TensorView& u, const TensorView& v, std::int64_t index, const LowRankView& view,
                  std::byte* payload, const std::string& which) {
     const auto at = [&](const MatrixView& matrix) { return payload + (matrix.payload - view.payload); };
     for (std::int64_t block = 0; block < view.blocks(); ++block) {
         const PlainMatrix part = part_of(u, index, block * lowrank_block, view.block_columns(block));
-        if (Status status = view.factors->pack(part, at(view.inner(block)), which + ", u"); !status.ok()) return status;
+        if (Status status = pack_factor(part, *view.factors, at(view.inner(block)), which + ", u"); !status.ok())
+            return status;
     }
-    if (Status status = view.factors->pack(part_of(v, index, 0, view.rank), at(view.outer()), which + ", v");
+    if (Status status = pack_factor(part_of(v, index, 0, view.rank), *view.factors, at(view.outer()), which + ", v");
         !status.ok())
         return status;
     fingerprint(payload + lowrank_fingerprint_bytes, view.outer_offset() - lowrank_fingerprint_bytes, payload);
@@ -230,6 +251,8 @@ const FormatDefinition lowrank_format = {
     nullptr,  // rows share their work: unpack_all
     {},
     options_valid,
+    read_lowrank_options,
+    list_options,
     kernels_for,
     unpack_all,
 };

@@ -1,0 +1,17 @@
+"""What needs PyTorch: modules that train the layers which fastffn runs.
+
+``import fastffn`` imports neither this package nor torch; say ``import fastffn.torch`` (or ``from fastffn.torch import …``).
+"""
+
+from __future__ import annotations
+
+try:
+    import torch as _torch  # noqa: F401
+except ImportError as error:
+    raise ImportError("fastffn.torch needs PyTorch: pip install torch (fastffn itself does not)") from error
+
+from fastffn.torch._trees import auxiliary_loss, balance_loss, hardening_loss, mixture
+from fastffn.torch.fff import FFF
+from fastffn.torch.fff_nodes import AllNodeFFF
+
+__all__ = ["FFF", "AllNodeFFF", "auxiliary_loss", "balance_loss", "hardening_loss", "mixture"]
