@@ -18,7 +18,7 @@ enum class Format : std::uint8_t {
     f32 = 1,
     f16 = 2,
     bf16 = 3,
-    int8 = 4,  // symmetric per output row; activations quantised per token at run time; int32 accumulation
+    int8 = 4,     // symmetric per output row; activations quantised per token at run time; int32 accumulation
     lowrank = 6,  // a product of two thin matrices, each in a format of its own; see lowrank.hpp
 };
 constexpr int format_limit = 16;  // one more than the largest value a Format may take in header version 1

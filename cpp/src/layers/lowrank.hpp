@@ -43,11 +43,12 @@ struct LowRankPlan {
     std::int64_t tokens = 0, token_tile = 0;
     int threads = 1;
     bool streams = false;
-    std::int64_t blocks[3] = {};    // prepared blocks of 256 columns that meet u: of x for up, of x for gate, of x or h for down
-    std::int64_t block_bytes[3] = {};  // from block to block; 0: one place for all of them
-    std::int64_t sums[3] = {};      // x · uᵀ or h · uᵀ in f32
-    std::int64_t prepared[3] = {};  // the same prepared for v, or x prepared for a plain matrix
-    std::int64_t sums_stride[3] = {};  // floats
+    std::int64_t blocks[3] =
+        {};  // prepared blocks of 256 columns that meet u: of x for up, of x for gate, of x or h for down
+    std::int64_t block_bytes[3] = {};         // from block to block; 0: one place for all of them
+    std::int64_t sums[3] = {};                // x · uᵀ or h · uᵀ in f32
+    std::int64_t prepared[3] = {};            // the same prepared for v, or x prepared for a plain matrix
+    std::int64_t sums_stride[3] = {};         // floats
     std::int64_t tiles = 0, tile_floats = 0;  // f32 tiles per worker: one, two with a gate
     std::int64_t worker_bytes = 0;
     std::int64_t workspace_bytes = 0;

@@ -40,7 +40,16 @@ Split split(std::int64_t panels, std::int64_t rows, const FormatKernels& kernels
 
 class PhasedTile {
   public:
-    enum Phase : std::int64_t { prepare_x, project_x, prepare_p, hidden, project_hidden, prepare_s, output, phase_count };
+    enum Phase : std::int64_t {
+        prepare_x,
+        project_x,
+        prepare_p,
+        hidden,
+        project_hidden,
+        prepare_s,
+        output,
+        phase_count
+    };
 
     PhasedTile(const LowRankLayer& layer, const LowRankPlan& plan, const RowsView& x, const RowsView& y,
                std::byte* workspace)
@@ -88,10 +97,10 @@ class PhasedTile {
     }
 
   private:
-    bool exists(int slot) const { return slot == slot_down || (layer_.has_hidden && (slot == slot_up || layer_.has_gate)); }
-    bool own_x(int slot) const {
-        return exists(slot) && (slot != slot_gate || !(layer_.shared || layer_.shared_x));
+    bool exists(int slot) const {
+        return slot == slot_down || (layer_.has_hidden && (slot == slot_up || layer_.has_gate));
     }
+    bool own_x(int slot) const { return exists(slot) && (slot != slot_gate || !(layer_.shared || layer_.shared_x)); }
     bool projects(int slot) const {
         return exists(slot) && tile_.operand(slot).pair && (slot != slot_gate || !layer_.shared);
     }
@@ -125,8 +134,7 @@ class PhasedTile {
         const LowRankOperand& op = tile_.operand(slot);
         const std::int64_t row0 = task * row_chunk(x_.cols), rows = least(row_chunk(x_.cols), tile_.rows() - row0);
         if (!op.pair) return tile_.prepare_x_rows(slot, row0, rows);
-        for (std::int64_t block = 0; block < op.view.blocks(); ++block)
-            tile_.prepare_x_block(slot, block, row0, rows);
+        for (std::int64_t block = 0; block < op.view.blocks(); ++block) tile_.prepare_x_block(slot, block, row0, rows);
     }
 
     void run_project(int slot, std::int64_t task, float* scratch) const {

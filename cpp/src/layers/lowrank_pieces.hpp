@@ -57,7 +57,8 @@ class LowRankTile {
         const LowRankOperand& op = operand(slot);
         const std::int64_t stride = plan_.sums_stride[slot], cols = panels * panel_columns;
         float* to = sums(slot) + row0 * stride + panel * panel_columns;
-        MultiplyArgs args{op.view.inner(block), block_memory(slot, block), rows_, row0, rows, panel, panels, to, stride};
+        MultiplyArgs args{
+            op.view.inner(block), block_memory(slot, block), rows_, row0, rows, panel, panels, to, stride};
         if (block > 0) {
             args.tile = scratch;
             args.tile_stride = cols;

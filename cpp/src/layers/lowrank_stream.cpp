@@ -28,7 +28,9 @@ void run_tile(const LowRankLayer& layer, const LowRankTile& tile, float* scratch
         if (!layer.up.pair) tile.prepare_x_rows(slot_up, 0, rows);
         if (own_gate && !layer.gate.pair) tile.prepare_x_rows(slot_gate, 0, rows);
         const bool project_gate = own_gate && layer.gate.pair;
-        const std::int64_t blocks = layer.up.pair ? layer.up.view.blocks() : layer.gate.pair ? layer.gate.view.blocks() : 0;
+        const std::int64_t blocks = layer.up.pair     ? layer.up.view.blocks()
+                                    : layer.gate.pair ? layer.gate.view.blocks()
+                                                      : 0;
         for (std::int64_t block = 0; block < blocks; ++block) {
             if (layer.up.pair) {
                 tile.prepare_x_block(slot_up, block, 0, rows);

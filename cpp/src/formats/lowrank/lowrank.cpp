@@ -24,11 +24,8 @@ std::int64_t factor_bytes(const FormatDefinition& factors, std::int64_t out_feat
 }
 
 std::int64_t matrix_bytes(const PackedHeader& header) noexcept {
-    const LowRankView view = lowrank_view({nullptr,
-                                           header.out_features,
-                                           header.in_features,
-                                           header.flags,
-                                           {header.parameters[0], header.parameters[1]}});
+    const LowRankView view = lowrank_view(
+        {nullptr, header.out_features, header.in_features, header.flags, {header.parameters[0], header.parameters[1]}});
     return view.outer_offset() + factor_bytes(*view.factors, view.out_features, view.rank);
 }
 
@@ -123,8 +120,7 @@ Status check_factor(const char* name, const TensorView& factor, const char* dims
 
 Status plan(const TensorView& u, const TensorView& v, Format factors, PackedHeader* header) {
     const FormatDefinition* format = lowrank_factors(static_cast<std::uint32_t>(factors));
-    if (!format)
-        return fail(std::string("factors is '") + format_name(factors) + "', expected f32, f16, bf16 or int8");
+    if (!format) return fail(std::string("factors is '") + format_name(factors) + "', expected f32, f16, bf16 or int8");
     if (Status status = check_factor("u", u, "[rank, in_features]"); !status.ok()) return status;
     if (Status status = check_factor("v", v, "[out_features, rank]"); !status.ok()) return status;
     const std::int64_t rank = u.shape[u.ndim - 2];
@@ -200,8 +196,12 @@ const FormatDefinition* lowrank_factors(std::uint32_t format) noexcept {
 LowRankView lowrank_view(const MatrixView& matrix) noexcept {
     const FormatDefinition* factors = lowrank_factors(matrix.parameters[1]);
     const std::int64_t rank = matrix.parameters[0];
-    return {factors,           matrix.payload, matrix.out_features,
-            matrix.in_features, rank,           factor_bytes(*factors, rank, lowrank_block)};
+    return {factors,
+            matrix.payload,
+            matrix.out_features,
+            matrix.in_features,
+            rank,
+            factor_bytes(*factors, rank, lowrank_block)};
 }
 
 Status packed_factors_bytes(const TensorView& u, const TensorView& v, Format factors, std::int64_t* bytes) {
@@ -218,8 +218,7 @@ Status pack_factors(const TensorView& u, const TensorView& v, Format factors, vo
     if (may_overlap(u, out, out_bytes) || may_overlap(v, out, out_bytes))
         return fail("out shares a range of memory with u or v; give out memory of its own");
     if (out_bytes != total_bytes(header))
-        return fail("out has " + std::to_string(out_bytes) + " bytes, expected " +
-                    std::to_string(total_bytes(header)));
+        return fail("out has " + std::to_string(out_bytes) + " bytes, expected " + std::to_string(total_bytes(header)));
     auto* bytes = static_cast<std::byte*>(out);
     std::memset(bytes, 0, static_cast<std::size_t>(out_bytes));
     for (std::int64_t i = 0; i < header.count; ++i) {
@@ -237,8 +236,8 @@ Status inspect_factors(const PackedView& packed, LowRankInfo* info, const char* 
     PackedMatrix matrix;
     if (Status status = open_packed(packed, "inspect", name, &matrix); !status.ok()) return status;
     if (matrix.format->id != Format::lowrank)
-        return {StatusCode::invalid_argument, std::string("inspect: ") + name + " has the format " +
-                                                  matrix.format->name + ", expected lowrank"};
+        return {StatusCode::invalid_argument,
+                std::string("inspect: ") + name + " has the format " + matrix.format->name + ", expected lowrank"};
     *info = {matrix.header.parameters[0], static_cast<Format>(matrix.header.parameters[1])};
     return {};
 }
