@@ -35,7 +35,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--no-dense", action="store_true", help="leave our own dense layer out")
     parser.add_argument("--no-memory", action="store_true", help="leave the memory table out")
     parser.add_argument("--no-factorize", action="store_true", help="leave the time of a whitened SVD out")
-    parser.add_argument("--quick", action="store_true", help="768x3072, ranks 96 and 384, plain and gated, fewer tokens")
+    parser.add_argument(
+        "--quick", action="store_true", help="768x3072, ranks 96 and 384, plain and gated, fewer tokens"
+    )
     parser.add_argument("--json", metavar="FILE", help="everything, for programs")
     parser.add_argument("--one-memory", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -184,7 +186,8 @@ def run_shape(name: str, kind: str, rank: int) -> list[dict]:
         }
         rows.append(row)
         cells = "".join(
-            f"{times[key].median() * 1e3:12.4g}" if key in times else " " * 11 + "–" for key in ("fastffn", "torch", "dense")
+            f"{times[key].median() * 1e3:12.4g}" if key in times else " " * 11 + "–"
+            for key in ("fastffn", "torch", "dense")
         )
         dense_cell = f"{ratio['dense']:11.2f}x" if "dense" in ratio else " " * 11 + "–"
         print(

@@ -73,7 +73,9 @@ class Layer:
         self.packed = {name: ff.pack(pair, "lowrank", factors=self.fmt) for name, pair in self.plain.items()}
         self.biases = {}
         if self.bias:
-            self.biases = {"b" + name[1:]: normal(rng, pair[1].shape[0], self.bias) for name, pair in self.plain.items()}
+            self.biases = {
+                "b" + name[1:]: normal(rng, pair[1].shape[0], self.bias) for name, pair in self.plain.items()
+            }
 
     def __call__(self, x, **keywords):
         return ff.ffn(x, **self.packed, **self.biases, activation=self.activation, **keywords)
@@ -210,9 +212,7 @@ def test_shared_projection_is_the_separate_one(fmt, tokens):
     packed = dict(shared.packed, w_gate=ff.pack((u, shared.plain["w_gate"][1]), "lowrank", factors=fmt))
     y = ff.ffn(x, **packed, **shared.biases, activation="silu")
     np.testing.assert_array_equal(y, shared(x))
-    a, b = (
-        ff.ffn_workspace(x, p["w_up"], p["w_down"], p["w_gate"], threads=1) for p in (shared.packed, packed)
-    )
+    a, b = (ff.ffn_workspace(x, p["w_up"], p["w_down"], p["w_gate"], threads=1) for p in (shared.packed, packed))
     assert a < b  # so one projection was really left out
 
 
