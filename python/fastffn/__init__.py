@@ -13,7 +13,15 @@ from fastffn._core import __version__, ffn, linear, moe, route_topk
 from fastffn._machine import active_kernel, get_num_threads, set_num_threads
 from fastffn._moe import SharedExperts, SpecialExperts, moe_workspace
 from fastffn._paths import cmake_dir, get_include
-from fastffn._route import ExpertLoad, expert_load, limit_capacity, route_expert_choice, route_hash, router_scores
+from fastffn._route import (
+    ExpertLoad,
+    expert_load,
+    limit_capacity,
+    route_expert_choice,
+    route_hash,
+    router_logits,
+    router_scores,
+)
 from fastffn._weights import PackedInfo, activations, formats, info, pack, unpack, verify
 from fastffn._workspace import ffn_workspace, linear_workspace
 
@@ -42,6 +50,7 @@ __all__ = [
     "route_expert_choice",
     "route_hash",
     "route_topk",
+    "router_logits",
     "router_scores",
     "set_num_threads",
     "unpack",
