@@ -144,7 +144,8 @@ def expert_load(ids: Any, num_experts: int) -> ExpertLoad:
         TypeError, BufferError: as :func:`fastffn.linear`.
     """
     counts = _core.expert_load(ids, num_experts)
-    values = memoryview(counts) if isinstance(counts, _core.Array) else counts
+    # Arrays of frameworks know tolist; our own speaks the buffer protocol.
+    values: Any = counts if hasattr(counts, "tolist") else memoryview(counts)
     numbers = [int(count) for count in values.tolist()]
     slots = sum(numbers)
     return ExpertLoad(counts, slots, max(numbers), slots / num_experts, numbers.count(0))
