@@ -5,6 +5,7 @@
 
 #include "calls.hpp"
 #include "errors.hpp"
+#include "fff.hpp"
 #include "machine.hpp"
 #include "moe.hpp"
 #include "owned_array.hpp"
@@ -28,4 +29,5 @@ PYBIND11_MODULE(_core, module) {
     register_calls(module);
     register_moe(module);
     register_routes(module);
+    register_fff(module);
 }

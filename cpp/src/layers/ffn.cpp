@@ -6,7 +6,7 @@
 #include "core/cpu.hpp"
 #include "core/names.hpp"
 #include "core/parallel.hpp"
-#include "layers/engine.hpp"
+#include "layers/ffn.hpp"
 
 namespace fastffn {
 
@@ -102,6 +102,8 @@ Status open_linear(const TensorView& x, const PackedView& w, const TensorView* b
     return {};
 }
 
+}  // namespace
+
 Status open_ffn(const TensorView& x, const FfnWeights& weights, const TensorView* y, DenseLayer* layer,
                 RowsView* x_rows, RowsView* y_rows) {
     if (Status status = check_environment(); !status.ok()) return status;
@@ -154,6 +156,8 @@ Status open_ffn(const TensorView& x, const FfnWeights& weights, const TensorView
     layer->elementwise = &elementwise_kernels(chosen_isa());
     return {};
 }
+
+namespace {
 
 int resolve_threads(int threads) { return usable_threads(threads > 0 ? threads : default_threads()); }
 
