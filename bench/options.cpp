@@ -252,40 +252,39 @@ std::vector<Problem> expand(const Options& options) {
             problem.picks = op == Op::moe ? shape.picks.value_or(options.picks) : 0;
             if (problem.picks > problem.experts)
                 refuse("--picks", "at most the number of experts", std::to_string(problem.picks));
-            for (bool cold : options.cold) {
-                // The experts of a moe come from wherever a stack of their size lies.
-                if (cold && (!problem.multiplies() || op == Op::moe)) continue;
-                problem.cold = cold;
-                for (fastffn::Format format : options.formats) {
-                    problem.format = format;
-                    std::vector<fastffn::DType> x_dtypes = options.x_dtypes;
-                    if (x_dtypes.empty() || !problem.multiplies()) {
-                        const bool narrow = format == fastffn::Format::bf16 && problem.multiplies();
-                        x_dtypes = {narrow ? fastffn::DType::bf16 : fastffn::DType::f32};
-                    }
-                    for (fastffn::DType x_dtype : x_dtypes) {
-                        problem.x_dtype = x_dtype;
-                        problem.y_dtype = options.y_dtype.value_or(x_dtype);
-                        for (const std::string& isa : options.isas) {
-                            problem.isa = isa;
-                            for (int threads : options.threads) {
-                                problem.threads = threads;
-                                for (std::int64_t tokens : options.tokens) {
-                                    if (cold && options.cold_tokens_limit && tokens > options.cold_tokens_limit)
-                                        continue;
-                                    problem.tokens = problem.multiplies() ? tokens : 0;
-                                    for (Routing routing : options.routings) {
-                                        problem.routing = routing;
+            const std::vector<Routing> only = {Routing::uniform};
+            for (Routing routing : op == Op::moe ? options.routings : only)
+                for (bool cold : options.cold) {
+                    problem.routing = routing;
+                    // The experts of a moe come from wherever a stack of their size lies.
+                    if (cold && (!problem.multiplies() || op == Op::moe)) continue;
+                    problem.cold = cold;
+                    for (fastffn::Format format : options.formats) {
+                        problem.format = format;
+                        std::vector<fastffn::DType> x_dtypes = options.x_dtypes;
+                        if (x_dtypes.empty() || !problem.multiplies()) {
+                            const bool narrow = format == fastffn::Format::bf16 && problem.multiplies();
+                            x_dtypes = {narrow ? fastffn::DType::bf16 : fastffn::DType::f32};
+                        }
+                        for (fastffn::DType x_dtype : x_dtypes) {
+                            problem.x_dtype = x_dtype;
+                            problem.y_dtype = options.y_dtype.value_or(x_dtype);
+                            for (const std::string& isa : options.isas) {
+                                problem.isa = isa;
+                                for (int threads : options.threads) {
+                                    problem.threads = threads;
+                                    for (std::int64_t tokens : options.tokens) {
+                                        if (cold && options.cold_tokens_limit && tokens > options.cold_tokens_limit)
+                                            continue;
+                                        problem.tokens = problem.multiplies() ? tokens : 0;
                                         problems.push_back(problem);
-                                        if (op != Op::moe) break;
+                                        if (!problem.multiplies()) break;
                                     }
-                                    if (!problem.multiplies()) break;
                                 }
                             }
                         }
                     }
                 }
-            }
         }
     }
     return problems;
