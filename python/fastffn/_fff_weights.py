@@ -98,8 +98,8 @@ class FffWeights:
     def _check_nodes(self, leaf: bool) -> int:
         if self.nodes.ndim != 3:
             raise ValueError(f"FffWeights: nodes has shape {self.nodes.shape}, expected (trees, nodes, d_model)")
-        count = int(self.nodes.shape[1]) + 1
-        depth = int(count).bit_length() - (1 if leaf else 2)
+        count: int = int(self.nodes.shape[1]) + 1
+        depth: int = count.bit_length() - (1 if leaf else 2)
         if count & (count - 1) or depth < 0 or depth > 30:
             formula = "2^depth - 1 nodes" if leaf else "2^(depth + 1) - 1 nodes"
             raise ValueError(f"FffWeights: nodes has shape {self.nodes.shape}, expected (trees, {formula}, d_model)")
@@ -121,7 +121,7 @@ class FffWeights:
     @property
     def leaves(self) -> int:
         """Leaves of a tree, or in the all-node form the nodes of its last level."""
-        return 2**self.depth
+        return 1 << self.depth
 
     @property
     def d_model(self) -> int:

@@ -49,7 +49,6 @@ svg { display: block; width: 100%; height: auto; font-family: inherit; }
 
 def render(report: Report) -> str:
     """The page."""
-    css = _CSS.replace("LIGHT", _colours(_LIGHT)).replace("DARK", _colours(_DARK))
     facts = dict(report.machine)
     if report.roof is not None:
         facts["limits"] = report.roof.describe()
@@ -58,11 +57,17 @@ def render(report: Report) -> str:
     broken = "".join(f'<p class="bad">Broken promise: {escape(line)}</p>' for line in report.broken_promises())
     notes = "".join(f"<p>{escape(line)}</p>" for line in report.notes)
     body = "".join(_model(model, report) for model in report.models)
+    return page_around("fastffn report", f"<dl>{listed}</dl>\n{broken}{notes}{body}")
+
+
+def page_around(title: str, body: str) -> str:
+    """A page of its own: head, style for light and dark, the title, and a body of HTML."""
+    css = _CSS.replace("LIGHT", _colours(_LIGHT)).replace("DARK", _colours(_DARK))
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>fastffn report</title>\n<style>{css}</style>\n</head>\n<body>\n"
-        f"<h1>fastffn report</h1>\n<dl>{listed}</dl>\n{broken}{notes}{body}</body>\n</html>\n"
+        f"<title>{escape(title)}</title>\n<style>{css}</style>\n</head>\n<body>\n"
+        f"<h1>{escape(title)}</h1>\n{body}</body>\n</html>\n"
     )
 
 
