@@ -237,13 +237,12 @@ def test_mxfp4() -> None:
         importers.unpack_mxfp4(gate_up[..., :8], scales[0])
 
 
-@pytest.mark.parametrize("fmt", ff.formats())
+@pytest.mark.parametrize("fmt", ["f32", "f16", "bf16", "int8"])  # those that take dense weights
 def test_formats(fmt: str) -> None:
     value = expected(W, X, {"renormalize": True})
     layer = importers.load_moe(W.fused() | {"gate.weight": W.router}, MIXTRAL, format=fmt)
     assert {ff.info(w).format for w in (layer.w_up, layer.w_gate, layer.w_down)} == {fmt}
-    if fmt in ("f32", "f16", "bf16", "int8"):
-        check(layer, value, X, {"f32": 1e-5, "f16": 2e-3, "bf16": 2e-2, "int8": 4e-2}[fmt])
+    check(layer, value, X, {"f32": 1e-5, "f16": 2e-3, "bf16": 2e-2, "int8": 4e-2}[fmt])
 
 
 def test_split_gate_up() -> None:
