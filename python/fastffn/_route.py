@@ -37,6 +37,27 @@ def router_scores() -> tuple[str, ...]:
     return _core.router_scores()
 
 
+def router_logits(x: Any, w: Any, bias: Any = None, *, previous: Any = None, mix: Any = None, out: Any = None) -> Any:
+    """Logits of a linear router, in f32 whatever the dtype of x: x · wᵀ + bias + previous · mixᵀ.
+
+    Args:
+        x: [..., d_model], f32, f16 or bf16.
+        w: packed [experts, d_model]; "f32" is what routers want, see :func:`fastffn.pack`.
+        bias: [experts]; None for none.
+        previous: [..., experts], the logits of the layer before, for MoE++'s gating residuals (arXiv:2410.07348); None for
+            none.
+        mix: packed [experts, experts], the matrix for ``previous``.
+        out: where to write: [..., experts] f32.
+
+    Returns:
+        [..., experts] f32, of x's kind; pass it to :func:`fastffn.route_topk`, and to the next layer's ``previous``.
+
+    Raises:
+        ValueError, TypeError, BufferError, RuntimeError, MemoryError: as :func:`fastffn.linear`.
+    """
+    return _core.router_logits(x, w, bias, previous, mix, out)
+
+
 def route_expert_choice(
     logits: Any,
     k: int | None = None,
@@ -123,7 +144,8 @@ def expert_load(ids: Any, num_experts: int) -> ExpertLoad:
         TypeError, BufferError: as :func:`fastffn.linear`.
     """
     counts = _core.expert_load(ids, num_experts)
-    values = memoryview(counts) if isinstance(counts, _core.Array) else counts
+    # Arrays of frameworks know tolist; our own speaks the buffer protocol.
+    values: Any = counts if hasattr(counts, "tolist") else memoryview(counts)
     numbers = [int(count) for count in values.tolist()]
     slots = sum(numbers)
     return ExpertLoad(counts, slots, max(numbers), slots / num_experts, numbers.count(0))

@@ -10,8 +10,11 @@
 #include "arguments.hpp"
 #include "contexts.hpp"
 #include "errors.hpp"
+#include "fastffn/ffn.hpp"
 #include "fastffn/route.hpp"
 #include "gil.hpp"
+#include "owned_array.hpp"
+#include "packed_argument.hpp"
 #include "results.hpp"
 #include "route_docstring.hpp"
 #include "values.hpp"
@@ -257,6 +260,66 @@ py::object load(const py::object& ids, std::int64_t experts) {
     return counts.finish();
 }
 
+// W x + b as f32 of x's kind, and MoE++'s residual: + M · the logits of the layer before.
+py::object router_logits(const py::object& x, const py::object& w, const py::object& bias, const py::object& previous,
+                         const py::object& mix, const py::object& out) {
+    const Call call{"router_logits"};
+    if (previous.is_none() != mix.is_none())
+        raise(PyExc_TypeError, "router_logits: previous and mix go together; give both or none");
+    Array x_array, bias_array, previous_array, out_array;
+    PackedArray w_packed, mix_packed;
+    read_array(call, "x", x, Role::input, &x_array);
+    read_packed(call, "w", w, &w_packed);
+    if (!bias.is_none()) read_array(call, "bias", bias, Role::input, &bias_array);
+    std::int64_t bytes = 0;
+    check(renamed(linear_workspace(x_array.view, w_packed.view, 1, &bytes), "linear:", "router_logits:"));
+    PackedInfo info;
+    check(inspect(w_packed.view, &info));
+    std::int64_t shape[max_dims];
+    const int last = x_array.view.ndim - 1;
+    for (int i = 0; i < last; ++i) shape[i] = x_array.view.shape[i];
+    shape[last] = info.out_features;
+    std::optional<Result> result;
+    if (out.is_none()) result.emplace(call, x, x_array, DType::f32, last + 1, shape);
+    else read_array(call, "out", out, Role::output, &out_array);
+    const TensorView& y = result ? result->view : out_array.view;
+    OwnedArray residual;
+    if (!previous.is_none()) {
+        read_array(call, "previous", previous, Role::input, &previous_array);
+        read_packed(call, "mix", mix, &mix_packed);
+        residual = make_owned(DType::f32, last + 1, shape);
+        bool plain = y.dtype == DType::f32 && y.ndim == last + 1;
+        std::int64_t elements = 1;
+        for (int i = last; plain && i >= 0; --i) {
+            plain = y.shape[i] == shape[i] && (shape[i] == 1 || y.strides[i] == elements);
+            elements *= shape[i];
+        }
+        if (!plain)
+            raise(PyExc_ValueError, "router_logits: out is a " + describe(y) +
+                                        ", expected a contiguous f32 array of shape " + residual.view.shape_string());
+    }
+    Status status;
+    {
+        const ContextLease context;
+        const GilRelease release(rows_of(x_array.view) * w_packed.view.bytes >= 64 << 10);
+        // First what could be refused: y is written last.
+        if (!previous.is_none())
+            status = renamed(linear(*context, previous_array.view, mix_packed.view, nullptr, residual.view),
+                             "linear: w ", "router_logits: mix ");
+        if (status.ok())
+            status = linear(*context, x_array.view, w_packed.view, bias.is_none() ? nullptr : &bias_array.view, y);
+        if (status.ok() && !previous.is_none()) {
+            auto* logits = static_cast<float*>(y.data);
+            const auto* added = static_cast<const float*>(residual.view.data);
+            for (std::int64_t i = 0; i < residual.view.size(); ++i) logits[i] += added[i];
+        }
+    }
+    check(renamed(renamed(status, "linear: x ", previous.is_none() ? "linear: x " : "linear: previous "),
+                  "linear:", "router_logits:"));
+    if (result) return result->finish();
+    return out;
+}
+
 py::tuple score_names() {
     py::tuple names(router_score_count);
     for (int i = 0; i < router_score_count; ++i) names[i] = router_score_name(static_cast<RouterScore>(i));
@@ -276,6 +339,8 @@ void register_routes(py::module_& module) {
     module.def("route_hash", &hash, py::arg("tokens"), py::arg("table"), py::arg("out"));
     module.def("limit_capacity", &capacity, py::arg("ids"), py::arg("weights"), py::arg("num_experts"),
                py::arg("capacity"), py::arg("capacity_factor"));
+    module.def("router_logits", &router_logits, py::arg("x"), py::arg("w"), py::arg("bias"), py::arg("previous"),
+               py::arg("mix"), py::arg("out"));
     module.def("expert_load", &load, py::arg("ids"), py::arg("num_experts"));
     module.def("router_scores", &score_names);
     module.def("seconds_per_route", [](int repeats, const py::args& args, const py::kwargs& keywords) {

@@ -223,5 +223,33 @@ def test_arguments() -> None:
     assert "capacity is -1" in error_of(ValueError, ff.route_expert_choice, LOGITS, capacity=-1)
 
 
+def test_router_logits() -> None:
+    rng = np.random.default_rng(4)
+    w, mix = rng.standard_normal((16, 32)).astype(np.float32), rng.standard_normal((16, 16)).astype(np.float32)
+    x, bias = tokens(2, 5, 32), tokens(16)
+    packed, packed_mix = ff.pack(w, "f32"), ff.pack(mix, "f32")
+    half = x.astype(np.float16)
+    logits = ff.router_logits(half, packed, bias)
+    assert logits.dtype == np.float32 and logits.shape == (2, 5, 16)
+    np.testing.assert_allclose(logits, half.astype(np.float64) @ w.T + bias, atol=1e-4)
+    second = ff.router_logits(x, packed, previous=logits, mix=packed_mix)
+    np.testing.assert_allclose(second, x @ w.T + logits.astype(np.float64) @ mix.T, atol=1e-4)
+    out = np.empty((2, 5, 16), np.float32)
+    assert ff.router_logits(x, packed, previous=logits, mix=packed_mix, out=out) is out
+    np.testing.assert_array_equal(out, second)
+    assert error_of(TypeError, ff.router_logits, x, packed, previous=logits) == (
+        "router_logits: previous and mix go together; give both or none"
+    )
+    assert error_of(ValueError, ff.router_logits, x[..., :31].copy(), packed) == (
+        "router_logits: x has shape (2, 5, 31), expected (..., 32) from w (16, 32)"
+    )
+    assert "previous has shape (2, 5, 32)" in error_of(
+        ValueError, ff.router_logits, x, packed, previous=x, mix=packed_mix
+    )
+    assert "expected a contiguous f32 array of shape (2, 5, 16)" in error_of(
+        ValueError, ff.router_logits, x, packed, previous=logits, mix=packed_mix, out=out[:1]
+    )
+
+
 def test_signature() -> None:
     assert str(inspect.signature(ff.route_topk)).startswith("(logits, k, *, score='softmax', renormalize=False,")

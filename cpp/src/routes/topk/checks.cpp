@@ -46,6 +46,8 @@ Status check_plain(const char* operation, const char* name, const TensorView& ar
                     "has shape " + array.shape_string() + " and strides " + array.stride_string() +
                         ", expected a contiguous array");
     if (!array.data && expected != 0) return fail(operation, name, "has no data");
+    if (expected != 0 && reinterpret_cast<std::uintptr_t>(array.data) % static_cast<std::uintptr_t>(dtype_bytes(dtype)))
+        return fail(operation, name, "is not aligned to its elements; copy it first");
     return {};
 }
 
