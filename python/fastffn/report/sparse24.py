@@ -33,9 +33,12 @@ _NOTE = (
 def pruned_layer(layer: FfnLayer, method: str, x: F32 | None = None) -> FfnLayer:
     """The layer with 2:4 sparse weights; x [tokens, d_model]: its inputs, for the methods that need some."""
     seen = None if x is None else _calibration(x, method)
-    w_up = ff.prune24(layer.w_up, method, seen)
-    w_gate = None if layer.w_gate is None else ff.prune24(layer.w_gate, method, seen)
-    made = replace(layer, w_up=w_up, w_gate=w_gate)
+    if layer.w_gate is None:
+        made = replace(layer, w_up=ff.prune24(layer.w_up, method, seen))
+    else:
+        # Rows are pruned one by one, so both may go together: what SparseGPT solves for the inputs, it solves once.
+        both = ff.prune24(np.concatenate([layer.w_up, layer.w_gate]), method, seen)
+        made = replace(layer, w_up=both[: layer.d_ff], w_gate=both[layer.d_ff :])
     if x is not None:
         seen = _calibration(numpy_hidden(made, x), method)
     return replace(made, w_down=ff.prune24(layer.w_down, method, seen))
