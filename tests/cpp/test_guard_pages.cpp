@@ -55,7 +55,7 @@ std::vector<std::byte> with_gaps(const std::vector<std::byte>& rows, std::int64_
     return out;
 }
 
-void check_ffn(Format format, DType dtype, const Shape& s, Side side, bool gated, bool gaps) {
+void check_ffn(const Kind& format, DType dtype, const Shape& s, Side side, bool gated, bool gaps) {
     const Problem problem(format, dtype, s.tokens, s.d_model, s.d_ff, gated);
     fastffn::Context context(1);
     auto expected = problem.output();
@@ -91,13 +91,13 @@ void check_ffn(Format format, DType dtype, const Shape& s, Side side, bool gated
             for (std::int64_t i = row_bytes; i < stride; i++)
                 gaps_kept = gaps_kept && y.data()[r * stride + i] == std::byte{0x5A};
     }
-    CHECK(same) << fastffn::format_name(format) << " " << fastffn::dtype_name(dtype) << " tokens " << s.tokens
-                << " d_model " << s.d_model << " d_ff " << s.d_ff << (side == Side::end ? " end" : " begin");
+    CHECK(same) << format.name() << " " << fastffn::dtype_name(dtype) << " tokens " << s.tokens << " d_model "
+                << s.d_model << " d_ff " << s.d_ff << (side == Side::end ? " end" : " begin");
     CHECK(gaps_kept) << "bytes between the rows of y were written";
 }
 
 TEST(ffn_against_guard_pages) {
-    for (Format format : all_formats())
+    for (const Kind& format : all_kinds())
         for (DType dtype : float_dtypes)
             for (const Shape& shape : shapes)
                 for (Side side : {Side::end, Side::begin})
@@ -107,14 +107,14 @@ TEST(ffn_against_guard_pages) {
 
 // Decode: many columns, one row, more than one thread.
 TEST(wide_ffn_against_guard_pages) {
-    for (Format format : all_formats())
+    for (const Kind& format : all_kinds())
         for (std::int64_t tokens : {1, 4, 130})
             for (Side side : {Side::end, Side::begin})
                 check_ffn(format, DType::f32, {tokens, 257, 1031}, side, true, true);
 }
 
 TEST(linear_against_guard_pages) {
-    for (Format format : all_formats())
+    for (const Kind& format : all_kinds())
         for (DType dtype : float_dtypes)
             for (const Shape& s : shapes)
                 for (Side side : {Side::end, Side::begin}) {
@@ -132,16 +132,16 @@ TEST(linear_against_guard_pages) {
 }
 
 TEST(pack_and_unpack_against_guard_pages) {
-    for (Format format : all_formats())
+    for (const Kind& format : all_kinds())
         for (const Shape& s : shapes)
             for (Side side : {Side::end, Side::begin})
                 for (DType dtype : float_dtypes) {
-                    const Guarded plain(random_array(dtype, s.d_ff * s.d_model, 1), side);
+                    const Guarded plain(random_weights(format, dtype, s.d_ff, s.d_model, 1), side);
                     const TensorView w(plain.data(), dtype, {s.d_ff, s.d_model});
                     std::int64_t bytes = 0;
-                    fastffn::packed_bytes(w, format, &bytes).value();
+                    fastffn::packed_bytes(w, format, format.options, &bytes).value();
                     const Guarded packed(static_cast<std::size_t>(bytes), side);
-                    fastffn::pack(w, format, packed.data(), bytes).value();
+                    fastffn::pack(w, format, format.options, packed.data(), bytes).value();
                     const Guarded back(static_cast<std::size_t>(s.d_ff * s.d_model * fastffn::dtype_bytes(dtype)),
                                        side);
                     const Status status =
