@@ -181,19 +181,19 @@ def _sparse24() -> list[Variant]:
 
 
 # Formats that do not take any weights, and the rows that find some for them.
-_METHODS: dict[str, Callable[[], list[Variant]]] = {"sparse24": _sparse24}
+_OF_FORMAT: dict[str, Callable[[], list[Variant]]] = {"sparse24": _sparse24}
 
 
 def all_variants(formats: Sequence[str] | None = None, with_torch: bool = True) -> list[Variant]:
     """Every row of the report. `formats` limits the weight formats; f32 always comes along, as the others' baseline."""
-    known = [name for name in ff.formats() if name != "sparse24"]  # that holds pruned weights only: rows of its own
+    known = list(ff.formats())
     chosen = known if formats is None else ["f32", *(name for name in formats if name != "f32")]
     for name in chosen:
         if name not in known:
             raise ReportError(f"--formats: {name!r} is unknown; this build has {', '.join(known)}")
-    rows = [format_variant(name) for name in chosen if name not in _METHODS]
+    rows = [format_variant(name) for name in chosen if name not in _OF_FORMAT]
     for name in chosen:
-        rows += _METHODS[name]() if name in _METHODS else []
+        rows += _OF_FORMAT[name]() if name in _OF_FORMAT else []
     if with_torch and has_torch():
         rows += [torch_variant("f32"), torch_variant("bf16")]
     return rows
