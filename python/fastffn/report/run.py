@@ -251,6 +251,7 @@ def _results(
             perplexity=perplexities.get(variant.name),
             cosine=cosines.get(variant.name),
             note=variant.note,
+            like=variant.like if variant.like in timings else None,
         )
         for index, variant in enumerate(variants)
     ]
