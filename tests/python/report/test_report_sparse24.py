@@ -36,7 +36,7 @@ def test_a_pruned_layer(method: str, gated: bool) -> None:
     """Each matrix as prune24 prunes it alone; w_down by what the pruned matrices before it give."""
     layer, x = toy_layer(gated), np.random.default_rng(1).standard_normal((100, 16)).astype(np.float32)
     seen = None if method == "magnitude" else x
-    made = sparse24.pruned_layer(layer, method, seen)
+    made, _ = sparse24.pruned_layer(layer, method, seen)
     assert np.allclose(made.w_up, ff.prune24(layer.w_up, method, seen), atol=1e-5)
     if gated:
         assert np.allclose(made.w_gate, ff.prune24(layer.w_gate, method, seen), atol=1e-5)
@@ -65,8 +65,8 @@ def test_layers_see_what_pruned_layers_give() -> None:
     assert len(walks) == len(steps) == 1, "the second row shares the first one's work"
 
     flat = x.reshape(-1, 16)
-    made = sparse24.pruned_layer(first, "wanda", flat)
-    then = sparse24.pruned_layer(second, "wanda", flat + numpy_ffn(made, flat))
+    made = sparse24.pruned_layer(first, "wanda", flat)[0]
+    then = sparse24.pruned_layer(second, "wanda", flat + numpy_ffn(made, flat))[0]
     for layer, pruned in ((first, made), (second, then)):
         for one, values in ((row, "bf16"), (other, "int8")):
             assert np.array_equal(one.pack(layer).w_down, ff.pack(pruned.w_down, "sparse24", values=values))
@@ -80,7 +80,7 @@ def test_calibration_of_both_kinds_of_models(kind: str, tmp_path: Path) -> None:
         opened = open_model(write_llama_folder(tmp_path, llama_weights()))
     else:
         opened = open_model(write_bert_folder(tmp_path, bert_weights()))
-    calibration = calibrate_on(opened, 600)
+    calibration = calibrate_on(opened, 900)
     assert calibration.layers == 2 and calibration.tokens > 100
     inputs = calibration.inputs
     assert [rows.shape[0] for rows in inputs] == [calibration.tokens] * 2 and inputs is calibration.inputs
