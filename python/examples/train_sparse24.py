@@ -1,6 +1,6 @@
 """Train a small classifier of handwritten digits whose feed-forward layer is 2:4 sparse, and run it with fastffn.
 
-python python/examples/train_sparse24.py        (needs torch and scikit-learn; about half a minute on two cores)
+python python/examples/train_sparse24.py        (needs torch and scikit-learn; some seconds on two cores)
 
 Five ways to a model, from the same start, on the same batches:
 

@@ -97,3 +97,13 @@ def test_torch_strides_and_errors():
         assert ff.check24(torch.from_numpy(w).to(dtype)).groups[2] > 0
     with pytest.raises(ValueError, match="is on meta, expected an array on the CPU"):
         ff.check24(torch.empty(4, 4, device="meta"))
+
+
+def test_arrays_that_only_speak_dlpack():
+    from api_support import Exporter, GpuExporter
+
+    w = random24(4, 8)
+    assert ff.check24(Exporter(w)) == ff.check24(w)
+    assert isinstance(ff.prune24(Exporter(w)), np.ndarray)
+    with pytest.raises(ValueError, match=r"check24: w is on DLPack device \(2, 0\), expected an array on the CPU"):
+        ff.check24(GpuExporter((2, 0)))

@@ -31,6 +31,7 @@ class VariantResult:
     cosine: float | None = None  # the smallest over the sentences
     active: float | None = None  # the part of the FFN's weights that a token uses, where that is not all of them
     note: str | None = None
+    like: str | None = None  # the row whose times these are: other weights in the same format
 
     @property
     def ours(self) -> bool:
@@ -55,6 +56,11 @@ class ModelResult:
     chunk_tokens: int  # a text is read in chunks of so many, or in sentences of at most so many
     variants: list[VariantResult]
     reference_perplexity: float | None = None
+
+    @property
+    def timed(self) -> list[VariantResult]:
+        """The rows that were timed themselves."""
+        return [variant for variant in self.variants if variant.like is None]
 
     @property
     def tokens(self) -> list[int]:

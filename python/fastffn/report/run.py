@@ -258,6 +258,7 @@ def _results(
             cosine=cosines.get(variant.name),
             active=active.get(variant.name),
             note=variant.note,
+            like=variant.like if variant.like in timings else None,
         )
         for index, variant in enumerate(variants)
     ]

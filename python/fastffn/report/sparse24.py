@@ -16,7 +16,7 @@ import fastffn as ff
 
 from .arrays import F32
 from .calibration import Calibration
-from .layers import FfnLayer, numpy_ffn, numpy_hidden
+from .layers import FfnLayer, linear, numpy_hidden
 
 if TYPE_CHECKING:
     from .variants import Variant
@@ -30,15 +30,21 @@ _NOTE = (
 )
 
 
-def pruned_layer(layer: FfnLayer, method: str, x: F32 | None = None) -> FfnLayer:
-    """The layer with 2:4 sparse weights; x [tokens, d_model]: its inputs, for the methods that need some."""
+def pruned_layer(layer: FfnLayer, method: str, x: F32 | None = None) -> tuple[FfnLayer, F32 | None]:
+    """The layer with 2:4 sparse weights, and what its w_down multiplies given x.
+
+    x [tokens, d_model]: the layer's inputs, for the methods that need some.
+    """
     seen = None if x is None else _calibration(x, method)
-    w_up = ff.prune24(layer.w_up, method, seen)
-    w_gate = None if layer.w_gate is None else ff.prune24(layer.w_gate, method, seen)
-    made = replace(layer, w_up=w_up, w_gate=w_gate)
-    if x is not None:
-        seen = _calibration(numpy_hidden(made, x), method)
-    return replace(made, w_down=ff.prune24(layer.w_down, method, seen))
+    if layer.w_gate is None:
+        made = replace(layer, w_up=ff.prune24(layer.w_up, method, seen))
+    else:
+        # Rows are pruned one by one, so both may go together: what SparseGPT solves for the inputs, it solves once.
+        both = ff.prune24(np.concatenate([layer.w_up, layer.w_gate]), method, seen)
+        made = replace(layer, w_up=both[: layer.d_ff], w_gate=both[layer.d_ff :])
+    hidden = None if x is None else numpy_hidden(made, x)
+    seen = None if hidden is None else _calibration(hidden, method)
+    return replace(made, w_down=ff.prune24(layer.w_down, method, seen)), hidden
 
 
 def _calibration(x: F32, method: str) -> Any:
@@ -63,10 +69,11 @@ class _Layers:
         self._of, self._packed = calibration, {}
 
         def convert(index: int, layer: FfnLayer, x: F32) -> F32:
-            made = pruned_layer(layer, self._method, np.asarray(x).reshape(-1, x.shape[-1]))
+            made, hidden = pruned_layer(layer, self._method, x.reshape(-1, x.shape[-1]))
+            assert hidden is not None
             for values in VALUES:
                 self._packed[index, values] = self._pack(made, values)
-            return numpy_ffn(made, x)
+            return linear(hidden, made.w_down, made.b_down).reshape(x.shape)
 
         calibration.walk(convert, step)
 
@@ -82,7 +89,7 @@ def sparse24_variants(pack: Callable[[FfnLayer, str], Any], row: Variant) -> lis
 
     def magnitude(values: str) -> Variant:
         def packed(layer: FfnLayer) -> Any:
-            return pack(pruned_layer(layer, "magnitude"), values)
+            return pack(pruned_layer(layer, "magnitude")[0], values)
 
         return replace(row, name=f"2:4 {values} magnitude", pack=packed, note=_NOTE)
 

@@ -16,6 +16,7 @@ Mask: TypeAlias = npt.NDArray[np.bool_]
 _FLOATS = {"float32": 4, "float64": 8, "float16": 2, "bfloat16": 2}
 # The sign bit is the highest and all other bits are zero in a zero: what _Bits relies on. (Not so in the fnuz kinds.)
 _NARROW = {"float8_e4m3fn": 1, "float8_e5m2": 1}
+_CPU = 1  # kDLCPU
 _UNSIGNED = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 
 
@@ -122,7 +123,13 @@ def _read(operation: str, name: str, array: Any) -> Source:
     if not isinstance(array, np.ndarray):
         if not hasattr(array, "__dlpack__") and not hasattr(array, "__array__"):
             raise TypeError(f"{operation}: {name} is of type {type(array).__name__}, expected an array")
-        array = np.from_dlpack(array) if hasattr(array, "__dlpack__") else np.asarray(array)
+        device = array.__dlpack_device__() if hasattr(array, "__dlpack_device__") else (_CPU, 0)
+        if int(device[0]) != _CPU:
+            raise ValueError(
+                f"{operation}: {name} is on DLPack device {tuple(map(int, device))}, expected an array on the CPU"
+            )
+        # Through NumPy's own protocol where there is one: from_dlpack knows no bf16.
+        array = np.asarray(array) if hasattr(array, "__array__") else np.from_dlpack(array)
     if not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="))
     return Source(array, array.dtype.name, False)

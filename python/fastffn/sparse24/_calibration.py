@@ -86,7 +86,8 @@ def gram_of(operation: str, calibration: Any, in_features: int) -> npt.NDArray[n
         _check_features(operation, calibration, in_features)
         if calibration.gram is None:
             raise ValueError(f"{operation}: calibration has no sums of products; make it with gram=True")
-        return calibration.gram.copy()
+        gram: npt.NDArray[np.float64] = calibration.gram.copy()
+        return gram
     seen = Calibration24(in_features, gram=True)
     seen.add(_rows(operation, "calibration", calibration, in_features))
     assert seen.gram is not None

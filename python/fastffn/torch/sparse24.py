@@ -21,7 +21,7 @@ class _StraightThrough(torch.autograd.Function):
     """weight ⊙ mask forward; backward the gradient as it comes, plus decay·(1 - mask) ⊙ weight.
 
     The decay is part of the gradient and not of the optimiser's step: an optimiser that scales by past gradients then
-    scales both alike (section 4.2 of the paper).
+    scales both alike.
     """
 
     @staticmethod
@@ -148,7 +148,7 @@ class Sparse24Schedule:
 
     Attributes:
         flip_rates: (step, share of mask elements that changed per step since the renewal before). A healthy run
-            shows it falling; one that stays high has too little decay (section 4.1 of the paper).
+            shows it falling; one that stays high has too little decay.
     """
 
     def __init__(

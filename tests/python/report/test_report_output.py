@@ -244,3 +244,18 @@ def test_progress_elsewhere_prints_a_line_per_stage() -> None:
     progress.finish()
     lines = stream.getvalue().splitlines()
     assert len(lines) == 2 and lines[0].endswith("first") and lines[1].startswith("[ 40%") and "\x1b" not in lines[0]
+
+
+def test_rows_timed_elsewhere_are_drawn_where_they_differ() -> None:
+    """A row that shares another's times is in the plots of errors and of perplexity, not in those of time."""
+    shared = replace(
+        variant("2:4 bf16 other", speed=2, bits=9, error=0.3), like="bf16", note="Said once.", perplexity=900.0
+    )
+    again = replace(shared, name="2:4 bf16 third")
+    toy = model(variants=[*model().variants, shared, again])
+    for draw in (plots.speed, plots.latency, lambda one: plots.roofline(one, ROOF)):
+        assert "2:4 bf16" not in draw(toy) and "int8" in draw(toy)
+    for draw in (plots.pareto, plots.outcome):
+        assert "2:4 bf16 other" in draw(toy)
+    assert plots.styles_of(toy)["2:4 bf16 third"] == plots.styles_of(toy)["bf16"]
+    assert report(toy).notes.count("Said once.") == 1
