@@ -51,7 +51,11 @@ def test_language_model(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture
     (model,) = data["models"]  # type: ignore[misc]
     assert model["kind"] == "language model" and model["layers"] == 2 and model["text_tokens"] > 100
     pruned = [f"2:4 {values} {how}" for values in ("bf16", "int8") for how in ("magnitude", "wanda", "sparsegpt")]
-    assert [row["name"] for row in model["variants"]] == [*(n for n in ff.formats() if n != "sparse24"), *pruned, *EXPERTS]
+    assert [row["name"] for row in model["variants"]] == [
+        *(n for n in ff.formats() if n != "sparse24"),
+        *pruned,
+        *EXPERTS,
+    ]
     reference = model["reference_perplexity"]
     for row in model["variants"]:
         assert [timing["tokens"] for timing in row["timings"]] == [1, 3, 20]
