@@ -30,7 +30,9 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--suite", choices=SUITES, default="peers")
     parser.add_argument("--shape", type=words, help="a list of olmoe, mixtral, qwen3, or EXPERTSxPICKSxD_MODELxD_FF")
-    parser.add_argument("--dtype", type=words, default=["bf16"], help="of the weights: bf16, int8 or both (bf16)")
+    parser.add_argument(
+        "--dtype", type=words, default=["bf16"], help="of the weights: a list of bf16, int8, int4 (bf16)"
+    )
     parser.add_argument("--tokens", type=numbers, help="a list (1,16,128,1024,2048)")
     parser.add_argument("--threads", type=int, default=1, help="of every contender (1)")
     parser.add_argument(
@@ -193,7 +195,7 @@ def against_peers(name: str, layer: MoeLayer, dtype: str) -> list[dict]:
         weight_bytes = active * layer.expert_parameters * BYTES[dtype]
         work, limit = (weight_bytes, roof and roof.bandwidth) if tokens <= 16 else (layer.flops(tokens), None)
         if tokens > 16 and roof is not None:
-            limit = roof.peaks.get(dtype)
+            limit = roof.peaks.get("int8" if dtype == "int4" else dtype)  # int4 is multiplied as int8
 
         def cell(contender: str, space: int, share=None, times=times, work=work) -> str:
             if contender not in times:
@@ -241,6 +243,10 @@ def main() -> int:
     torch.set_grad_enabled(False)
     if ARGUMENTS.probe:
         return run_probe(ARGUMENTS.probe, ARGUMENTS.dtype[0])
+    for dtype in ARGUMENTS.dtype:
+        if dtype not in BYTES or dtype not in ff.formats():
+            print(f"--dtype: this build of fastffn has no '{dtype}' to compare", file=sys.stderr)
+            return 2
     if ARGUMENTS.one:
         return moe_suites.memory_of(ARGUMENTS)
     print(f"fastffn {ff.__version__}, torch {torch.__version__}; contenders take turns in one process")

@@ -93,17 +93,25 @@ def vllm_sglang(layer: MoeLayer, dtype: str) -> Call:
     convert, fused = _need("convert_weight_packed"), _need("fused_experts_cpu")
     method, scales = 0, (None, None)
     weights = (_gate_and_up(layer), layer.down)
-    if dtype == "int8":
-        method = 1
-        pairs = [_quantized(weight) for weight in weights]
-        weights, scales = tuple(pair[0] for pair in pairs), tuple(pair[1] for pair in pairs)
-    first, second = (convert(weight) for weight in weights)
+    zeros = (None, None)
+    if dtype == "int4":
+        method = 3
+        pack = _need("convert_weight_packed_scale_zp")
+        triples = [pack(*_quantized_int4(weight), _GPTQ) for weight in weights]
+        first, second = (triple[0] for triple in triples)
+        zeros, scales = tuple(triple[1] for triple in triples), tuple(triple[2] for triple in triples)
+    else:
+        if dtype == "int8":
+            method = 1
+            pairs = [_quantized(weight) for weight in weights]
+            weights, scales = tuple(pair[0] for pair in pairs), tuple(pair[1] for pair in pairs)
+        first, second = (convert(weight) for weight in weights)
     output = _outputs()
-    nothing = (None,) * 8
+    nothing = (None,) * 6
 
     def call(x: torch.Tensor, route: Route) -> torch.Tensor:
         y = output(x)
-        fused(y, x, first, second, route.weights, route.ids, method, *scales, *nothing, True)
+        fused(y, x, first, second, route.weights, route.ids, method, *scales, *zeros, *nothing, True)
         return y
 
     return call
@@ -115,6 +123,26 @@ def _quantized(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     for expert in range(weight.shape[0]):
         values[expert], scales[expert] = quantize_rows(weight[expert].float())
     return values, scales
+
+
+_GROUP = 128
+_GPTQ = 1  # CPUQuantAlgo: eight numbers of the reduction dimension in one int32
+
+
+def _quantized_int4(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """GPTQ's form: codes [experts, in / 8, out] int32, zeros [experts, groups, out / 8] int32, scales bf16."""
+    experts, rows, columns = weight.shape
+    codes = torch.empty(experts, columns // 8, rows, dtype=torch.int32)
+    scales = torch.empty(experts, columns // _GROUP, rows, dtype=torch.bfloat16)
+    shifts = torch.arange(0, 32, 4, dtype=torch.int32)
+    for expert in range(experts):
+        groups = weight[expert].float().view(rows, -1, _GROUP)
+        scale = (groups.abs().amax(-1) / 7).clamp_min(1e-30).bfloat16()
+        scales[expert] = scale.t()
+        values = (groups / scale.float()[..., None]).round().clamp(-8, 7).view(rows, -1, 8).int() + 8
+        codes[expert] = (values << shifts).sum(-1, dtype=torch.int32).t()
+    zeros = torch.full((experts, columns // _GROUP, rows // 8), 0x77777777, dtype=torch.int32)  # GPTQ adds one to each
+    return codes, zeros, scales
 
 
 @contextlib.contextmanager
@@ -180,7 +208,7 @@ def _kt_layer(layer: MoeLayer, dtype: str) -> Any:
             setattr(config, f"{name}_projs", [[expert.data_ptr() for expert in stack]])
         else:  # quantises on its own
             setattr(config, f"{name}_proj", stack.data_ptr())
-    kernel = {"bf16": "AMXBF16_MOE", "int8": "AMXInt8_MOE"}[dtype]
+    kernel = {"bf16": "AMXBF16_MOE", "int8": "AMXInt8_MOE", "int4": "AMXInt4_MOE"}[dtype]
     if not hasattr(kt.moe, kernel):
         raise Skip(f"this build of kt-kernel has no {kernel}")
     moe = getattr(kt.moe, kernel)(config)
@@ -194,7 +222,7 @@ def _kt_layer(layer: MoeLayer, dtype: str) -> Any:
 PEERS: dict[str, tuple[str, tuple[str, ...], Callable[[MoeLayer, str], Call]]] = {
     "torch-loop": ("torch", ("bf16",), torch_loop),
     "vllm-fused": ("vllm", ("bf16",), vllm_fused),
-    "vllm-sglang": ("vllm", ("bf16", "int8"), vllm_sglang),
-    "kt-kernel": ("kt", ("bf16", "int8"), kt_kernel),
+    "vllm-sglang": ("vllm", ("bf16", "int8", "int4"), vllm_sglang),
+    "kt-kernel": ("kt", ("bf16", "int8", "int4"), kt_kernel),
 }
 GROUPS = ("torch", "vllm", "kt")
