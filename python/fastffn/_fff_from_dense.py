@@ -26,8 +26,10 @@ def fff_from_dense(
     x: Any,
     w_up: Any,
     w_down: Any,
+    w_gate: Any = None,
     b_up: Any = None,
     b_down: Any = None,
+    b_gate: Any = None,
     *,
     depth: int,
     leaf_width: int,
@@ -45,10 +47,12 @@ def fff_from_dense(
     3. The leaf's output bias gets the mean of what the other neurons added there; with `refit`, the leaf's w_down is also
        moved by ridge regression towards the dense layer's outputs on its tokens.
 
+    Leaves have no gate. Of a gated layer, act(gate x) · up x, a leaf's neurons are act(gate x), and what the products with
+    up x add is fitted linearly, as well as that goes: there is even less to expect before training.
+
     Args:
         x: calibration inputs [..., d_model], the more the better: those the layer truly sees; 2^depth tokens at least.
-        w_up, w_down, b_up, b_down: [d_ff, d_model], [d_out, d_ff], [d_ff], [d_out], as in :func:`fastffn.ffn`. A gated
-            layer has no counterpart among trees.
+        w_up, w_down, w_gate, b_up, b_down, b_gate: of the dense layer, as in :func:`fastffn.ffn`.
         depth, leaf_width: of the tree; 2^depth · leaf_width below d_ff leaves neurons out for good, and a leaf_width of
             d_ff loses nothing (and gains nothing).
         activation: as in :func:`fastffn.ffn`.
@@ -61,10 +65,9 @@ def fff_from_dense(
     Raises:
         ValueError: shapes that do not belong together, too few tokens, numbers out of range.
     """
-    from fastffn.report.layers import activate
-
-    rows, up, down, bias_up, bias_down = _checked(x, w_up, w_down, b_up, b_down, depth, leaf_width)
-    hidden = activate(activation, rows @ up.T + bias_up)
+    dense = _Dense(x, w_up, w_down, w_gate, b_up, b_down, b_gate, activation)
+    _check_sizes(dense, depth, leaf_width)
+    rows, down, hidden = dense.rows, dense.down, dense.hidden
     strength = np.linalg.norm(down, axis=0)
     features = hidden * strength
     generator = np.random.default_rng(seed)
@@ -85,11 +88,11 @@ def fff_from_dense(
     leaf_b_up, leaf_b_down = np.empty(shape_up[:2], np.float32), np.empty(shape_down[:2], np.float32)
     for leaf, group in enumerate(groups):
         # Ties in x may leave a leaf without tokens: it serves like a leaf of the whole layer.
-        here = hidden[group] if len(group) else hidden
-        order = np.argsort(-np.square(here * strength, dtype=np.float64).sum(axis=0), kind="stable")
+        here = group if len(group) else np.arange(len(rows))
+        order = np.argsort(-np.square(hidden[here] * strength, dtype=np.float64).sum(axis=0), kind="stable")
         kept = np.sort(order[:leaf_width])
-        leaf_up[leaf], leaf_b_up[leaf] = up[kept], bias_up[kept]
-        leaf_down[leaf], leaf_b_down[leaf] = _outputs(here, kept, down, bias_down, refit)
+        leaf_up[leaf], leaf_b_up[leaf] = dense.leaf_up[kept], dense.leaf_b_up[kept]
+        leaf_down[leaf], leaf_b_down[leaf] = _outputs(dense, here, kept, refit)
     return FffWeights(
         nodes=nodes[None], node_biases=biases[None], w_up=leaf_up[None], w_down=leaf_down[None], b_up=leaf_b_up[None],
         b_down=leaf_b_down[None], activation=activation,
@@ -136,50 +139,74 @@ def _ridge(a: F64, b: F64) -> F64:
     return solved
 
 
-def _outputs(hidden: F32, kept: I64, down: F32, bias: F32, refit: bool) -> tuple[F32, F32]:
-    """A leaf's w_down and b_down."""
-    others = np.ones(down.shape[1], bool)
-    others[kept] = False
-    lost = hidden[:, others].astype(np.float64) @ down[:, others].T.astype(np.float64)
+def _outputs(dense: _Dense, group: I64, kept: I64, refit: bool) -> tuple[F32, F32]:
+    """A leaf's w_down and b_down, from its tokens and the neurons it keeps."""
+    used = dense.basis[np.ix_(group, kept)].astype(np.float64)
+    weights = dense.down[:, kept].astype(np.float64)
+    if dense.basis is not dense.hidden:
+        # The multiple of a neuron that is nearest to what it does in the dense layer.
+        true = dense.hidden[np.ix_(group, kept)]
+        weights = weights * ((used * true).sum(axis=0) / np.maximum(np.square(used).sum(axis=0), 1e-30))
+    elif len(kept) == dense.down.shape[1]:
+        return dense.down[:, kept], dense.b_down  # nothing is lost
+    lost = dense.hidden[group] @ dense.down.T - used @ weights.T
     mean = lost.mean(axis=0)
-    weights = down[:, kept].astype(np.float64)
-    if refit and others.any():
-        used = hidden[:, kept].astype(np.float64)
+    if refit:
         centre = used.mean(axis=0)
         moved = _ridge(used - centre, lost - mean)
         weights = weights + moved.T
         mean = mean - centre @ moved
-    return weights.astype(np.float32), (bias + mean).astype(np.float32)
+    return weights.astype(np.float32), (dense.b_down + mean).astype(np.float32)
 
 
-def _checked(
-    x: Any, w_up: Any, w_down: Any, b_up: Any, b_down: Any, depth: int, leaf_width: int
-) -> tuple[F32, F32, F32, F32, F32]:
-    """All as f32 NumPy: rows [tokens, d_model], weights, and biases that are zero where there are none."""
-    from fastffn._fff_load import _f32
+class _Dense:
+    """The dense layer and what it does to the calibration rows; all f32 NumPy.
 
-    operation = "fff_from_dense"
-    up, down, inputs = _f32(w_up), _f32(w_down), _f32(x)
-    if up.ndim != 2 or down.ndim != 2 or down.shape[1] != up.shape[0]:
+    rows [tokens, d_model]; hidden [tokens, d_ff], what w_down multiplies; basis [tokens, d_ff], what leaves can compute of it:
+    act(leaf_up x + leaf_b_up), the same array as hidden unless there is a gate.
+    """
+
+    def __init__(
+        self, x: Any, w_up: Any, w_down: Any, w_gate: Any, b_up: Any, b_down: Any, b_gate: Any, activation: str
+    ) -> None:
+        from fastffn._fff_load import _f32
+        from fastffn.report.layers import activate
+
+        up, self.down, inputs = _f32(w_up), _f32(w_down), _f32(x)
+        if up.ndim != 2 or self.down.ndim != 2 or self.down.shape[1] != up.shape[0]:
+            raise ValueError(
+                f"fff_from_dense: w_up and w_down have shapes {up.shape} and {self.down.shape}, expected (d_ff, d_model) and "
+                "(d_out, d_ff)"
+            )
+        d_ff, d_model = up.shape
+        if inputs.ndim < 1 or inputs.shape[-1] != d_model:
+            raise ValueError(f"fff_from_dense: x has shape {inputs.shape}, expected (..., {d_model})")
+        self.rows = inputs.reshape(-1, d_model)
+        if not np.isfinite(self.rows).all():
+            raise ValueError("fff_from_dense: x has values that are not finite")
+        gate = None if w_gate is None else _f32(w_gate)
+        if gate is not None and gate.shape != up.shape:
+            raise ValueError(f"fff_from_dense: w_gate has shape {gate.shape}, expected {up.shape} as w_up")
+        biases = {}
+        for name, bias, size in (
+            ("b_up", b_up, d_ff),
+            ("b_down", b_down, self.down.shape[0]),
+            ("b_gate", b_gate, d_ff),
+        ):
+            biases[name] = np.zeros(size, np.float32) if bias is None else _f32(bias)
+            if biases[name].shape != (size,):
+                raise ValueError(f"fff_from_dense: {name} has shape {biases[name].shape}, expected ({size},)")
+        self.b_down = biases["b_down"]
+        self.leaf_up, self.leaf_b_up = (up, biases["b_up"]) if gate is None else (gate, biases["b_gate"])
+        self.basis = activate(activation, self.rows @ self.leaf_up.T + self.leaf_b_up)
+        self.hidden = self.basis if gate is None else self.basis * (self.rows @ up.T + biases["b_up"])
+
+
+def _check_sizes(dense: _Dense, depth: int, leaf_width: int) -> None:
+    tokens, d_ff = dense.hidden.shape
+    if not 0 <= depth <= 20 or tokens < 1 << depth:
         raise ValueError(
-            f"{operation}: w_up and w_down have shapes {up.shape} and {down.shape}, expected (d_ff, d_model) and (d_out, d_ff)"
-        )
-    d_ff, d_model = up.shape
-    if inputs.ndim < 1 or inputs.shape[-1] != d_model:
-        raise ValueError(f"{operation}: x has shape {inputs.shape}, expected (..., {d_model})")
-    rows = inputs.reshape(-1, d_model)
-    if not 0 <= depth <= 20 or len(rows) < 1 << depth:
-        raise ValueError(
-            f"{operation}: depth is {depth} and x has {len(rows)} tokens, expected 2^depth tokens at least"
+            f"fff_from_dense: depth is {depth} and x has {tokens} tokens, expected 2^depth tokens at least"
         )
     if not 1 <= leaf_width <= d_ff:
-        raise ValueError(f"{operation}: leaf_width is {leaf_width}, expected 1 to d_ff, {d_ff}")
-    if not np.isfinite(rows).all():
-        raise ValueError(f"{operation}: x has values that are not finite")
-    given = []
-    for name, bias, size in (("b_up", b_up, d_ff), ("b_down", b_down, down.shape[0])):
-        array = np.zeros(size, np.float32) if bias is None else _f32(bias)
-        if array.shape != (size,):
-            raise ValueError(f"{operation}: {name} has shape {array.shape}, expected ({size},)")
-        given.append(array)
-    return rows, up, down, given[0], given[1]
+        raise ValueError(f"fff_from_dense: leaf_width is {leaf_width}, expected 1 to d_ff, {d_ff}")
