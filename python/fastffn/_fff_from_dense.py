@@ -2,8 +2,10 @@
 
 No tree has been published that replaces a trained dense layer as it is. This one is honest about being a start: routing is
 fitted to where the layer's neurons are active on calibration inputs, each leaf gets the neurons that matter most there, and
-what the others did on average goes into the leaf's bias. What it loses depends on how clustered the activations are: with
-sparse (ReLU) activations it may be little, with GELU it is usually much. Measure it, and train on from it.
+what the others did is made up for as far as a bias and the leaf's own neurons can. What it loses depends on how clustered
+the inputs are. On real transformers it is much: with 16 leaves of 96 of the 1536 neurons, all-MiniLM-L6-v2's layers
+(GELU) are off by 8 to 34% of their outputs' spread on new tokens, little less than with one such leaf for all tokens;
+SmolLM2-135M's (SiLU, gated) by 44 to 86%. Measure it on your layer, and train on from it.
 """
 
 from __future__ import annotations
@@ -131,32 +133,33 @@ def _hyperplane(rows: F32, scores: F64) -> tuple[F32, float]:
 
 
 def _ridge(a: F64, b: F64) -> F64:
-    """argmin ‖a·w - b‖² + λ‖w‖², λ a hundredth of the mean eigenvalue, and more where rows are few."""
+    """argmin ‖a·w - b‖² + λ‖w‖², λ a twentieth of the mean eigenvalue, and more where rows are few.
+
+    Of λ from 0.01 to 0.2 this was the best on tokens not seen, at leaves of 96 neurons with 160 to 200 tokens each.
+    """
     gram = a.T @ a
     few = 1 + 10 * a.shape[1] / max(a.shape[0], 1)
-    scale = 0.01 * few * float(np.trace(gram)) / max(a.shape[1], 1) + 1e-30
+    scale = 0.05 * few * float(np.trace(gram)) / max(a.shape[1], 1) + 1e-30
     solved: F64 = np.linalg.solve(gram + scale * np.eye(a.shape[1]), a.T @ b)
     return solved
 
 
 def _outputs(dense: _Dense, group: I64, kept: I64, refit: bool) -> tuple[F32, F32]:
     """A leaf's w_down and b_down, from its tokens and the neurons it keeps."""
-    used = dense.basis[np.ix_(group, kept)].astype(np.float64)
     weights = dense.down[:, kept].astype(np.float64)
     if dense.basis is not dense.hidden:
         # The multiple of a neuron that is nearest to what it does in the dense layer.
-        true = dense.hidden[np.ix_(group, kept)]
-        weights = weights * ((used * true).sum(axis=0) / np.maximum(np.square(used).sum(axis=0), 1e-30))
+        near, true = dense.basis[np.ix_(group, kept)], dense.hidden[np.ix_(group, kept)]
+        weights = weights * ((near * true).sum(axis=0) / np.maximum(np.square(near).sum(axis=0), 1e-30))
     elif len(kept) == dense.down.shape[1]:
         return dense.down[:, kept], dense.b_down  # nothing is lost
-    lost = dense.hidden[group] @ dense.down.T - used @ weights.T
-    mean = lost.mean(axis=0)
+    used = dense.basis[np.ix_(group, kept)].astype(np.float64)
+    lost = dense.target[group] - used @ weights.T
+    mean, centre = lost.mean(axis=0), used.mean(axis=0)
     if refit:
-        centre = used.mean(axis=0)
         moved = _ridge(used - centre, lost - mean)
-        weights = weights + moved.T
-        mean = mean - centre @ moved
-    return weights.astype(np.float32), (dense.b_down + mean).astype(np.float32)
+        weights, mean = weights + moved.T, mean - centre @ moved
+    return weights.astype(np.float32), mean.astype(np.float32)
 
 
 class _Dense:
@@ -200,6 +203,7 @@ class _Dense:
         self.leaf_up, self.leaf_b_up = (up, biases["b_up"]) if gate is None else (gate, biases["b_gate"])
         self.basis = activate(activation, self.rows @ self.leaf_up.T + self.leaf_b_up)
         self.hidden = self.basis if gate is None else self.basis * (self.rows @ up.T + biases["b_up"])
+        self.target = self.hidden @ self.down.T + self.b_down
 
 
 def _check_sizes(dense: _Dense, depth: int, leaf_width: int) -> None:
