@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -365,3 +367,21 @@ def test_more_elements_than_an_int_counts() -> None:
         z = rows[path].astype(np.float64) @ x[token]
         np.testing.assert_allclose(route.z[token, 0], z, atol=0.02 * d_model**0.5)
         assert (np.sign(z) == np.sign(route.z[token, 0]))[np.abs(z) > 3].all()
+
+
+def test_torch_stays_optional() -> None:
+    script = (
+        "import sys; sys.modules['torch'] = None\n"
+        "import fastffn as ff\n"
+        "assert ff.load_fastfeedforward and ff.fff_from_dense and ff.fff_stats\n"
+        "try: import fastffn.torch\n"
+        "except ImportError as error: print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "fastffn.torch needs PyTorch: pip install torch (fastffn itself does not)\n"
+
+
+def test_import_fastffn_loads_no_module_of_trees() -> None:
+    script = "import sys, fastffn; print([name for name in sys.modules if name.startswith('fastffn._fff_')])"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
