@@ -48,7 +48,8 @@ Args:
     w_down: packed weights [d_model_out, d_ff].
     b_up, b_gate: [d_ff]; b_down: [d_model_out]; f32, f16 or bf16; None for none.
     activation: one of :func:`fastffn.activations`: "identity", "relu", "relu2", "gelu" (the exact one, with erf),
-        "gelu_tanh", "silu". There is no default, because models differ.
+        "gelu_tanh", "silu"; "swiglu_clamped", with w_gate only, is GPT-OSS's (clamp(up, ±7) + 1) · g · σ(1.702 g) with
+        g = min(gate, 7). There is no default, because models differ.
     out: where to write y: [..., d_model_out], f32, f16 or bf16, writable, sharing no memory with the inputs. It is
         returned as it is, and the call allocates nothing. None makes a new array.
 

@@ -7,8 +7,10 @@
 #include "errors.hpp"
 #include "fff.hpp"
 #include "machine.hpp"
+#include "moe.hpp"
 #include "owned_array.hpp"
 #include "packed_argument.hpp"
+#include "route.hpp"
 
 namespace py = pybind11;
 
@@ -25,5 +27,7 @@ PYBIND11_MODULE(_core, module) {
     register_owned_array(module);
     register_weights(module);
     register_calls(module);
+    register_moe(module);
+    register_routes(module);
     register_fff(module);
 }

@@ -103,10 +103,13 @@ def _caption(name: str, text: str, model: ModelResult) -> str:
 
 def _times(model: ModelResult) -> str:
     baseline = model.variant(BASELINE)
-    header = ["", "FFN weights", *(f"T={tokens}" for tokens in model.tokens)]
+    active = any(variant.active is not None for variant in model.variants)
+    header = ["", "FFN weights", *(["used per token"] if active else []), *(f"T={tokens}" for tokens in model.tokens)]
     rows = []
     for variant in model.variants:
         cells = [escape(variant.name), table.size_text(variant.bytes)]
+        if active:
+            cells.append(table.active_text(variant))
         for tokens in model.tokens:
             ratio = table.ratio_text(model.speedup(variant, baseline, tokens))
             cells.append(f"{table.time_text(variant.timings[tokens].median)} ms<small>{ratio}</small>")
