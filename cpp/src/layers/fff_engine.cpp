@@ -12,7 +12,7 @@ namespace fastffn {
 namespace {
 
 // Rows that tasks of the grouped plan keep in the second-level cache: x of a tile, and the records of a subtree.
-constexpr std::int64_t tile_bytes = 384 << 10;
+constexpr std::int64_t tile_bytes = 256 << 10;
 constexpr std::int64_t subtree_bytes = 400 << 10;
 constexpr std::int64_t largest_tile = 256;
 // Tokens are sorted by at most this many levels: 4096 counters.
@@ -24,6 +24,8 @@ constexpr std::int64_t walkers_per_task = 8;
 constexpr std::int64_t finish_tokens = 4;
 // In flight at once: bounds the workspace of calls with very many tokens.
 constexpr std::int64_t per_token_span = 512, grouped_span = 32768, summed_span = 4096;
+// y from this size on is written past the caches, which it would not stay in: 0.15 of 1.4 µs per token.
+constexpr std::int64_t stream_bytes = 8 << 20;
 // Waking a second thread costs a few microseconds: below this many bytes of rows one thread is faster.
 constexpr std::int64_t serial_bytes = 192 << 10;
 
@@ -51,6 +53,7 @@ void copy_row(const RowsView& x, std::int64_t index, float* dst) {
 struct Scratch {
     const float** x = nullptr;
     const float** gathered = nullptr;
+    const std::byte **ahead = nullptr, **ahead_gathered = nullptr;
     std::byte** y = nullptr;
     Term* terms = nullptr;
     std::int32_t *order = nullptr, *spare = nullptr, *node = nullptr, *forced = nullptr, *begin = nullptr;
@@ -67,6 +70,8 @@ struct Scratch {
         };
         take(&x, tokens);
         take(&gathered, tokens);
+        take(&ahead, tokens);
+        take(&ahead_gathered, tokens);
         take(&y, tokens);
         take(&terms, tokens * rows_per_token);
         take(&order, tokens);
@@ -246,7 +251,7 @@ class Runner {
             s.begin[0] = 0;
             s.begin[1] = static_cast<std::int32_t>(terms - s.terms);
             std::byte* y = row_of(y_, first(span) + i);
-            sum_rows()({s.terms, s.begin, &y, y_.dtype, 1, col0, least(cols, d_out - col0), false, false});
+            sum_rows()({s.terms, s.begin, &y, y_.dtype, 1, col0, least(cols, d_out - col0), false, false, nullptr, 0});
         }
     }
 
@@ -290,6 +295,13 @@ class Runner {
             tile.node = at<std::int32_t>(plan_.node) + begin;
             tile.z = at<float>(plan_.z) + begin * plan_.z_stride;
         }
+        const std::int64_t next = begin + plan_.threads * plan_.tile;
+        if (next < tokens(span)) {
+            look_ahead(s, count, first(span) + next, nullptr, least(plan_.tile, tokens(span) - next));
+            tile.ahead = s.ahead;
+            tile.ahead_gathered = s.ahead_gathered;
+            tile.ahead_bytes = ahead_part(plan_.sort_level > 0 ? plan_.sort_level : 1);
+        }
         take_x(s, token, nullptr, count);
         for (std::int64_t i = 0; i < count; ++i) {
             s.order[i] = static_cast<std::int32_t>(i);
@@ -297,7 +309,7 @@ class Runner {
             if (call_.forced) s.forced[i] = call_.forced[(token + i) * trees() + which];
         }
         walk_sorted(tile, s.order, count, 0, plan_.sort_level);
-        if (all_levels) finish_tile(s, which, token, nullptr, count);
+        if (all_levels) finish_tile(s, which, token, nullptr, count, false);
     }
 
     // Tokens by the node they stand on, and cut into chunks of whole subtrees where those are small.
@@ -351,11 +363,28 @@ class Runner {
             walk_sorted(tile, s.order + i, end - i, plan_.sort_level, tree_.levels);
             i = end;
         }
-        finish_tile(s, which, first(span), ids, count);
+        const std::int64_t next = task + plan_.threads;
+        const bool has_ahead = next < chunks[0];
+        if (has_ahead)
+            look_ahead(s, count, first(span), at<std::int32_t>(plan_.order) + chunks[next + 1],
+                       chunks[next + 2] - chunks[next + 1]);
+        finish_tile(s, which, first(span), ids, count, has_ahead);
+    }
+
+    // x of the tokens that this worker will most likely take next, to be fetched while it works on these.
+    std::int64_t ahead_part(std::int64_t parts) const {
+        return round_up(divide_up(x_.cols * element_bytes(x_.dtype), parts), 64);
+    }
+    void look_ahead(const Scratch& s, std::int64_t count, std::int64_t token, const std::int32_t* ids,
+                    std::int64_t next_count) const {
+        for (std::int64_t i = 0; i < count; ++i) {
+            const std::int64_t next = i < next_count ? i : next_count - 1;
+            s.ahead[i] = row_of(x_, token + (ids ? ids[next] : next));
+        }
     }
 
     void finish_tile(const Scratch& s, std::int64_t which, std::int64_t token, const std::int32_t* ids,
-                     std::int64_t count) const {
+                     std::int64_t count, bool has_ahead) const {
         for (std::int64_t i = 0; i < count; ++i)
             route_result((token + (ids ? ids[i] : i)) * trees() + which, which, s.node[i], s.z + i * plan_.z_stride);
         if (!call_.sums) return;
@@ -375,9 +404,14 @@ class Runner {
         }
         s.begin[count] = static_cast<std::int32_t>(terms - s.terms);
         const std::int64_t d_out = tree_.header.d_out;
-        for (std::int64_t col = 0; col < d_out; col += block_columns)
+        const std::int64_t blocks = divide_up(d_out, block_columns), part = ahead_part(blocks);
+        for (std::int64_t block = 0; block < blocks; ++block) {
+            const std::int64_t col = block * block_columns;
             sum_rows()({s.terms, s.begin, s.y, summed() ? DType::f32 : y_.dtype, count, col,
-                        least(block_columns, d_out - col), which > 0, false});
+                        least(block_columns, d_out - col), which > 0, plan_.stream && which + 1 == trees(), has_ahead ? s.ahead : nullptr, part});
+            if (has_ahead)
+                for (std::int64_t i = 0; i < count; ++i) s.ahead[i] += part;
+        }
     }
 
     void convert_sums(std::int64_t span, std::int64_t task) const {
@@ -403,6 +437,8 @@ TreePlan plan_tree_call(const TreeCall& call, const RowsView& x, DType y_dtype, 
     TreePlan plan;
     plan.tokens = x.rows;
     plan.copy_x = x.dtype != DType::f32 || x.cols % 16 != 0;
+    // Loads across cache lines cost a quarter of a walk; a copy costs the time of one level.
+    const bool aligned = reinterpret_cast<std::uintptr_t>(x.data) % 64 == 0 && (x.dims > 1 || x.row_stride() % 64 == 0);
     plan.z_stride = round_up(tree.levels > 0 ? tree.levels : 1, 16);
     const std::int64_t work = least(x.rows, 1 << 20) * trees * tree.levels * tree.header.record_bytes;
     plan.threads = work < serial_bytes ? 1 : threads;
@@ -418,6 +454,7 @@ TreePlan plan_tree_call(const TreeCall& call, const RowsView& x, DType y_dtype, 
     plan.sums = -1;
     Scratch measure;
     if (plan.plan == FffPlan::grouped) {
+        plan.copy_x = plan.copy_x || !aligned;
         plan.tile = tile_bytes / (padded_cols * 4) / 16 * 16;
         if (plan.tile > largest_tile) plan.tile = largest_tile;
         if (plan.tile < 16) plan.tile = 16;
@@ -437,6 +474,7 @@ TreePlan plan_tree_call(const TreeCall& call, const RowsView& x, DType y_dtype, 
             plan.chunks = take((4 * tiles + 2 + 2) * 4);
             plan.counts = take(((std::int64_t{1} << plan.sort_level) + 1) * 4);
         }
+        plan.stream = !sums && x.rows * tree.header.d_out * 4 >= stream_bytes;
         if (sums) plan.sums = take(plan.span * round_up(tree.header.d_out, 16) * 4);
         plan.scratch_bytes =
             measure.place(nullptr, plan.tile, tree.levels, plan.z_stride, plan.copy_x ? padded_cols : 0);

@@ -36,6 +36,7 @@ struct TreePlan {
     std::int64_t span = 0;          // tokens that are in flight at once: all, or a part of very many
     std::int64_t tile = 0;          // tokens of a task
     std::int64_t sort_level = 0;    // grouped: the level at which tokens are sorted; levels: never
+    bool stream = false;        // y is large: written past the caches
     std::int64_t column_tasks = 1;  // per token: tasks that share a token's sum
     std::int64_t z = 0, node = 0, x_copy = 0, order = 0, chunks = 0, counts = 0, sums = 0;  // offsets
     std::int64_t scratch = 0, scratch_bytes = 0;                                            // per worker
