@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import re
 from html import escape
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fastffn.report.html import page_around
-from fastffn.report.svg import WIDTH, Axis, Chart, Style, log_axis, short
+from fastffn.report.svg import COLOURS, WIDTH, Axis, Chart, Style, file_of, literal, log_axis, short
 
 if TYPE_CHECKING:
     from fastffn._fff_stats import FffStats
@@ -30,17 +29,7 @@ def picture(stats: FffStats) -> str:
     for drawing, height in _drawings(stats):
         parts.append(f'<g transform="translate(0 {down:.0f})">{drawing}</g>')
         down += height
-    style = (
-        "text{font-family:system-ui,-apple-system,'Segoe UI',Roboto,'Helvetica Neue',Arial,sans-serif}"
-        ".title{font-size:14px;font-weight:600;fill:#1c2026}.tick,.note{font-size:12px;fill:#57606a}.note{fill:#1c2026}"
-        ".axis{font-size:12.5px;fill:#1c2026}.grid{stroke:#e3e6ea;stroke-width:1;fill:none}"
-        ".guide{stroke:#57606a;stroke-width:1;fill:none}.line{fill:none;stroke-width:2;stroke-linejoin:round}"
-    )
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {down:.0f}" width="{WIDTH}" height="{down:.0f}" '
-        f'role="img"><title>Use of the trees</title><style>{style}</style>'
-        f'<rect width="{WIDTH}" height="{down:.0f}" fill="#ffffff"/>{"".join(parts)}</svg>\n'
-    )
+    return file_of("".join(parts), down, "Use of the trees")
 
 
 def page(stats: FffStats) -> str:
@@ -77,13 +66,12 @@ def _heading(stats: FffStats) -> tuple[str, float]:
 
 def _legend(down: float) -> str:
     """The colours and what they stand for."""
-    labels = ("no token", "≤ ⅛", "¼", "½", "even share", "2×", "4×", "≥ 8×")
-    width = (WIDTH - _LEFT - _RIGHT) / len(labels)
-    parts = []
-    for index, (colour, label) in enumerate(zip((_EMPTY, *_SCALE), labels, strict=True)):
-        left = _LEFT + index * width
+    labels = ("no token", "⅛ and less", "¼", "½", "an even share", "2×", "4×", "8× and more")
+    parts, left = [], 16.0
+    for colour, label in zip((_EMPTY, *_SCALE), labels, strict=True):
         parts.append(f'<rect x="{left:.1f}" y="{down - 9:.0f}" width="11" height="11" fill="{colour}"/>')
         parts.append(f'<text x="{left + 15:.1f}" y="{down + 1:.0f}" class="tick">{escape(label)}</text>')
+        left += 33 + 6.6 * len(label)
     return "".join(parts)
 
 
@@ -96,7 +84,11 @@ def _colour(count: float, even: float) -> str:
 def _tree(stats: FffStats, tree: int) -> tuple[str, float]:
     """Rows from the root to the leaves; a cell is as wide as its share of leaves and coloured by its load."""
     levels = _shown_levels(stats.depth)
-    parts = [f'<text x="16" y="16" class="title">Tree {tree}: load of every node, from the root down</text>']
+    title = f"Tree {tree}: load of every node, from the root down"
+    parts = [f'<text x="16" y="16" class="title">{title}</text>']
+    if stats.trees > 1:  # the colour of its lines below
+        colour, end = COLOURS[(tree + 1) % len(COLOURS)], WIDTH - _RIGHT
+        parts.append(f'<path d="M{end - 40} 11H{end}" style="stroke:{colour}" class="line"/>')
     span = WIDTH - _LEFT - _RIGHT
     for row, level in enumerate(levels):
         counts = _level_counts(stats, tree, level)
@@ -149,7 +141,7 @@ def _loads(stats: FffStats) -> tuple[str, float]:
                 steps.append((float(index), level))
         steps.append((float(stats.leaves), steps[-1][1]))
         chart.line(steps, Style(tree + 1))
-    return _titled("Load of the leaves, the fullest first; the thin line is an even share", chart), 312
+    return _titled("Leaves by load; the thin line is an even share, the bottom no token", chart), 312
 
 
 def _margins(stats: FffStats) -> tuple[str, float]:
@@ -175,9 +167,7 @@ def _margins(stats: FffStats) -> tuple[str, float]:
 
 def _titled(title: str, chart: Chart) -> str:
     """A chart under its title, its CSS colours made literal."""
-    colours = ("#4b5563", "#0067a8", "#c2410c", "#00805a", "#8b3fa0", "#a16207", "#be185d", "#0f766e")
-    drawing = re.sub(r"var\(--s(\d)\)", lambda match: colours[int(match[1])], chart.render())
-    drawing = drawing.replace("<svg ", f'<svg x="0" y="24" width="{WIDTH}" height="{chart.height}" ', 1)
+    drawing = literal(chart).replace("<svg ", '<svg x="0" y="24" ', 1)
     return f'<text x="16" y="16" class="title">{escape(title)}</text>{drawing}'
 
 

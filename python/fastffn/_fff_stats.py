@@ -47,14 +47,16 @@ class FffStats:
     @property
     def shares(self) -> F64:
         """[trees, leaves]: the fraction of tokens that each leaf gets."""
-        return np.asarray(self.leaf_counts / max(self.tokens, 1), np.float64)
+        shares: F64 = self.leaf_counts / max(self.tokens, 1)
+        return shares
 
     @property
     def entropy(self) -> F64:
         """[trees]: entropy of the leaf shares in bits; `depth` bits where all leaves share evenly, 0 where one has all."""
         shares = self.shares
         bits = np.log2(shares, out=np.zeros_like(shares), where=shares > 0)
-        return np.maximum(-(shares * bits).sum(axis=1), 0.0)
+        entropy: F64 = np.maximum(-(shares * bits).sum(axis=1), 0.0)
+        return entropy
 
     @property
     def dead_leaves(self) -> I64:
