@@ -40,8 +40,8 @@ struct SumArgs {
     std::byte* const* y;        // count rows, no alignment promised
     DType dtype;
     std::int64_t count, col0, cols;
-    bool add;     // f32 only
-    bool stream;  // y is not read soon: past the caches where it is aligned
+    bool add;                       // f32 only
+    bool stream;                    // y is not read soon: past the caches where it is aligned
     const std::byte* const* ahead;  // as DotArgs
     std::int64_t ahead_bytes;
 };

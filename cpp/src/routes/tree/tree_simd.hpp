@@ -32,9 +32,9 @@ inline void dot_block(const float* const* x, const std::byte* const* rows, std::
             const V shared_row = Rows::template load<format>(rows[0] + at);
 #pragma GCC unroll 4
             for (int i = 0; i < count; ++i)
-                sums[i][j] = multiply_add(V::load(x[i] + col),
-                                          shared || i == 0 ? shared_row : Rows::template load<format>(rows[i] + at),
-                                          sums[i][j]);
+                sums[i][j] =
+                    multiply_add(V::load(x[i] + col),
+                                 shared || i == 0 ? shared_row : Rows::template load<format>(rows[i] + at), sums[i][j]);
         }
     };
     std::int64_t c = 0;
