@@ -9,7 +9,7 @@ from kernel_support import ACTIVATIONS, DTYPES, SMALL, check, normal, packed_val
 from reference import fff as oracle
 from reference import tolerance
 from reference.formats import weight_values
-from reference.tolerance import SMALLEST, U, Bounded, accumulation_units
+from reference.tolerance import SMALLEST, Bounded, U, accumulation_units
 
 FORMATS = ("f32", "f16", "bf16", "int8")
 PLANS = ("per_token", "grouped")

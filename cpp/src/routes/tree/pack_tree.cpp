@@ -217,6 +217,15 @@ Status tree_bytes(const TreeParts& given, const TreeOptions& options, std::int64
     return {};
 }
 
+Status write_tree_header(const TreeParts& given, const TreeOptions& options, void* out) {
+    Parts parts;
+    TreeHeader header;
+    if (Status status = plan_tree(given, options, &parts, &header); !status.ok()) return status;
+    header.header_check = tree_header_checksum(header);
+    std::memcpy(out, &header, sizeof header);
+    return {};
+}
+
 Status pack_tree(const TreeParts& given, const TreeOptions& options, void* out, std::int64_t out_bytes) {
     Parts parts;
     TreeHeader header;

@@ -81,6 +81,9 @@ std::int64_t tree_out_offset(const TreeHeader& header);
 std::int64_t tree_total_bytes(const TreeHeader& header);
 bool is_row_format(std::uint8_t format);  // f32, f16, bf16 or int8
 
+// Writes the header that pack_tree() would, without the payload's checksum: for tests of trees that nobody can fill.
+Status write_tree_header(const TreeParts& parts, const TreeOptions& options, void* out);
+
 // Checks packed bytes as every call does: `operation` goes into the message.
 Status open_tree(const PackedView& packed, const char* operation, PackedTree* tree);
 
