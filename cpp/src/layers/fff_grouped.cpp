@@ -10,7 +10,7 @@ namespace {
 // were within 10 % of each other (Zen 4, 1 MiB of L2).
 constexpr std::int64_t tile_bytes = 256 << 10;
 constexpr std::int64_t subtree_bytes = 400 << 10;
-constexpr std::int64_t largest_tile = 256;
+constexpr std::int64_t smallest_tile = 16, largest_tile = 256, tiles_per_thread = 8;
 // Tokens are sorted by at most this many levels: 4096 counters.
 constexpr std::int64_t deepest_sort = 12;
 // Columns that a chunk's tokens sum before the next ones: this part of every row of a subtree then stays in L1.
@@ -241,7 +241,10 @@ void plan_grouped_walk(const TreeCall& call, const RowsView& x, DType y_dtype, T
     plan->copy_x = plan->copy_x || !aligned;
     plan->tile = tile_bytes / (padded_cols * 4) / 16 * 16;
     if (plan->tile > largest_tile) plan->tile = largest_tile;
-    if (plan->tile < 16) plan->tile = 16;
+    // Several tiles per thread, so that one slow thread leaves little to wait for.
+    const std::int64_t share = divide_up(x.rows, tiles_per_thread * plan->threads);
+    if (plan->threads > 1 && plan->tile > share) plan->tile = share;
+    if (plan->tile < smallest_tile) plan->tile = smallest_tile;
     std::int64_t below = 0;  // levels of a subtree that fits
     while (below < tree.levels && ((std::int64_t{2} << below) - 1) * tree.header.record_bytes <= subtree_bytes) ++below;
     plan->sort_level = tree.levels - below;
