@@ -75,12 +75,14 @@ void Comparison::set_roof(Row* row) {
         machine_->peak_rate(numbers_of(problem.format), isa_of_kernel(row->prepared.kernel), problem.threads).best;
     // Hot weights: what this machine reads from a buffer of just their size, wherever that may lie.
     const std::int64_t bytes = row->prepared.weight_bytes;
+    // A moe's experts lie where all experts together do, as calls use others and others.
+    const std::int64_t home = problem.op == Op::moe ? row->prepared.stack_bytes : bytes;
     row->bandwidth =
-        (problem.cold ? machine_->dram_rate(problem.threads) : machine_->read_rate(bytes, problem.threads)).best;
+        (problem.cold ? machine_->dram_rate(problem.threads) : machine_->read_rate(home, problem.threads)).best;
     if (row->peak <= 0 || row->bandwidth <= 0) return;
     const double compute = problem.operations() / row->peak;
     const double memory = static_cast<double>(bytes) / row->bandwidth;
-    row->bound = compute >= memory ? "compute" : problem.cold ? "DRAM" : machine_->level_of(bytes, problem.threads);
+    row->bound = compute >= memory ? "compute" : problem.cold ? "DRAM" : machine_->level_of(home, problem.threads);
     row->roof_seconds = std::max(compute, memory);
     row->percent = 100 * row->roof_seconds / row->timing.median;
 }

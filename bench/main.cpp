@@ -23,6 +23,9 @@ std::string describe(const Problem& problem) {
                        fastffn::format_name(problem.format);
     if (!problem.isa.empty()) text += "/" + problem.isa;
     if (problem.cold) text += " cold";
+    if (problem.op == Op::moe)
+        text += ", " + std::to_string(problem.experts) + " experts, " + std::to_string(problem.picks) + " per token, " +
+                routing_name(problem.routing);
     text += ", threads " + std::to_string(problem.threads);
     if (problem.tokens) text += ", tokens " + std::to_string(problem.tokens);
     return text;

@@ -16,10 +16,17 @@ namespace {
 }
 
 Op parse_op(const std::string& text) {
-    for (Op op : {Op::linear, Op::ffn, Op::pack, Op::unpack}) {
+    for (Op op : {Op::linear, Op::ffn, Op::moe, Op::pack, Op::unpack}) {
         if (text == op_name(op)) return op;
     }
-    refuse("--op", "linear, ffn, pack or unpack", text);
+    refuse("--op", "linear, ffn, moe, pack or unpack", text);
+}
+
+Routing parse_routing(const std::string& text) {
+    for (Routing routing : {Routing::uniform, Routing::zipf, Routing::one}) {
+        if (text == routing_name(routing)) return routing;
+    }
+    refuse("--routing", "uniform, zipf or one", text);
 }
 
 fastffn::Format format_named(const std::string& text) {
@@ -72,8 +79,13 @@ int available_threads() { return fastffn::default_threads(); }
 }  // namespace
 
 const char* op_name(Op op) {
-    const char* names[] = {"linear", "ffn", "pack", "unpack"};
+    const char* names[] = {"linear", "ffn", "moe", "pack", "unpack"};
     return names[static_cast<int>(op)];
+}
+
+const char* routing_name(Routing routing) {
+    const char* names[] = {"uniform", "zipf", "one"};
+    return names[static_cast<int>(routing)];
 }
 
 Options parse_options(const std::vector<std::string>& arguments) {
@@ -120,6 +132,14 @@ Options parse_options(const std::vector<std::string>& arguments) {
         } else if (name == "--gated" || name == "--no-gated") {
             options.gated = name == "--gated";
             for (Shape& shape : options.shapes) shape.gated = options.gated;
+        } else if (name == "--experts") {
+            options.experts = positive(name, value());
+            for (Shape& shape : options.shapes) shape.experts = options.experts;
+        } else if (name == "--picks") {
+            options.picks = positive(name, value());
+            for (Shape& shape : options.shapes) shape.picks = options.picks;
+        } else if (name == "--routing") {
+            options.routings = list_of<Routing>(value(), parse_routing);
         } else if (name == "--bias") {
             options.bias = true;
         } else if (name == "--format") {
@@ -208,7 +228,7 @@ Options parse_options(const std::vector<std::string>& arguments) {
     if (hot_named && !cold_named) options.cold = {false};
     if (cold_named) options.cold_tokens_limit = 0;  // asked for: at any number of tokens
 
-    if (options.shapes.empty()) options.shapes = {{768, 3072, {}, {}}};
+    if (options.shapes.empty()) options.shapes = {{768, 3072, {}, {}, {}, {}}};
     if (options.formats.empty()) options.formats = {fastffn::Format::bf16};
     if (options.tokens.empty()) options.tokens = {1, 16, 128, 1024};
     if (options.threads.empty()) options.threads = {1};
@@ -224,38 +244,47 @@ std::vector<Problem> expand(const Options& options) {
         for (const Shape& shape : options.shapes) {
             problem.d_model = shape.d_model;
             problem.d_ff = shape.d_ff;
-            problem.gated = op == Op::ffn && shape.gated.value_or(options.gated);
+            const bool activates = op == Op::ffn || op == Op::moe;
+            problem.gated = activates && shape.gated.value_or(options.gated);
             problem.activation =
-                op == Op::ffn ? shape.activation.value_or(options.activation) : fastffn::Activation::identity;
-            for (bool cold : options.cold) {
-                if (cold && !problem.multiplies()) continue;
-                problem.cold = cold;
-                for (fastffn::Format format : options.formats) {
-                    problem.format = format;
-                    std::vector<fastffn::DType> x_dtypes = options.x_dtypes;
-                    if (x_dtypes.empty() || !problem.multiplies()) {
-                        const bool narrow = format == fastffn::Format::bf16 && problem.multiplies();
-                        x_dtypes = {narrow ? fastffn::DType::bf16 : fastffn::DType::f32};
-                    }
-                    for (fastffn::DType x_dtype : x_dtypes) {
-                        problem.x_dtype = x_dtype;
-                        problem.y_dtype = options.y_dtype.value_or(x_dtype);
-                        for (const std::string& isa : options.isas) {
-                            problem.isa = isa;
-                            for (int threads : options.threads) {
-                                problem.threads = threads;
-                                for (std::int64_t tokens : options.tokens) {
-                                    if (cold && options.cold_tokens_limit && tokens > options.cold_tokens_limit)
-                                        continue;
-                                    problem.tokens = problem.multiplies() ? tokens : 0;
-                                    problems.push_back(problem);
-                                    if (!problem.multiplies()) break;
+                activates ? shape.activation.value_or(options.activation) : fastffn::Activation::identity;
+            problem.experts = op == Op::moe ? shape.experts.value_or(options.experts) : 0;
+            problem.picks = op == Op::moe ? shape.picks.value_or(options.picks) : 0;
+            if (problem.picks > problem.experts)
+                refuse("--picks", "at most the number of experts", std::to_string(problem.picks));
+            const std::vector<Routing> only = {Routing::uniform};
+            for (Routing routing : op == Op::moe ? options.routings : only)
+                for (bool cold : options.cold) {
+                    problem.routing = routing;
+                    // The experts of a moe come from wherever a stack of their size lies.
+                    if (cold && (!problem.multiplies() || op == Op::moe)) continue;
+                    problem.cold = cold;
+                    for (fastffn::Format format : options.formats) {
+                        problem.format = format;
+                        std::vector<fastffn::DType> x_dtypes = options.x_dtypes;
+                        if (x_dtypes.empty() || !problem.multiplies()) {
+                            const bool narrow = format == fastffn::Format::bf16 && problem.multiplies();
+                            x_dtypes = {narrow ? fastffn::DType::bf16 : fastffn::DType::f32};
+                        }
+                        for (fastffn::DType x_dtype : x_dtypes) {
+                            problem.x_dtype = x_dtype;
+                            problem.y_dtype = options.y_dtype.value_or(x_dtype);
+                            for (const std::string& isa : options.isas) {
+                                problem.isa = isa;
+                                for (int threads : options.threads) {
+                                    problem.threads = threads;
+                                    for (std::int64_t tokens : options.tokens) {
+                                        if (cold && options.cold_tokens_limit && tokens > options.cold_tokens_limit)
+                                            continue;
+                                        problem.tokens = problem.multiplies() ? tokens : 0;
+                                        problems.push_back(problem);
+                                        if (!problem.multiplies()) break;
+                                    }
                                 }
                             }
                         }
                     }
                 }
-            }
         }
     }
     return problems;
@@ -270,6 +299,10 @@ std::string to_arguments(const Problem& problem, const Options& options) {
     text += std::string(" --y ") + fastffn::dtype_name(problem.y_dtype);
     text += " --threads " + std::to_string(problem.threads);
     if (problem.multiplies()) text += " --tokens " + std::to_string(problem.tokens);
+    if (problem.op == Op::moe) {
+        text += " --experts " + std::to_string(problem.experts) + " --picks " + std::to_string(problem.picks);
+        text += std::string(" --routing ") + routing_name(problem.routing);
+    }
     if (problem.gated) text += " --gated";
     if (problem.bias) text += " --bias";
     if (problem.cold) text += " --cold";

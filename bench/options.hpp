@@ -10,8 +10,13 @@
 
 namespace bench {
 
-enum class Op { linear, ffn, pack, unpack };
+enum class Op { linear, ffn, moe, pack, unpack };
 const char* op_name(Op op);
+
+// Which experts the tokens of a moe choose, each k different ones: all equally likely; the expert of rank r as likely as
+// 1 / r; or the same k by every token. Every call has other tokens.
+enum class Routing { uniform, zipf, one };
+const char* routing_name(Routing routing);
 
 // One thing to time, fully described.
 struct Problem {
@@ -22,15 +27,20 @@ struct Problem {
     bool cold = false;
     fastffn::Activation activation = fastffn::Activation::gelu;
     fastffn::Format format = fastffn::Format::bf16;
+    std::int64_t experts = 0, picks = 0;  // moe
+    Routing routing = Routing::uniform;
     std::string isa;  // "": what the library chooses (under FASTFFN_ISA, if that is set)
     int threads = 1;
     std::int64_t tokens = 1;
     fastffn::DType x_dtype = fastffn::DType::f32, y_dtype = fastffn::DType::f32;
 
-    bool multiplies() const { return op == Op::linear || op == Op::ffn; }
-    int matrices() const { return op == Op::ffn ? (gated ? 3 : 2) : 1; }
-    std::int64_t parameters() const { return matrices() * d_model * d_ff; }
-    double operations() const { return multiplies() ? 2.0 * static_cast<double>(tokens * parameters()) : 0.0; }
+    bool multiplies() const { return op == Op::linear || op == Op::ffn || op == Op::moe; }
+    int matrices() const { return op == Op::ffn || op == Op::moe ? (gated ? 3 : 2) : 1; }
+    std::int64_t parameters() const { return matrices() * d_model * d_ff; }  // moe: of one expert
+    double operations() const {
+        const std::int64_t rows = op == Op::moe ? tokens * picks : tokens;
+        return multiplies() ? 2.0 * static_cast<double>(rows * parameters()) : 0.0;
+    }
 };
 
 struct Shape {
@@ -38,6 +48,7 @@ struct Shape {
     // Set by suites; a plain --shape leaves them to --gated and --activation.
     std::optional<bool> gated;
     std::optional<fastffn::Activation> activation;
+    std::optional<std::int64_t> experts, picks;
 };
 
 struct Options {
@@ -51,6 +62,8 @@ struct Options {
     std::vector<bool> cold = {false};
     fastffn::Activation activation = fastffn::Activation::gelu;
     bool gated = false, bias = false;
+    std::int64_t experts = 8, picks = 2;
+    std::vector<Routing> routings = {Routing::uniform};
     std::vector<fastffn::DType> x_dtypes;   // empty: bf16 weights take bf16, others f32
     std::optional<fastffn::DType> y_dtype;  // unset: as x
 

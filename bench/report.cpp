@@ -26,11 +26,15 @@ std::string gigabytes(double bytes_per_second) { return format_digits(bytes_per_
 std::string title_of(const Problem& problem) {
     std::string title =
         std::string(op_name(problem.op)) + "  " + std::to_string(problem.d_model) + "x" + std::to_string(problem.d_ff);
-    if (problem.op == Op::ffn) {
+    if (problem.op == Op::moe) {
+        title += "  " + std::to_string(problem.experts) + " experts, " + std::to_string(problem.picks) +
+                 " per token, " + routing_name(problem.routing);
+    }
+    if (problem.op == Op::ffn || problem.op == Op::moe) {
         title += std::string("  ") + fastffn::activation_name(problem.activation) + (problem.gated ? ", gated" : "");
     }
     if (problem.bias) title += ", biases";
-    if (problem.multiplies()) title += problem.cold ? "  cold weights" : "  hot weights";
+    if (problem.multiplies() && problem.op != Op::moe) title += problem.cold ? "  cold weights" : "  hot weights";
     return title;
 }
 
@@ -67,6 +71,10 @@ void row_json(Json& json, const Row& row) {
     const Problem& problem = row.problem;
     json.begin_object();
     json.field("op", op_name(problem.op)).field("d_model", problem.d_model).field("d_ff", problem.d_ff);
+    if (problem.op == Op::moe) {
+        json.field("experts", problem.experts).field("picks", problem.picks);
+        json.field("routing", routing_name(problem.routing)).field("stack_bytes", row.prepared.stack_bytes);
+    }
     json.field("gated", problem.gated).field("bias", problem.bias);
     json.field("activation", fastffn::activation_name(problem.activation));
     json.field("format", fastffn::format_name(problem.format));
@@ -208,7 +216,8 @@ std::string Table::add(const Row& row) {
 
 std::string Table::legend() const {
     std::string text =
-        "\nGB/s: packed weight bytes over time (pack, unpack: bytes read and written). GOP/s: a multiply and an add "
+        "\nGB/s: packed weight bytes over time (moe: of the experts in use; pack, unpack: bytes read and written). "
+        "GOP/s: a multiply and an add "
         "are two.\n"
         "of roof: median against the faster-than-possible call that only computes at the kernel's peak, or only reads "
         "its\n"

@@ -1,4 +1,4 @@
-// Memory right against pages that may not be touched.
+// Memory that lies right against a page that may not be touched.
 #pragma once
 
 #include <sys/mman.h>
