@@ -6,6 +6,7 @@ import io
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -385,3 +386,14 @@ def test_import_fastffn_loads_no_module_of_trees() -> None:
     script = "import sys, fastffn; print([name for name in sys.modules if name.startswith('fastffn._fff_')])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("form", ["leaf", "nodes"])
+def test_callers_on_many_threads_share_a_tree(form: str) -> None:
+    packed = ff.pack_fff(random_weights(form, trees=2, depth=5, master=4))
+    inputs = [tokens(20 + 31 * index, seed=index) for index in range(8)]
+    expected = [packed(x) for x in inputs]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(5):
+            for found, y in zip(pool.map(packed, inputs), expected, strict=True):
+                np.testing.assert_array_equal(found, y)
