@@ -187,11 +187,17 @@ def _experts() -> list[Variant]:
     return expert_variants()
 
 
+def _trees() -> list[Variant]:
+    from .trees import tree_variants  # likewise
+
+    return tree_variants()
+
+
 # Formats that do not take any weights, and the rows that find some for them.
 _OF_FORMAT: dict[str, Callable[[], list[Variant]]] = {"sparse24": _sparse24}
 
 # Methods that are no weight format, by their name for --methods, and their rows.
-METHODS: dict[str, Callable[[], list[Variant]]] = {"experts": _experts}
+METHODS: dict[str, Callable[[], list[Variant]]] = {"experts": _experts, "trees": _trees}
 
 
 def all_variants(

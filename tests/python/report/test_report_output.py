@@ -18,7 +18,7 @@ from fastffn.report.probe import Roof
 from fastffn.report.progress import Progress
 from fastffn.report.quality import LayerError, OutputError
 from fastffn.report.results import ModelResult, Report, VariantResult
-from fastffn.report.svg import WIDTH, Chart, Style, linear_axis, log_axis
+from fastffn.report.svg import COLOURS, WIDTH, Chart, Style, linear_axis, log_axis, standalone
 
 TOKENS = (1, 16, 1024)
 ROOF = Roof(2e10, {"f32": 2e11, "bf16": 4e11, "int8": 8e11}, "this test")
@@ -244,6 +244,20 @@ def test_progress_elsewhere_prints_a_line_per_stage() -> None:
     progress.finish()
     lines = stream.getvalue().splitlines()
     assert len(lines) == 2 and lines[0].endswith("first") and lines[1].startswith("[ 40%") and "\x1b" not in lines[0]
+
+
+def test_a_drawing_that_stands_alone() -> None:
+    chart = Chart("t", log_axis("x", [1, 100], str), linear_axis("y", [0, 1], str))
+    chart.line([(1, 0.0), (100, 1.0)], Style(1))
+    chart.mark(1, 0.0, Style(1), "ours")
+    chart.mark(100, 1.0, Style(2, peer=True), "theirs")
+    text = standalone("a < b", chart)
+    root = ElementTree.fromstring(text)
+    assert "var(" not in text and "--c" not in text and "a &lt; b" in text
+    circles = root.findall(".//{http://www.w3.org/2000/svg}circle")
+    squares = [r for r in root.findall(".//{http://www.w3.org/2000/svg}rect") if r.find("*") is not None]
+    assert circles[0].attrib["fill"] == squares[0].attrib["stroke"].replace(COLOURS[2], COLOURS[1]) == COLOURS[1]
+    assert squares[0].attrib["fill"] == circles[0].attrib["stroke"] == "#ffffff"
 
 
 def test_rows_timed_elsewhere_are_drawn_where_they_differ() -> None:
