@@ -16,10 +16,11 @@ double tolerance(const Kind& kind) {
     return exact ? 2e-6 : 2e-3;
 }
 
-void compare(const MoeProblem& problem, double limit, const std::string& what) {
+void compare(const MoeProblem& problem, double limit, const std::string& what,
+             const std::vector<int>& thread_counts = {1, 2, 3, 8}) {
     const std::vector<double> expected = problem.expected();
     std::vector<float> first, y;
-    for (int threads : {1, 2, 3, 8}) {
+    for (int threads : thread_counts) {
         fastffn::Context context(threads);
         const Status status = problem.run(context, &y);
         CHECK(status.ok()) << what << ": " << status.message();
@@ -98,14 +99,15 @@ TEST(everything_to_one_expert) {
     }
 }
 
-// d_out is wide, so a tile of sums holds few tokens; then d_ff, so a wave holds few rows.
+// d_out is wide, so a tile of sums holds few tokens; then d_ff, so a wave holds few rows. Formats differ here only by
+// whether hidden rows are kept in f32.
 TEST(many_tiles_and_waves) {
-    for (const Kind& format : all_kinds())
+    for (Format format : {Format::f32, Format::int8})
         for (const MoeShape& wide :
-             {MoeShape{300, 2, 3, 24, 8, 40000, false, false}, MoeShape{300, 2, 3, 16, 12000, 24, false, false}}) {
+             {MoeShape{230, 1, 2, 24, 8, 40000, false, false}, MoeShape{300, 2, 3, 16, 4000, 24, false, false}}) {
             MoeShape shape = wide;
             shape.activation = fastffn::Activation::relu;
-            compare(MoeProblem(format, shape), tolerance(format), std::string("wide, ") + format.name());
+            compare(MoeProblem(format, shape), tolerance(format), describe(format, shape), {1, 3});
         }
 }
 
