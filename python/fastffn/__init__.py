@@ -12,7 +12,8 @@ Weights have the layout of ``torch.nn.Linear``: [out_features, in_features]. Pac
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from fastffn._core import __version__, ffn, linear
+from fastffn._core import __version__, fff, ffn, linear
+from fastffn._fff import FffRoute, TreeInfo, fff_route, fff_workspace, pack_tree, tree_info, unpack_tree, verify_tree
 from fastffn._machine import active_kernel, get_num_threads, set_num_threads
 from fastffn._paths import cmake_dir, get_include
 from fastffn._weights import PackedInfo, activations, formats, info, pack, unpack, verify
@@ -20,18 +21,48 @@ from fastffn._workspace import ffn_workspace, linear_workspace
 
 if TYPE_CHECKING:
     from fastffn import sparse24
+    from fastffn._fff_from_dense import fff_from_dense
+    from fastffn._fff_load import load_fastfeedforward, load_ultrafastbert
+    from fastffn._fff_packed import PackedFff, pack_fff
+    from fastffn._fff_stats import FffStats, fff_stats, stats_of_leaves
+    from fastffn._fff_weights import FffMaster, FffWeights
     from fastffn.sparse24 import check24, prune24
 
 # Names whose modules need NumPy, and where they are: loaded when first asked for, so that `import fastffn` stays light.
-_LATER = {"sparse24": "fastffn.sparse24", "check24": "fastffn.sparse24", "prune24": "fastffn.sparse24"}
+_LATER = {
+    "FffMaster": "fastffn._fff_weights",
+    "FffStats": "fastffn._fff_stats",
+    "FffWeights": "fastffn._fff_weights",
+    "PackedFff": "fastffn._fff_packed",
+    "check24": "fastffn.sparse24",
+    "fff_from_dense": "fastffn._fff_from_dense",
+    "fff_stats": "fastffn._fff_stats",
+    "load_fastfeedforward": "fastffn._fff_load",
+    "load_ultrafastbert": "fastffn._fff_load",
+    "pack_fff": "fastffn._fff_packed",
+    "prune24": "fastffn.sparse24",
+    "sparse24": "fastffn.sparse24",
+    "stats_of_leaves": "fastffn._fff_stats",
+}
 
 __all__ = [
+    "FffMaster",
+    "FffRoute",
+    "FffStats",
+    "FffWeights",
+    "PackedFff",
     "PackedInfo",
+    "TreeInfo",
     "__version__",
     "activations",
     "active_kernel",
     "check24",
     "cmake_dir",
+    "fff",
+    "fff_from_dense",
+    "fff_route",
+    "fff_stats",
+    "fff_workspace",
     "ffn",
     "ffn_workspace",
     "formats",
@@ -40,12 +71,24 @@ __all__ = [
     "info",
     "linear",
     "linear_workspace",
+    "load_fastfeedforward",
+    "load_ultrafastbert",
     "pack",
+<<<<<<< HEAD
     "prune24",
     "set_num_threads",
     "sparse24",
+=======
+    "pack_fff",
+    "pack_tree",
+    "set_num_threads",
+    "stats_of_leaves",
+    "tree_info",
+>>>>>>> main
     "unpack",
+    "unpack_tree",
     "verify",
+    "verify_tree",
 ]
 
 
