@@ -74,17 +74,13 @@ __all__ = [
     "load_fastfeedforward",
     "load_ultrafastbert",
     "pack",
-<<<<<<< HEAD
+    "pack_fff",
+    "pack_tree",
     "prune24",
     "set_num_threads",
     "sparse24",
-=======
-    "pack_fff",
-    "pack_tree",
-    "set_num_threads",
     "stats_of_leaves",
     "tree_info",
->>>>>>> main
     "unpack",
     "unpack_tree",
     "verify",
