@@ -1,0 +1,10 @@
+// Masks of 2:4 sparse weights, as fastffn/sparse24 uses them.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+namespace fastffn::python {
+
+void register_sparse24(pybind11::module_& module);
+
+}  // namespace fastffn::python
