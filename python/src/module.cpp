@@ -9,7 +9,6 @@
 #include "machine.hpp"
 #include "owned_array.hpp"
 #include "packed_argument.hpp"
-#include "sparse24.hpp"
 
 namespace py = pybind11;
 
@@ -27,5 +26,4 @@ PYBIND11_MODULE(_core, module) {
     register_weights(module);
     register_calls(module);
     register_fff(module);
-    register_sparse24(module);
 }

@@ -188,21 +188,6 @@ TEST(pack_and_unpack_against_guard_pages) {
                 }
 }
 
-TEST(masks_against_guard_pages) {
-    for (bool transposable : {false, true})
-        for (Side side : {Side::end, Side::begin})
-            for (DType dtype : {DType::f32, DType::f16, DType::bf16})
-                for (std::int64_t rows : {1, 3, 4, 6})
-                    for (std::int64_t cols : {1, 4, 7, 32, 37}) {
-                        const Guarded scores(random_array(dtype, rows * cols, 1), side);
-                        const Guarded mask(static_cast<std::size_t>(rows * cols), side);
-                        const TensorView w(scores.data(), dtype, {rows, cols});
-                        const Status status =
-                            fastffn::mask24(w, transposable, TensorView(mask.data(), DType::u8, {rows, cols}));
-                        CHECK(status.ok()) << status.message();
-                    }
-}
-
 }  // namespace
 
 int main(int argc, char** argv) { return check::run_all(argc, argv); }

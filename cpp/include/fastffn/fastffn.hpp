@@ -9,7 +9,6 @@
 #include "fastffn/moe.hpp"           // mixture of experts
 #include "fastffn/pack_options.hpp"  // what formats let the caller of pack choose
 #include "fastffn/packed.hpp"        // formats: pack, unpack, inspect
-#include "fastffn/sparse24.hpp"      // which weights 2:4 sparse matrices keep
 #include "fastffn/status.hpp"        // errors
 #include "fastffn/tensor.hpp"        // dtypes and array views
 #include "fastffn/version.hpp"       // version numbers
