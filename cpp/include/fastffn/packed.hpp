@@ -22,12 +22,13 @@ enum class Format : std::uint8_t {
     // Two of every four consecutive weights of a row. Option "values": how the kept ones are stored, "bf16" (default),
     // "f16", "f32" or "int8"; activations and sums are then those of that format.
     sparse24 = 5,
+    lowrank = 6,  // a product of two thin matrices, each in a format of its own; see lowrank.hpp
 };
 constexpr int format_limit = 16;  // one more than the largest value a Format may take in header version 1
 
 const char* format_name(Format format) noexcept;
 Status parse_format(const char* name, Format* format);  // "bf16" → Format::bf16; the error lists the known names
-// Every format of this build, in a fixed order; returns how many were written (at most `capacity`).
+// Every format that packs one matrix (all but lowrank, which packs a pair), in a fixed order; returns how many were written (at most `capacity`).
 int list_formats(Format* formats, int capacity) noexcept;
 
 // The first 64 bytes of every packed weight, little endian.

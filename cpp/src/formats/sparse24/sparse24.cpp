@@ -250,6 +250,7 @@ const FormatDefinition sparse24_format = {
     read_options,
     list_options,
     kernels_for,
+    nullptr,  // row by row
     payload_valid,
 };
 
