@@ -9,6 +9,7 @@
 #include "machine.hpp"
 #include "owned_array.hpp"
 #include "packed_argument.hpp"
+#include "sparse24.hpp"
 
 namespace py = pybind11;
 
@@ -26,4 +27,5 @@ PYBIND11_MODULE(_core, module) {
     register_weights(module);
     register_calls(module);
     register_fff(module);
+    register_sparse24(module);
 }
