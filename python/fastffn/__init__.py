@@ -48,11 +48,14 @@ _LATER = {
     "FffStats": "fastffn._fff_stats",
     "FffWeights": "fastffn._fff_weights",
     "PackedFff": "fastffn._fff_packed",
+    "check24": "fastffn.sparse24",
     "fff_from_dense": "fastffn._fff_from_dense",
     "fff_stats": "fastffn._fff_stats",
     "load_fastfeedforward": "fastffn._fff_load",
     "load_ultrafastbert": "fastffn._fff_load",
     "pack_fff": "fastffn._fff_packed",
+    "prune24": "fastffn.sparse24",
+    "sparse24": "fastffn.sparse24",
     "stats_of_leaves": "fastffn._fff_stats",
 }
 

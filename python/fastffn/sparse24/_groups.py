@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fastffn import _core
+
 from ._arrays import Bits, Floats, Mask, Source, read
 
 
@@ -77,11 +79,11 @@ def nonzeros_per_group(nonzero: Mask) -> npt.NDArray[np.uint8]:
     return counts
 
 
-def in_groups(array: npt.NDArray[Any], fill: float = 0) -> npt.NDArray[Any]:
+def in_groups(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """[..., K] → [..., ⌈K/4⌉, 4], the last group filled up."""
     missing = -array.shape[-1] % 4
     if missing:
-        array = np.pad(array, [(0, 0)] * (array.ndim - 1) + [(0, missing)], constant_values=fill)
+        array = np.pad(array, [(0, 0)] * (array.ndim - 1) + [(0, missing)])
     return np.ascontiguousarray(array).reshape(*array.shape[:-1], -1, 4)
 
 
@@ -90,16 +92,13 @@ def keep_two(scores: Floats) -> Mask:
 
     Exactly two of a full group; of a last group of K % 4, two or as many as there are.
     """
-    grouped = in_groups(scores, fill=-1)
-    a, b, c, d = (grouped[..., index] for index in range(4))
-    # "Is before": a total order, so every group's four have beaten 3, 2, 1 and 0 of the others.
-    ab, ac, ad, bc, bd, cd = a >= b, a >= c, a >= d, b >= c, b >= d, c >= d
-    kept = np.empty(grouped.shape, np.bool_)
-    kept[..., 0] = (ab & ac) | (ad & (ab | ac))
-    kept[..., 1] = (~ab & bc) | (bd & (~ab | bc))
-    kept[..., 2] = (~ac & ~bc) | (cd & (~ac | ~bc))
-    kept[..., 3] = (~ad & ~bd) | (~cd & (~ad | ~bd))
-    return np.ascontiguousarray(kept.reshape(*scores.shape[:-1], -1)[..., : scores.shape[-1]])
+    return mask_of(scores, False)
+
+
+def mask_of(scores: Floats, transposable: bool) -> Mask:
+    """The C++ search on |scores|."""
+    mask: Mask = _core.mask24(scores, transposable).view(np.bool_)
+    return mask
 
 
 # Pattern of nonzeros (bit i: weight i of the group) → the pair of indices that holds them. Where fewer than two are

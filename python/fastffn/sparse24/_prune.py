@@ -7,11 +7,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from fastffn import _core
-
 from ._arrays import Floats, Source, read
 from ._calibration import Calibration24, check_finite, gram_of, norms_of
-from ._groups import keep_two
+from ._groups import keep_two, mask_of
 from ._sparsegpt import prune_sparsegpt
 
 Array = TypeVar("Array")
@@ -68,11 +66,7 @@ def prune24(
     if not needed and calibration is not None:
         raise ValueError(f"prune24: method {method!r} takes no calibration")
     if method in ("magnitude", "transposable"):
-        if method == "magnitude":
-            mask = keep_two(np.abs(weights))
-        else:
-            mask = np.asarray(_core.mask24(weights, True)).astype(np.bool_)
-        result: Array = masked(source, mask)
+        result: Array = masked(source, mask_of(weights, method == "transposable"))
         return result
     if damping < 0 or not np.isfinite(damping):
         raise ValueError(f"prune24: damping is {damping:g}, expected 0 or more")

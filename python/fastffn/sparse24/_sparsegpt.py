@@ -43,7 +43,7 @@ def prune_sparsegpt(w: Floats, gram: _F64, damping: float, block: int) -> tuple[
             cost = np.abs(group / diagonal[first:last, None])  # its root: squares of small weights would vanish
             # A column without any input costs nothing, whatever its damped diagonal says.
             cost[unused[first:last]] = 0
-            kept[first:last] = keep_two(np.ascontiguousarray(cost.T)).T
+            kept[first:last] = keep_two(cost.T).T
             for column in range(first, last):
                 lost = errors[column - begin]
                 np.divide(work[column], diagonal[column], out=lost)
