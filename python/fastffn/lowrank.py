@@ -380,7 +380,8 @@ def _subspace_iteration(scaled: F64, second: F64 | None, rank: int, seed: int) -
 
     def product(block: F64) -> F64:
         inner = scaled.T @ block
-        return scaled @ (inner if second is None else second @ inner)
+        applied: F64 = scaled @ (inner if second is None else second @ inner)
+        return applied
 
     block = np.random.default_rng(seed).standard_normal((scaled.shape[0], rank + _OVERSAMPLE))
     for _ in range(_POWER_STEPS + 1):
