@@ -6,6 +6,7 @@
 #include <memory>
 #include <new>
 
+#include "core/checksum.hpp"
 #include "core/convert.hpp"
 #include "core/names.hpp"
 #include "core/overlap.hpp"
@@ -21,31 +22,6 @@ namespace {
 constexpr char magic[8] = {'f', 'a', 's', 't', 'f', 'f', 'n', '\0'};
 constexpr std::uint16_t header_version = 1;
 constexpr std::uint8_t cpu_panels_layout = 1;
-
-// A multiplicative checksum over 64-bit words: it finds damage, it is no defence against forgery (kernels are safe with
-// any payload). Four lanes, because one multiply per word would wait for the one before it.
-std::uint32_t checksum(const std::byte* data, std::int64_t bytes) {
-    constexpr std::uint64_t factor = 0x9e3779b97f4a7c15u;  // 2^64 over the golden ratio
-    std::uint64_t lanes[4] = {1, 2, 3, 4};
-    std::int64_t at = 0;
-    auto mix = [&](std::uint64_t& lane, std::uint64_t word) {
-        lane = (lane ^ word) * factor;
-        lane ^= lane >> 29;
-    };
-    for (; at + 32 <= bytes; at += 32) {
-        std::uint64_t words[4];
-        std::memcpy(words, data + at, 32);
-        for (int i = 0; i < 4; ++i) mix(lanes[i], words[i]);
-    }
-    for (; at < bytes; at += 8) {
-        std::uint64_t word = 0;
-        std::memcpy(&word, data + at, static_cast<std::size_t>(bytes - at < 8 ? bytes - at : 8));
-        mix(lanes[0], word);
-    }
-    std::uint64_t sum = static_cast<std::uint64_t>(bytes);
-    for (std::uint64_t lane : lanes) mix(sum, lane);
-    return static_cast<std::uint32_t>(sum ^ (sum >> 32));
-}
 
 std::uint32_t header_checksum(const PackedHeader& header) {
     return checksum(reinterpret_cast<const std::byte*>(&header), 60);
@@ -96,6 +72,12 @@ Status open_and_verify(const PackedView& packed, const char* operation, const ch
     if (checksum(matrix->payload, bytes) != matrix->header.payload_check)
         return {StatusCode::corrupt,
                 std::string(operation) + ": " + name + " has damaged weights (their checksum differs)"};
+    std::string fault;
+    for (std::int64_t i = 0; matrix->format->payload_valid && i < matrix->header.count; ++i)
+        if (!matrix->format->payload_valid(matrix->view(i), &fault))
+            return {StatusCode::corrupt, std::string(operation) + ": " + name + " has damaged weights (" +
+                                             (matrix->header.count > 1 ? "matrix " + std::to_string(i) + ": " : "") +
+                                             fault + ")"};
     return {};
 }
 

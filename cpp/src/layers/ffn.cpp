@@ -7,6 +7,7 @@
 #include "core/names.hpp"
 #include "core/parallel.hpp"
 #include "layers/engine.hpp"
+#include "layers/ffn.hpp"
 #include "layers/lowrank.hpp"
 
 namespace fastffn {
@@ -104,6 +105,8 @@ Status open_linear(const TensorView& x, const PackedView& w, const TensorView* b
     return {};
 }
 
+}  // namespace
+
 Status open_ffn(const TensorView& x, const FfnWeights& weights, const TensorView* y, DenseLayer* layer,
                 RowsView* x_rows, RowsView* y_rows) {
     if (Status status = check_environment(); !status.ok()) return status;
@@ -156,6 +159,8 @@ Status open_ffn(const TensorView& x, const FfnWeights& weights, const TensorView
     layer->elementwise = &elementwise_kernels(chosen_isa());
     return {};
 }
+
+namespace {
 
 int resolve_threads(int threads) { return usable_threads(threads > 0 ? threads : default_threads()); }
 
