@@ -152,7 +152,7 @@ class TileCall {
         const FormatKernels& down = *layer_.down.kernels;
         const Part part = part_of(layer_.up, task);
         float* up = tile(worker);
-        multiply(layer_.up, workspace_ + plan_.prepared_x, part, up);
+        const bool used = layer_.segments.any(part.col0, part.real_cols);
         float bias_buffer[2][longest_run_panels * panel_columns];
         ActivateArgs act{};
         act.activation = layer_.activation;
@@ -168,13 +168,15 @@ class TileCall {
                 reinterpret_cast<float*>(workspace_ + plan_.hidden) + part.row0 * plan_.hidden_stride + part.col0;
             act.hidden_stride = plan_.hidden_stride;
         }
-        if (layer_.has_gate) {
+        if (used) multiply(layer_.up, workspace_ + plan_.prepared_x, part, up);
+        if (used && layer_.has_gate) {
             float* gate = up + plan_.tile_bytes / 8;  // the second half of the worker's tiles
             multiply(layer_.gate, workspace_ + plan_.prepared_x_gate, part, gate);
             act.gate = gate;
             act.gate_bias = load_bias(layer_.gate.bias, part.col0, part.cols, bias_buffer[1]);
         }
-        layer_.elementwise->activate(act);
+        if (used) layer_.elementwise->activate(act);
+        layer_.segments.zero_others(act.hidden, act.hidden_stride, part.rows, part.col0, part.real_cols);
         if (!keeps_rows())
             down.prepare({reinterpret_cast<const std::byte*>(up), DType::f32, part.cols * 4, part.rows, part.real_cols,
                           part.row0, part.col0, rows_, d_ff(), workspace_ + plan_.prepared_hidden,

@@ -85,6 +85,7 @@ class PhasedTile {
             }
             case hidden: {
                 const Split s = hidden_split();
+                if (tile_.used_block(slot_down, s.panel(task)) != s.panel(task)) return;
                 return tile_.hidden_block(s.panel(task), s.row(task), s.row_count(task), tile);
             }
             case project_hidden: return run_project(slot_down, task, tile);
@@ -142,7 +143,8 @@ class PhasedTile {
         const Split s = projection(slot);
         const std::int64_t row = s.row(task), rows = s.row_count(task), panel = s.panel(task);
         const std::int64_t panels = s.panel_count(task);
-        for (std::int64_t block = 0; block < op.view.blocks(); ++block)
+        for (std::int64_t block = tile_.used_block(slot, 0); block < op.view.blocks();
+             block = tile_.used_block(slot, block + 1))
             tile_.add_block(slot, block, row, rows, panel, panels, scratch);
         if (!op.kernels->whole_rows) tile_.prepare_sums(slot, row, rows, panel, panels);
     }
