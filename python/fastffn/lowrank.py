@@ -221,7 +221,7 @@ def allocate_ranks(
         shapes: per weight (out_features, in_features).
         budget: bytes for all factors together.
         bytes_per_weight: of the factors' format: 2 for bf16 and f16, 4 for f32, 1 for int8.
-        multiple: ranks grow by this many at a time: 16 fills the kernels' panels.
+        multiple: ranks beyond the minimum are multiples of this: 16 fills the kernels' panels.
         minimum: of each rank.
         normalize: losses relative to each weight's total, so that weights of large outputs do not take all; False where
             spectra are comparable.
@@ -251,7 +251,7 @@ def allocate_ranks(
         )
 
     def offer(index: int) -> tuple[float, int, int]:
-        step = min(multiple, limits[index] - ranks[index])
+        step = min(multiple - ranks[index] % multiple, limits[index] - ranks[index])
         gain = float(gains[index][ranks[index] : ranks[index] + step].sum())
         return (-gain / (step * prices[index]), index, step)
 

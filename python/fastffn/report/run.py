@@ -13,6 +13,7 @@ from .arrays import F32, I64
 from .calibration import calibrate_on
 from .errors import ReportError
 from .layers import FfnLayer
+from .lowrank import Figure
 from .measure import Timing, evenly, layers_that_fit, rows_for, time_variants
 from .open_model import EmbeddingModel, LanguageModel
 from .progress import Progress
@@ -113,6 +114,7 @@ def run_language_model(
         chunk_tokens=int(chunks.shape[1]),
         variants=_results(variants, sizes, timings, errors, perplexities, {}),
         reference_perplexity=reference,
+        figures=_figures(variants),
     )
 
 
@@ -157,6 +159,7 @@ def run_embedding_model(
         text_tokens=sum(map(len, sentences)),
         chunk_tokens=max(map(len, sentences)),
         variants=_results(variants, sizes, timings, errors, {}, cosines),
+        figures=_figures(variants),
     )
 
 
@@ -233,6 +236,10 @@ def _bytes_of(variant: Variant, first: FfnLayer, layers: int, ffn_layer: Callabl
     return sum(variant.bytes(variant.pack(ffn_layer(index))) for index in range(layers))
 
 
+def _figures(variants: Sequence[Variant]) -> tuple[Figure, ...]:
+    return tuple(figure for variant in variants if variant.figures is not None for figure in variant.figures())
+
+
 def _results(
     variants: Sequence[Variant],
     sizes: dict[str, int],
@@ -250,6 +257,7 @@ def _results(
             error=OutputError(tuple(layer[index] for layer in errors)),
             perplexity=perplexities.get(variant.name),
             cosine=cosines.get(variant.name),
+            note=variant.note,
         )
         for index, variant in enumerate(variants)
     ]

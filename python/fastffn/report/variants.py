@@ -13,7 +13,7 @@ and ``result(output)`` turns what ``run`` returned into f32 NumPy for the compar
 
 A method that must see data before it can pack says so with ``calibrate(calibration, step)``, which runs once per model,
 before anything is measured: it walks the model over the calibration text (calibration.py), keeps what it made of each
-layer by ``layer.index``, and ``pack`` finds it there.
+layer by ``layer.index``, and ``pack`` finds it there. Methods beside weight formats are listed in `METHODS`.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from .arrays import F32, AnyArray
 from .calibration import Calibration
 from .errors import ReportError
 from .layers import FfnFunction, FfnLayer
+from .lowrank import Figure, lowrank_variants
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,8 @@ class Variant:
     calibrate: Callable[[Calibration, Callable[[], None]], None] | None = None
     calibration_passes: float = 0.0  # about how many runs of the model `calibrate` takes, for the progress bar
     like: str | None = None  # the row that differs from this one by its weights' values only: timed there, not twice
+    note: str | None = None  # what a reader should know; shown once below the tables, whatever the number of rows
+    figures: Callable[[], list[Figure]] | None = None  # drawings of its own for the page, once it was calibrated
 
     @property
     def ours(self) -> bool:
@@ -77,17 +80,22 @@ class _PackedFfn:
     options: dict[str, Any]
 
 
+def _pack_weights(layer: FfnLayer, packed: Callable[[str], Any]) -> _PackedFfn:
+    """A layer of `packed(name)` for each of its weights."""
+    options: dict[str, Any] = {"activation": layer.activation}
+    if layer.w_gate is not None:
+        options["w_gate"] = packed("w_gate")
+    for bias in ("b_up", "b_down", "b_gate"):
+        if getattr(layer, bias) is not None:
+            options[bias] = getattr(layer, bias)
+    return _PackedFfn(packed("w_up"), packed("w_down"), options)
+
+
 def format_variant(name: str) -> Variant:
     """All three matrices in one weight format; f32 in and out."""
 
     def pack(layer: FfnLayer) -> _PackedFfn:
-        options: dict[str, Any] = {"activation": layer.activation}
-        if layer.w_gate is not None:
-            options["w_gate"] = ff.pack(layer.w_gate, name)
-        for bias in ("b_up", "b_down", "b_gate"):
-            if getattr(layer, bias) is not None:
-                options[bias] = getattr(layer, bias)
-        return _PackedFfn(ff.pack(layer.w_up, name), ff.pack(layer.w_down, name), options)
+        return _pack_weights(layer, lambda weight: ff.pack(getattr(layer, weight), name))
 
     def prepare(x: F32, layer: FfnLayer) -> tuple[F32, F32]:
         return x, np.empty((x.shape[0], layer.w_down.shape[0]), np.float32)
@@ -166,14 +174,32 @@ def _torch() -> Any:
     return importlib.import_module("torch")
 
 
-def all_variants(formats: Sequence[str] | None = None, with_torch: bool = True) -> list[Variant]:
-    """Every row of the report. `formats` limits the weight formats; f32 always comes along, as the others' baseline."""
+def _lowrank() -> list[Variant]:
+    return lowrank_variants(_pack_weights, format_variant("lowrank"))
+
+
+# Methods that are no weight format, by their name for --methods, and their rows.
+METHODS: dict[str, Callable[[], list[Variant]]] = {"lowrank": _lowrank}
+
+
+def all_variants(
+    formats: Sequence[str] | None = None, with_torch: bool = True, methods: Sequence[str] | None = None
+) -> list[Variant]:
+    """Every row of the report. `formats` limits the weight formats; f32 always comes along, as the others' baseline.
+
+    `methods` limits the rows beside them to those names of `METHODS`.
+    """
     known = [name for name in ff.formats() if name != "sparse24"]  # that holds pruned weights only: rows of its own
     chosen = known if formats is None else ["f32", *(name for name in formats if name != "f32")]
     for name in chosen:
         if name not in known:
             raise ReportError(f"--formats: {name!r} is unknown; this build has {', '.join(known)}")
+    for name in methods or ():
+        if name not in METHODS:
+            raise ReportError(f"--methods: {name!r} is unknown; there is {', '.join(METHODS)}, or none")
     rows = [format_variant(name) for name in chosen]
+    for name in METHODS if methods is None else methods:
+        rows += METHODS[name]()
     if with_torch and has_torch():
         rows += [torch_variant("f32"), torch_variant("bf16")]
     return rows
