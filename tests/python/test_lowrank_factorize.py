@@ -202,7 +202,10 @@ def test_multiples():
     spectra = [np.linspace(1, 0, 100), np.linspace(2, 0, 40)]
     ranks = ff.allocate_ranks(spectra, [(100, 200), (40, 300)], 40000, multiple=16)
     assert max(ranks) > 16
-    assert all(rank in (1, 40) or rank % 16 == 0 or rank == min(shape) for rank, shape in zip(ranks, [(100, 200), (40, 300)], strict=True))
+    assert all(
+        rank in (1, 40) or rank % 16 == 0 or rank == min(shape)
+        for rank, shape in zip(ranks, [(100, 200), (40, 300)], strict=True)
+    )
     assert sum(2 * r * sum(s) for r, s in zip(ranks, [(100, 200), (40, 300)], strict=True)) <= 40000
 
 
