@@ -1,4 +1,4 @@
-"""Rows for low-rank weights: SVD, AWSVD and whitened SVD at 60, 40 and 20 % of the bytes, and how ranks hold energy.
+"""Rows for low-rank weights: SVD, AWSVD and whitened SVD at 80, 60, 40 and 20 % of the bytes, and how ranks hold energy.
 
 Nothing is trained after factorising. AWSVD and the whitened SVD see the calibration text, through the original model: the
 inputs of each layer, and its hidden activations for w_down. Ranks are the same share in every layer, as in the papers, so
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .variants import Variant
 
 METHODS = ("svd", "awsvd", "whitened")
-SHARES = (60, 40, 20)
+SHARES = (80, 60, 40, 20)
 # Time of factorising all layers while the model runs once, in runs of the model.
 _PASSES = 6.0
 # Energy that the ranks of the plot hold.
@@ -137,7 +137,7 @@ def energy_figure(energy: dict[tuple[str, str], list[F64]]) -> Figure:
 
 
 def lowrank_variants(pack: Callable[[FfnLayer, Callable[[str], Any]], Any], row: Variant) -> list[Variant]:
-    """Nine rows. `pack(layer, packed)` makes a layer of `packed(name)` for each weight; `row` says how packed layers run."""
+    """Twelve rows. `pack(layer, packed)` makes a layer of `packed(name)` for each weight; `row` says how packed layers run."""
     store = _Layers()
 
     def variant(method: str, share: int, first: bool) -> Variant:
