@@ -52,8 +52,9 @@ Args:
     segments: pairs (start, length) of hidden columns, ascending and disjoint: y is that of weights sliced to them (rows of
         w_up, w_gate and their biases, columns of w_down; b_down whole), without a copy. A prefix is a MatFormer's
         sub-model (arXiv:2310.07707); parallel layers lie side by side in one weight (FFN Fusion, arXiv:2503.18908).
-        Columns outside cost nothing in w_up and w_gate, nor in w_down where that is low-rank (by blocks of 256);
-        other formats of w_down read all of it. None for all of d_ff.
+        Columns outside cost nothing in w_up and w_gate, nor (but for the rest of a block of 64) in w_down where that is
+        f32, f16, bf16 or low-rank (blocks of 256); other formats of w_down are read whole. Weights of those blocks must
+        be finite. None for all of d_ff.
     out: where to write y: [..., d_model_out], f32, f16 or bf16, writable, sharing no memory with the inputs. It is
         returned as it is, and the call allocates nothing. None makes a new array.
 

@@ -144,6 +144,29 @@ def test_what_is_left_out_does_not_matter(fmt, kind):
         np.testing.assert_array_equal(run(plain, poisoned, fmt, x, True, segments=segments), clean)
 
 
+@pytest.mark.parametrize("fmt", ["f32", "f16", "bf16"])
+@pytest.mark.parametrize("kind", ["dense", "lowrank"])
+def test_weights_outside_are_not_read(fmt, kind):
+    """NaN in w_down beyond the blocks that segments touch: multiplied by zero it would still be NaN."""
+    plain, biases = pieces()
+    plain = {name: w.copy() for name, w in plain.items()}
+    if kind == "lowrank":
+        plain = low_rank(plain)
+    clean = {name: w.copy() if isinstance(w, np.ndarray) else (w[0].copy(), w[1]) for name, w in plain.items()}
+    poisoned = plain["w_down"] if kind == "dense" else plain["w_down"][0]
+    block = 64 if kind == "dense" else 256
+    for segments in ([(3, 50)], [(256, 200)], [(5, 9), (520, 80)]):
+        touched = np.zeros(D_FF, bool)
+        for start, length in segments:
+            touched[start // block * block : -(-(start + length) // block) * block] = True
+        poisoned[:] = clean["w_down"] if kind == "dense" else clean["w_down"][0]
+        poisoned[:, ~touched] = np.nan
+        for tokens in TOKENS:
+            x = normal(np.random.default_rng(8), (tokens, D_MODEL))
+            y = run(plain, biases, fmt, x, True, segments=segments)
+            np.testing.assert_array_equal(y, run(clean, biases, fmt, x, True, segments=segments))
+
+
 @pytest.mark.parametrize("fmt", LIMITS)
 @pytest.mark.parametrize("kind", ["dense", "lowrank"])
 def test_any_number_of_threads(fmt, kind):

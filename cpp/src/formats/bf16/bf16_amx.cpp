@@ -48,7 +48,8 @@ void prepare(const PrepareArgs& a) noexcept {
 
 void multiply(const MultiplyArgs& a) noexcept {
     if (a.total_rows <= few_rows_limit) return pairs_multiply(a);
-    const std::int64_t depth = a.matrix.in_features, panel_bytes = panel_bytes_of(divide_up(depth, 2), 64);
+    const std::int64_t depth = a.matrix.in_features,
+                       panel_bytes = panel_bytes_of(divide_up(packed_columns(a.matrix), 2), 64);
     multiply_tiles<Product>(
         {a.prepared, TileLayout(a.total_rows, depth * 2), a.row0 / tile_rows, divide_up(a.rows, tile_rows),
          a.matrix.payload + a.first_panel * panel_bytes, panel_bytes, a.panels, a.tile, a.tile_stride},
@@ -58,7 +59,6 @@ void multiply(const MultiplyArgs& a) noexcept {
 }  // namespace
 
 const FormatKernels bf16_kernels = {
-    "bf16/amx", few_rows_limit, amx_panels_per_task, false, false, 2, prepared_bytes, prepare, multiply,
-};
+    "bf16/amx", few_rows_limit, amx_panels_per_task, false, false, 2, prepared_bytes, prepare, multiply, 32};
 
 }  // namespace fastffn::amx
