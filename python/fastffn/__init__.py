@@ -30,18 +30,24 @@ from fastffn._weights import PackedInfo, activations, formats, info, pack, unpac
 from fastffn._workspace import ffn_workspace, linear_workspace
 
 if TYPE_CHECKING:
-    from fastffn import convert, sparse24
+    from fastffn import convert, lowrank, sparse24
     from fastffn._fff_from_dense import fff_from_dense
     from fastffn._fff_load import load_fastfeedforward, load_ultrafastbert
     from fastffn._fff_packed import PackedFff, pack_fff
     from fastffn._fff_stats import FffStats, fff_stats, stats_of_leaves
     from fastffn._fff_weights import FffMaster, FffWeights
+    from fastffn.lowrank import Covariance, Factors, allocate_ranks, factorize
     from fastffn.sparse24 import check24, prune24
 
 # Names whose modules need NumPy, and where they are: loaded when first asked for, so that `import fastffn` stays light.
 _LATER = {
+    "Covariance": "fastffn.lowrank",
+    "Factors": "fastffn.lowrank",
+    "allocate_ranks": "fastffn.lowrank",
     "check24": "fastffn.sparse24",
     "convert": "fastffn.convert",
+    "factorize": "fastffn.lowrank",
+    "lowrank": "fastffn.lowrank",
     "prune24": "fastffn.sparse24",
     "sparse24": "fastffn.sparse24",
     "FffMaster": "fastffn._fff_weights",
@@ -60,7 +66,9 @@ _LATER = {
 }
 
 __all__ = [
+    "Covariance",
     "ExpertLoad",
+    "Factors",
     "FffMaster",
     "FffRoute",
     "FffStats",
@@ -73,10 +81,12 @@ __all__ = [
     "__version__",
     "activations",
     "active_kernel",
+    "allocate_ranks",
     "check24",
     "cmake_dir",
     "convert",
     "expert_load",
+    "factorize",
     "fff",
     "fff_from_dense",
     "fff_route",
@@ -93,6 +103,7 @@ __all__ = [
     "linear_workspace",
     "load_fastfeedforward",
     "load_ultrafastbert",
+    "lowrank",
     "moe",
     "moe_workspace",
     "pack",

@@ -22,6 +22,7 @@ def ffn(
     b_gate: Any = None,
     *,
     activation: str,
+    segments: Any = None,
     out: None = None,
 ) -> _X: ...
 @overload
@@ -35,6 +36,7 @@ def ffn(
     b_gate: Any = None,
     *,
     activation: str,
+    segments: Any = None,
     out: _Y,
 ) -> _Y: ...
 @overload

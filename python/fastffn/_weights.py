@@ -80,7 +80,8 @@ def pack(w: Array | tuple[Array, Any], format: str, **options: Any) -> Array:
         BufferError: w cannot be read where it is.
     """
     if format == "lowrank":
-        return _pack_pair(w, **options)
+        packed: Array = _pack_pair(w, **options)
+        return packed
     if isinstance(w, tuple):
         raise TypeError(f"pack: w is a tuple, expected an array; only 'lowrank' packs pairs of factors, not '{format}'")
     return _core.pack(w, format, options)
@@ -89,12 +90,13 @@ def pack(w: Array | tuple[Array, Any], format: str, **options: Any) -> Array:
 def _pack_pair(w: Any, factors: str | None = None, **unknown: Any) -> Any:
     if unknown:
         raise ValueError(f"pack: format 'lowrank' has no option {', '.join(unknown)}; it has factors")
-    if not isinstance(w, (tuple, list)) or len(w) != 2:
+    pair = tuple(w) if isinstance(w, (tuple, list)) or (hasattr(w, "u") and hasattr(w, "v")) else ()
+    if len(pair) != 2:
         raise TypeError(
             "pack: format 'lowrank' packs a pair of factors, expected w = (u, v) with u [rank, in_features] and "
             "v [out_features, rank]; fastffn.factorize makes them of a weight"
         )
-    return _core.pack_factors(w[0], w[1], factors or "bf16")
+    return _core.pack_factors(pair[0], pair[1], factors or "bf16")
 
 
 def unpack(packed: Array, dtype: Any = "f32") -> Array:

@@ -60,7 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--formats", type=_names, metavar="A,B", help="weight formats (default: all; f32 always runs)")
     parser.add_argument(
-        "--methods", type=_names, metavar="A,B", help="methods beside formats: experts, trees; or none (default: all)"
+        "--methods", type=_names, metavar="A,B", help="methods beside formats: experts, lowrank, trees; or none (all)"
     )
     parser.add_argument(
         "--tokens", type=_numbers, default=(1, 16, 128, 1024), metavar="A,B", help="tokens per timed call"

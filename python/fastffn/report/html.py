@@ -82,6 +82,11 @@ def _model(model: ModelResult, report: Report) -> str:
         f"{draw(model, report.roof)}</figure>\n"
         for name, text, draw in plots.PLOTS
     )
+    figures += "".join(
+        f"<figure><figcaption><h3>{escape(figure.title)}</h3><p>{escape(figure.text)}</p></figcaption>"
+        f"{figure.svg}</figure>\n"
+        for figure in model.figures
+    )
     return (
         f"<section>\n<h2>{escape(title)}</h2>\n<p>{escape(shape)}. Read {model.text_tokens} tokens of prose.</p>\n"
         f"{_times(model)}{_over_torch(model)}{_quality(model)}{_key(model)}"

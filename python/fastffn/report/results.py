@@ -6,6 +6,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from .lowrank import Figure
 from .measure import Timing
 from .probe import Roof
 from .quality import OutputError
@@ -56,6 +57,7 @@ class ModelResult:
     chunk_tokens: int  # a text is read in chunks of so many, or in sentences of at most so many
     variants: list[VariantResult]
     reference_perplexity: float | None = None
+    figures: tuple[Figure, ...] = ()  # drawings of methods' own
 
     @property
     def timed(self) -> list[VariantResult]:
@@ -121,12 +123,15 @@ class Report:
             for timing in variant.timings.values()
         ]
         noisy = [ratio for ratio in ratios if ratio > NOISY]
+        rows = [variant.note for model in self.models for variant in model.variants if variant.note]
+        notes = list(dict.fromkeys(rows))
         if 8 * len(noisy) < len(ratios) or not noisy:
-            return []
+            return notes
         return [
+            *notes,
             f"The times are noisy: in {len(noisy)} of {len(ratios)} rows the median call took more than {NOISY}"
             f" times as long as the shortest, {max(noisy):.0f} times at worst. Other work is running on this"
-            " machine: run again when it is idle, or with fewer --threads."
+            " machine: run again when it is idle, or with fewer --threads.",
         ]
 
     def broken_promises(self) -> list[str]:
@@ -143,7 +148,7 @@ class Report:
         """Plain data for json.dump: seconds, bytes, ratios; a number that is not finite becomes null."""
         models = []
         for model in self.models:
-            entry = {key: value for key, value in asdict(model).items() if key != "variants"}
+            entry = {key: value for key, value in asdict(model).items() if key not in ("variants", "figures")}
             entry["variants"] = [self._variant_json(model, variant) for variant in model.variants]
             models.append(entry)
         out = {

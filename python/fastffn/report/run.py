@@ -13,6 +13,7 @@ from .arrays import F32, I64
 from .calibration import calibrate_on
 from .errors import ReportError
 from .layers import FfnLayer
+from .lowrank import Figure
 from .measure import Timing, evenly, layers_that_fit, rows_for, time_variants
 from .open_model import EmbeddingModel, LanguageModel
 from .progress import Progress
@@ -113,6 +114,7 @@ def run_language_model(
         chunk_tokens=int(chunks.shape[1]),
         variants=_results(variants, sizes, timings, errors, _active(variants, first), perplexities, {}),
         reference_perplexity=reference,
+        figures=_figures(variants),
     )
 
 
@@ -157,6 +159,7 @@ def run_embedding_model(
         text_tokens=sum(map(len, sentences)),
         chunk_tokens=max(map(len, sentences)),
         variants=_results(variants, sizes, timings, errors, _active(variants, first), {}, cosines),
+        figures=_figures(variants),
     )
 
 
@@ -236,6 +239,10 @@ def _bytes_of(variant: Variant, first: FfnLayer, layers: int, ffn_layer: Callabl
     if variant.calibrate is None:
         return variant.bytes(variant.pack(first)) * layers
     return sum(variant.bytes(variant.pack(ffn_layer(index))) for index in range(layers))
+
+
+def _figures(variants: Sequence[Variant]) -> tuple[Figure, ...]:
+    return tuple(figure for variant in variants if variant.figures is not None for figure in variant.figures())
 
 
 def _results(

@@ -32,6 +32,7 @@ from .arrays import F32, AnyArray
 from .calibration import Calibration
 from .errors import ReportError
 from .layers import FfnFunction, FfnLayer
+from .lowrank import Figure, lowrank_variants
 from .sparse24 import sparse24_variants
 
 
@@ -51,6 +52,7 @@ class Variant:
     like: str | None = None  # the row that differs from this one by its weights' values only: timed there, not twice
     active: Callable[[Any], float] | None = None  # packed → the part of the FFN's weights that a token uses; None: all
     note: str | None = None  # what a reader should know; shown once below the tables, whatever the number of rows
+    figures: Callable[[], list[Figure]] | None = None  # drawings of its own for the page, once it was calibrated
 
     @property
     def ours(self) -> bool:
@@ -80,16 +82,20 @@ class _PackedFfn:
     options: dict[str, Any]
 
 
-def pack_layer(layer: FfnLayer, format: str, **format_options: Any) -> _PackedFfn:
-    """All matrices of a layer in one weight format."""
+def _pack_weights(layer: FfnLayer, packed: Callable[[str], Any]) -> _PackedFfn:
+    """A layer of `packed(name)` for each of its weights."""
     options: dict[str, Any] = {"activation": layer.activation}
     if layer.w_gate is not None:
-        options["w_gate"] = ff.pack(layer.w_gate, format, **format_options)
+        options["w_gate"] = packed("w_gate")
     for bias in ("b_up", "b_down", "b_gate"):
         if getattr(layer, bias) is not None:
             options[bias] = getattr(layer, bias)
-    w_up, w_down = (ff.pack(w, format, **format_options) for w in (layer.w_up, layer.w_down))
-    return _PackedFfn(w_up, w_down, options)
+    return _PackedFfn(packed("w_up"), packed("w_down"), options)
+
+
+def pack_layer(layer: FfnLayer, format: str, **format_options: Any) -> _PackedFfn:
+    """All matrices of a layer in one weight format."""
+    return _pack_weights(layer, lambda name: ff.pack(getattr(layer, name), format, **format_options))
 
 
 def format_variant(name: str) -> Variant:
@@ -193,11 +199,15 @@ def _trees() -> list[Variant]:
     return tree_variants()
 
 
+def _lowrank() -> list[Variant]:
+    return lowrank_variants(_pack_weights, format_variant("lowrank"))
+
+
 # Formats that do not take any weights, and the rows that find some for them.
 _OF_FORMAT: dict[str, Callable[[], list[Variant]]] = {"sparse24": _sparse24}
 
 # Methods that are no weight format, by their name for --methods, and their rows.
-METHODS: dict[str, Callable[[], list[Variant]]] = {"experts": _experts, "trees": _trees}
+METHODS: dict[str, Callable[[], list[Variant]]] = {"lowrank": _lowrank, "experts": _experts, "trees": _trees}
 
 
 def all_variants(

@@ -51,9 +51,11 @@ def test_language_model(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture
     (model,) = data["models"]  # type: ignore[misc]
     assert model["kind"] == "language model" and model["layers"] == 2 and model["text_tokens"] > 100
     pruned = [f"2:4 {values} {how}" for values in ("bf16", "int8") for how in ("magnitude", "wanda", "sparsegpt")]
+    low_rank = [f"{how} {share}%" for how in ("SVD", "AWSVD", "whitened SVD") for share in (80, 60, 40, 20)]
     assert [row["name"] for row in model["variants"]] == [
         *(n for n in ff.formats() if n != "sparse24"),
         *pruned,
+        *low_rank,
         *EXPERTS,
         "fff f32",
     ]
