@@ -112,15 +112,19 @@ struct OpenLayer {
     std::unique_ptr<GroupStack[]> many_;
 };
 
-Status open_operand(const std::string& name, const PackedView& packed, const TensorView* bias,
-                    const std::string& bias_name, GroupedOperand* operand) {
+Status open_operand(const std::string& name, const PackedView& packed, GroupedOperand* operand) {
     if (Status status = open_packed(packed, "moe", name.c_str(), &operand->packed); !status.ok()) return status;
     operand->kernels = &format_kernels(operand->packed, chosen_isa());
-    operand->bias = bias;
+    return {};
+}
+
+Status check_bias(const std::string& name, const TensorView* bias, const std::string& weight_name,
+                  GroupedOperand* operand) {
     if (!bias) return {};
+    operand->bias = bias;
     const PackedHeader& header = operand->packed.header;
-    return check_floats(bias_name, *bias, {header.count, header.out_features},
-                        name + " " + stack_shape(operand->packed));
+    return check_floats(name, *bias, {header.count, header.out_features},
+                        weight_name + " " + stack_shape(operand->packed));
 }
 
 // One stack. `where` is how messages call it: "" or "shared ", with `which` behind the name: "" or "[3]".
@@ -133,26 +137,24 @@ Status open_stack(const MoeExperts& experts, const std::string& where, const std
         return invalid("activation '" + std::string(activation_name(activation)) + "' needs a gate projection, and " +
                        name("w_gate") + " is not given");
     if (!stack->has_gate && experts.b_gate) return invalid(name("b_gate") + " is given without " + name("w_gate"));
-    if (Status s = open_operand(name("w_up"), experts.w_up, experts.b_up, name("b_up"), &stack->up); !s.ok()) return s;
-    const PackedHeader& up = stack->up.packed.header;
+    if (Status s = open_operand(name("w_up"), experts.w_up, &stack->up); !s.ok()) return s;
+    if (Status s = open_operand(name("w_down"), experts.w_down, &stack->down); !s.ok()) return s;
+    const PackedHeader &up = stack->up.packed.header, &down = stack->down.packed.header;
     if (stack->has_gate) {
-        if (Status s = open_operand(name("w_gate"), experts.w_gate, experts.b_gate, name("b_gate"), &stack->gate);
-            !s.ok())
-            return s;
+        if (Status s = open_operand(name("w_gate"), experts.w_gate, &stack->gate); !s.ok()) return s;
         const PackedHeader& gate = stack->gate.packed.header;
         if (gate.count != up.count || gate.out_features != up.out_features || gate.in_features != up.in_features)
             return invalid(name("w_gate") + " has shape " + stack_shape(stack->gate.packed) + ", expected " +
                            stack_shape(stack->up.packed) + " from " + name("w_up"));
     }
-    if (Status s = open_operand(name("w_down"), experts.w_down, experts.b_down, name("b_down"), &stack->down); !s.ok())
-        return s;
-    const PackedHeader& down = stack->down.packed.header;
     if (down.count != up.count || down.in_features != up.out_features)
         return invalid(name("w_down") + " has shape " + stack_shape(stack->down.packed) + ", expected (" +
                        std::to_string(up.count) + ", " + std::to_string(down.out_features) + ", " +
                        std::to_string(up.out_features) + ") from " + name("w_up") + " " +
                        stack_shape(stack->up.packed));
-    return {};
+    if (Status s = check_bias(name("b_up"), experts.b_up, name("w_up"), &stack->up); !s.ok()) return s;
+    if (Status s = check_bias(name("b_gate"), experts.b_gate, name("w_gate"), &stack->gate); !s.ok()) return s;
+    return check_bias(name("b_down"), experts.b_down, name("w_down"), &stack->down);
 }
 
 Status check_special(const MoeSpecial& special, OpenLayer* layer) {
