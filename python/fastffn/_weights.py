@@ -67,6 +67,10 @@ def pack(w: Array | tuple[Array, Any], format: str, **options: Any) -> Array:
             "lowrank" takes a pair of factors for w: (u, v), u [rank, in_features], v [out_features, rank], in the order
             in which they are applied: w ≈ v @ u, as :func:`fastffn.factorize` returns them.
         **options: what the format lets you choose; None means its default. Formats without options take none.
+            "sparse24" (two of every four consecutive weights of a row may be nonzero) has values="bf16" (the default),
+            "f16", "f32" or "int8": how the kept weights are stored, and with them the numbers that are multiplied.
+            Where a weight is not kept, x is not multiplied: NaN or infinity there reaches no sum (with int8 values it
+            makes the token's row NaN, as with "int8").
             "lowrank" has factors="bf16" (the default), "f16", "f32" or "int8": the format of u and v.
 
     Returns:
@@ -74,8 +78,9 @@ def pack(w: Array | tuple[Array, Any], format: str, **options: Any) -> Array:
         every instruction set, so it may be saved and loaded on another machine.
 
     Raises:
-        ValueError: an unknown format; options that it does not have or values they do not take; a shape or dtype that does not fit; finite weights beyond the range of the format;
-            for int8, NaN or infinite weights.
+        ValueError: an unknown format; options that it does not have or values they do not take; a shape or dtype that
+            does not fit; finite weights beyond the range of the format; for int8, NaN or infinite weights; for sparse24,
+            more than two nonzero weights in a group.
         TypeError: w is no array.
         BufferError: w cannot be read where it is.
     """
