@@ -42,6 +42,13 @@ void apply_suite(const std::string& name, Options* options) {
         options->tokens = {1, 16, 128, 1024, 2048};
         options->x_dtypes = {fastffn::DType::bf16};
         options->has_baseline = false;
+    } else if (name == "fff") {
+        // UltraFastBERT's 1×11, and leaves of 32 neurons, beside the dense layer of the same width.
+        options->ops = {Op::fff};
+        options->shapes = {plain(768, 4095)};
+        options->leaves = {0, 32};
+        options->formats = {Format::f32, Format::bf16, Format::int8};
+        options->tokens = {1, 64, 1024, 16384};
     } else if (name == "quick") {
         options->shapes = {plain(768, 3072)};
         options->formats = {Format::bf16, Format::int8, Format::f32};
@@ -51,7 +58,8 @@ void apply_suite(const std::string& name, Options* options) {
         options->machine_seconds = 0.06;
     } else if (name == "smoke") {
         // Every op and format once, on sizes that any kernel finishes at once: for continuous integration.
-        options->ops = {Op::linear, Op::ffn, Op::moe, Op::pack, Op::unpack};
+        options->ops = {Op::linear, Op::ffn, Op::moe, Op::fff, Op::pack, Op::unpack};
+        options->leaves = {0, 8};
         options->shapes = {gated(64, 160)};
         options->formats = {Format::f32, Format::f16, Format::bf16, Format::int8};
         options->tokens = {1, 20};
@@ -62,7 +70,7 @@ void apply_suite(const std::string& name, Options* options) {
         options->rounds = 3;
         options->machine_seconds = 0.004;
     } else {
-        throw std::invalid_argument("--suite: expected default, quick or moe, found '" + name + "'");
+        throw std::invalid_argument("--suite: expected default, quick, moe or fff, found '" + name + "'");
     }
 }
 
