@@ -45,7 +45,7 @@ def roofline(model: ModelResult, roof: Roof | None) -> str:
     styles = styles_of(model)
     points = {
         variant.name: [
-            (model.intensity(variant, tokens), model.flops(tokens) / timing.median / 1e9)
+            (model.intensity(variant, tokens), model.flops(variant, tokens) / timing.median / 1e9)
             for tokens, timing in variant.timings.items()
         ]
         for variant in model.timed

@@ -9,7 +9,8 @@ namespace {
 
 void multiply(const MultiplyArgs& a) noexcept {
     if (a.total_rows <= few_rows_limit) return pairs_multiply(a);
-    const std::int64_t depth = a.matrix.in_features, panel_bytes = panel_bytes_of(divide_up(depth, 2), 64);
+    const std::int64_t depth = a.matrix.in_features,
+                       panel_bytes = panel_bytes_of(divide_up(packed_columns(a.matrix), 2), 64);
     const TileCallArgs call{a.prepared,
                             TileLayout(a.total_rows, depth * 2),
                             a.row0 / tile_rows,
@@ -26,8 +27,16 @@ void multiply(const MultiplyArgs& a) noexcept {
 }  // namespace
 
 const FormatKernels bf16_kernels = {
-    "bf16/amx",         few_rows_limit, amx_panels_per_task, false, false, 2, pair_tiles_prepared_bytes,
-    pair_tiles_prepare, multiply,
+    "bf16/amx",
+    few_rows_limit,
+    amx_panels_per_task,
+    false,
+    false,
+    2,
+    pair_tiles_prepared_bytes,
+    pair_tiles_prepare,
+    multiply,
+    32,
 };
 
 }  // namespace fastffn::amx
