@@ -24,27 +24,23 @@ struct ExpertStack {
     std::vector<std::byte> b_up, b_gate, b_down;  // f32
     TensorView up_bias, gate_bias, down_bias;
 
-    static std::vector<std::byte> pack_one(Format format, const float* w, std::int64_t count, std::int64_t out,
+    static std::vector<std::byte> pack_one(const Kind& format, const float* w, std::int64_t count, std::int64_t out,
                                            std::int64_t in) {
         const TensorView view =
             count ? TensorView(w, DType::f32, {count, out, in}) : TensorView(w, DType::f32, {out, in});
-        std::int64_t bytes = 0;
-        fastffn::packed_bytes(view, format, &bytes).value();
-        std::vector<std::byte> packed(static_cast<std::size_t>(bytes));
-        fastffn::pack(view, format, packed.data(), bytes).value();
-        return packed;
+        return pack_weights(view, format);
     }
 
-    static void make(Format format, std::int64_t count, std::int64_t out, std::int64_t in, unsigned seed,
+    static void make(const Kind& format, std::int64_t count, std::int64_t out, std::int64_t in, unsigned seed,
                      std::vector<std::vector<std::byte>>* single, std::vector<std::byte>* stack) {
-        const auto w = random_array(DType::f32, count * out * in, seed, 1 / std::sqrt(static_cast<float>(in)));
+        const auto w = random_weights(format, DType::f32, count * out, in, seed, 1 / std::sqrt(static_cast<float>(in)));
         const auto* floats = reinterpret_cast<const float*>(w.data());
         *stack = pack_one(format, floats, count, out, in);
         for (std::int64_t e = 0; e < count; ++e) single->push_back(pack_one(format, floats + e * out * in, 0, out, in));
     }
 
-    ExpertStack(Format up_format, Format down_format, Format gate_format, std::int64_t count_, const MoeShape& shape,
-                std::int64_t d_ff_, unsigned seed)
+    ExpertStack(const Kind& up_format, const Kind& down_format, const Kind& gate_format, std::int64_t count_,
+                const MoeShape& shape, std::int64_t d_ff_, unsigned seed)
         : count(count_), d_ff(d_ff_) {
         make(up_format, count, d_ff, shape.d_model, seed, &up, &up_stack);
         make(down_format, count, shape.d_out, d_ff, seed + 1, &down, &down_stack);
@@ -125,7 +121,7 @@ struct MoeProblem {
     std::vector<std::int32_t> ids;
     std::vector<float> weights;
 
-    MoeProblem(Format format, const MoeShape& shape_) : shape(shape_) {
+    MoeProblem(const Kind& format, const MoeShape& shape_) : shape(shape_) {
         stacks.emplace_back(format, format, format, shape.experts, shape, shape.d_ff, shape.seed * 100);
         fill();
     }

@@ -65,13 +65,13 @@ void check_ffn(const Problem& problem, const char* name, Side side, bool gaps) {
     CHECK(gaps_kept) << "bytes between the rows of y were written";
 }
 
-void check_ffn(Format format, DType dtype, const Shape& s, Side side, bool gated, bool gaps) {
+void check_ffn(const Kind& format, DType dtype, const Shape& s, Side side, bool gated, bool gaps) {
     const Problem problem(format, dtype, s.tokens, s.d_model, s.d_ff, gated);
-    check_ffn(problem, fastffn::format_name(format), side, gaps);
+    check_ffn(problem, format.name().c_str(), side, gaps);
 }
 
 TEST(ffn_against_guard_pages) {
-    for (Format format : all_formats())
+    for (const Kind& format : all_kinds())
         for (DType dtype : float_dtypes)
             for (const Shape& shape : shapes)
                 for (Side side : {Side::end, Side::begin})
@@ -81,7 +81,7 @@ TEST(ffn_against_guard_pages) {
 
 // Decode: many columns, one row, more than one thread.
 TEST(wide_ffn_against_guard_pages) {
-    for (Format format : all_formats())
+    for (const Kind& format : all_kinds())
         for (std::int64_t tokens : {1, 4, 130})
             for (Side side : {Side::end, Side::begin})
                 check_ffn(format, DType::f32, {tokens, 257, 1031}, side, true, true);
@@ -119,7 +119,7 @@ TEST(pack_factors_against_guard_pages) {
 }
 
 TEST(linear_against_guard_pages) {
-    for (Format format : all_formats())
+    for (const Kind& format : all_kinds())
         for (DType dtype : float_dtypes)
             for (const Shape& s : shapes)
                 for (Side side : {Side::end, Side::begin}) {
@@ -137,16 +137,16 @@ TEST(linear_against_guard_pages) {
 }
 
 TEST(pack_and_unpack_against_guard_pages) {
-    for (Format format : all_formats())
+    for (const Kind& format : all_kinds())
         for (const Shape& s : shapes)
             for (Side side : {Side::end, Side::begin})
                 for (DType dtype : float_dtypes) {
-                    const Guarded plain(random_array(dtype, s.d_ff * s.d_model, 1), side);
+                    const Guarded plain(random_weights(format, dtype, s.d_ff, s.d_model, 1), side);
                     const TensorView w(plain.data(), dtype, {s.d_ff, s.d_model});
                     std::int64_t bytes = 0;
-                    fastffn::packed_bytes(w, format, &bytes).value();
+                    fastffn::packed_bytes(w, format, format.options, &bytes).value();
                     const Guarded packed(static_cast<std::size_t>(bytes), side);
-                    fastffn::pack(w, format, packed.data(), bytes).value();
+                    fastffn::pack(w, format, format.options, packed.data(), bytes).value();
                     const Guarded back(static_cast<std::size_t>(s.d_ff * s.d_model * fastffn::dtype_bytes(dtype)),
                                        side);
                     const Status status =

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .activations import ACTIVATIONS, SLOPE
-from .formats import INT8_SMALLEST_ROW, ROUND, round_bf16
+from .formats import INT8_SMALLEST_ROW, ROUND, arithmetic, round_bf16
 
 U = 2.0**-24
 SMALLEST_NORMAL = 2.0**-126
@@ -91,6 +91,7 @@ def quantised(x):
 def linear(x, w, fmt, bias=None):
     """x ± error [..., in] times the values w [out, in] of a packed weight: [..., out]."""
     depth = w.shape[-1]
+    fmt = arithmetic(fmt)
     if fmt == "bf16":
         x = rounded(x, round_bf16)
     elif fmt == "int8":

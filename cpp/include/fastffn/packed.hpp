@@ -18,7 +18,10 @@ enum class Format : std::uint8_t {
     f32 = 1,
     f16 = 2,
     bf16 = 3,
-    int8 = 4,     // symmetric per output row; activations quantised per token at run time; int32 accumulation
+    int8 = 4,  // symmetric per output row; activations quantised per token at run time; int32 accumulation
+    // Two of every four consecutive weights of a row. Option "values": how the kept ones are stored, "bf16" (default),
+    // "f16", "f32" or "int8"; activations and sums are then those of that format.
+    sparse24 = 5,
     lowrank = 6,  // a product of two thin matrices, each in a format of its own; see lowrank.hpp
 };
 constexpr int format_limit = 16;  // one more than the largest value a Format may take in header version 1

@@ -168,7 +168,7 @@ def _torch() -> Any:
 
 def all_variants(formats: Sequence[str] | None = None, with_torch: bool = True) -> list[Variant]:
     """Every row of the report. `formats` limits the weight formats; f32 always comes along, as the others' baseline."""
-    known = list(ff.formats())
+    known = [name for name in ff.formats() if name != "sparse24"]  # that holds pruned weights only: rows of its own
     chosen = known if formats is None else ["f32", *(name for name in formats if name != "f32")]
     for name in chosen:
         if name not in known:

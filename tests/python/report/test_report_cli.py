@@ -44,7 +44,7 @@ def test_language_model(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture
     assert status == 0
     (model,) = data["models"]  # type: ignore[misc]
     assert model["kind"] == "language model" and model["layers"] == 2 and model["text_tokens"] > 100
-    assert [row["name"] for row in model["variants"]] == list(ff.formats())
+    assert [row["name"] for row in model["variants"]] == [name for name in ff.formats() if name != "sparse24"]
     reference = model["reference_perplexity"]
     for row in model["variants"]:
         assert [timing["tokens"] for timing in row["timings"]] == [1, 3, 20]

@@ -7,13 +7,16 @@
 //              pass over them; partial sums wait in the f32 (or int32) tile meanwhile.
 //
 // A Dot says what one multiply-add is (see registers_avx512.hpp, registers_avx2.hpp): Register, Acc, zero, load_acc,
-// store_acc, sum, load_weights, broadcast, dot, register_bytes, block_registers, few_unroll, few_panels.
+// store_acc, sum, load_weights, broadcast, dot, register_bytes, block_registers, few_unroll, few_panels. A dot eats a word of
+// the row, word_bytes wide (4, unless a Dot says otherwise), and Weights: what load(panel, part) makes of weight_bytes (64)
+// of a panel for one of its registers of columns.
 // An Op says how a format's packed bytes reach it:
 //   row_words        prepared words that a step consumes
 //   step_bytes       packed bytes of a panel that a step consumes
 //   step(acc, words, weights)       one step of one register of columns, straight from packed bytes
 //   Native           the Dot for many rows
-//   expands, expand(weights, steps, expanded)   packed bytes of one panel → 64 bytes per word, where Native needs that
+//   expands, expand(weights, steps, expanded)   packed bytes of one panel → weight_bytes per word, where Native needs that
+//   run<rows, panels>(…)            instead of step(), where run_panels() does not fit the packed order
 // Sums of one output run over the depth in the same order for any number of threads.
 #pragma once
 
@@ -27,7 +30,11 @@ namespace {
 
 constexpr int block_rows = 6;
 
-// Packed bytes that a block fetches into L2 for the chunk after its own: one line of every panel each `every` words.
+// Lines that a fetch takes: as many as a word meets, so that one fetch per word always keeps up.
+template <class Dot>
+constexpr int fetch_lines = static_cast<int>(Dot::weight_bytes / 64);
+
+// Packed bytes that a block fetches into L2 for the chunk after its own: fetch_lines of every panel each `every` words.
 // Without this a chunk from memory arrives while nothing is multiplied: 16 rows of 4096×11008 took twice as long.
 struct Ahead {
     const std::byte* lines;
@@ -35,7 +42,7 @@ struct Ahead {
     std::int64_t every;
 };
 
-// rows × registers of one chunk, weights at 64 bytes per word and panel.
+// rows × registers of one chunk, weights at weight_bytes per word and panel.
 template <class Dot, int rows, int registers>
 void block(const std::byte* a, std::int64_t a_stride, const std::byte* b, std::int64_t b_panel, std::int64_t words,
            float* tile, std::int64_t tile_stride, bool continues, Ahead ahead) {
@@ -51,16 +58,19 @@ void block(const std::byte* a, std::int64_t a_stride, const std::byte* b, std::i
             until_fetch = ahead.every;
 #pragma GCC unroll 4
             for (int i = 0; i < registers / per_panel; ++i)
-                _mm_prefetch(reinterpret_cast<const char*>(ahead.lines + i * ahead.panel_bytes), _MM_HINT_T1);
-            ahead.lines += 64;
+#pragma GCC unroll 4
+                for (int line = 0; line < fetch_lines<Dot>; ++line)
+                    _mm_prefetch(reinterpret_cast<const char*>(ahead.lines + i * ahead.panel_bytes + line * 64),
+                                 _MM_HINT_T1);
+            ahead.lines += 64 * fetch_lines<Dot>;
         }
-        typename Dot::Register weights[registers];
+        typename Dot::Weights weights[registers];
 #pragma GCC unroll 4
         for (int i = 0; i < registers; ++i)
-            weights[i] = Dot::load_weights(b + i / per_panel * b_panel + k * 64 + i % per_panel * Dot::register_bytes);
+            weights[i] = Dot::load(b + i / per_panel * b_panel + k * Dot::weight_bytes, i % per_panel);
 #pragma GCC unroll 6
         for (int r = 0; r < rows; ++r) {
-            const typename Dot::Register word = Dot::broadcast(a + r * a_stride + k * 4);
+            const typename Dot::Register word = Dot::broadcast(a + r * a_stride + k * Dot::word_bytes);
 #pragma GCC unroll 4
             for (int i = 0; i < registers; ++i) acc[r][i] = Dot::dot(acc[r][i], word, weights[i]);
         }
@@ -98,6 +108,22 @@ BlockFunction block_of(std::int64_t rows, std::int64_t panels) {
         }
     }
     return block_of_rows<Dot, Dot::block_registers>(rows);
+}
+
+// Adds up the `unroll` accumulators of every row and register, in pairs, into the tile.
+template <class Dot, int rows, int registers, int unroll>
+__attribute__((always_inline)) inline void store_sums(typename Dot::Acc (&acc)[rows][registers][unroll], float* tile,
+                                                      std::int64_t tile_stride) {
+#pragma GCC unroll 6
+    for (int r = 0; r < rows; ++r)
+#pragma GCC unroll 4
+        for (int i = 0; i < registers; ++i) {
+#pragma GCC unroll 4
+            for (int half = unroll / 2; half >= 1; half /= 2)
+#pragma GCC unroll 4
+                for (int u = 0; u < half; ++u) acc[r][i][u] = Dot::sum(acc[r][i][u], acc[r][i][u + half]);
+            Dot::store_acc(tile + r * tile_stride + i * (Dot::register_bytes / 4), acc[r][i][0]);
+        }
 }
 
 // One or two panels, their whole depth, for a few rows. `unroll` accumulators per row and register hide the latency of a
@@ -142,16 +168,7 @@ void run_panels(const std::byte* a, std::int64_t a_stride, const std::byte* b, s
         }
     }
     for (; k < steps; ++k) step(k, 0);
-#pragma GCC unroll 6
-    for (int r = 0; r < rows; ++r)
-#pragma GCC unroll 2
-        for (int i = 0; i < registers; ++i) {
-#pragma GCC unroll 4
-            for (int half = unroll / 2; half >= 1; half /= 2)
-#pragma GCC unroll 4
-                for (int u = 0; u < half; ++u) acc[r][i][u] = Op::sum(acc[r][i][u], acc[r][i][u + half]);
-            Op::store_acc(tile + r * tile_stride + i * (Op::register_bytes / 4), acc[r][i][0]);
-        }
+    store_sums<Op>(acc, tile, tile_stride);
 }
 
 // Up to one block of rows there is nothing to share a chunk with, and reading panels front to back is fastest: 6 rows of
@@ -170,6 +187,15 @@ struct PanelCall {
     std::int64_t tile_stride;
 };
 
+using FewFunction = void (*)(const std::byte*, std::int64_t, const std::byte*, std::int64_t, std::int64_t, float*,
+                             std::int64_t);
+
+template <class Op, int rows, int panels>
+constexpr FewFunction few_function() {
+    if constexpr (Op::runs_itself) return &Op::template run<rows, panels>;
+    else return &run_panels<Op, rows, panels>;
+}
+
 template <class Op, int panels>
 void run_panels_of(const PanelCall& call, std::int64_t panel) {
     const std::byte* b = call.b + panel * call.panel_bytes;
@@ -178,12 +204,12 @@ void run_panels_of(const PanelCall& call, std::int64_t panel) {
         function(call.a, call.a_stride, b, call.panel_bytes, call.steps, tile, call.tile_stride);
     };
     switch (call.rows) {
-        case 1: return run(run_panels<Op, 1, panels>);
-        case 2: return run(run_panels<Op, 2, panels>);
-        case 3: return run(run_panels<Op, 3, panels>);
-        case 4: return run(run_panels<Op, 4, panels>);
-        case 5: return run(run_panels<Op, 5, panels>);
-        default: return run(run_panels<Op, 6, panels>);
+        case 1: return run(few_function<Op, 1, panels>());
+        case 2: return run(few_function<Op, 2, panels>());
+        case 3: return run(few_function<Op, 3, panels>());
+        case 4: return run(few_function<Op, 4, panels>());
+        case 5: return run(few_function<Op, 5, panels>());
+        default: return run(few_function<Op, 6, panels>());
     }
 }
 
@@ -194,7 +220,7 @@ void multiply_few(const PanelCall& call, Finish finish) {
     // Two panels share the broadcasts of a row: for 4 rows that is 3 loads per packed line instead of 5. One row has
     // little to share, and a single stream suits the prefetchers better.
     if constexpr (Op::few_panels == 2)
-        for (; call.rows > 1 && p + 2 <= call.panels; p += 2) run_panels_of<Op, 2>(call, p);
+        for (; call.rows >= Op::two_panels_from && p + 2 <= call.panels; p += 2) run_panels_of<Op, 2>(call, p);
     for (; p < call.panels; ++p) run_panels_of<Op, 1>(call, p);
     finish(0, call.rows, 0, call.panels);
 }
@@ -203,8 +229,9 @@ template <class Op, class Finish>
 void multiply_many(const PanelCall& call, Finish finish) {
     using Native = typename Op::Native;
     constexpr std::int64_t block_panels = Native::block_registers * Native::register_bytes / 64;
+    constexpr std::int64_t step_lines = Op::row_words * Native::weight_bytes / 64;
     alignas(64) std::byte expanded[Op::expands ? block_panels * chunk_steps * 64 : 64];
-    const std::int64_t chunk = balanced_chunk(call.steps * Op::row_words) / Op::row_words;
+    const std::int64_t chunk = balanced_chunk(call.steps * step_lines) / step_lines;
     const std::int64_t row_blocks = divide_up(call.rows, block_rows);
     const std::int64_t base_rows = call.rows / row_blocks, longer_blocks = call.rows % row_blocks;
     for (std::int64_t p = 0; p < call.panels; p += block_panels) {
@@ -214,7 +241,7 @@ void multiply_many(const PanelCall& call, Finish finish) {
             const std::byte* b = call.b + p * call.panel_bytes + k * Op::step_bytes;
             std::int64_t b_panel = call.panel_bytes;
             if constexpr (Op::expands) {
-                b_panel = chunk * Op::row_words * 64;
+                b_panel = chunk * step_lines * 64;
                 for (std::int64_t i = 0; i < panels; ++i)
                     Op::expand(b + i * call.panel_bytes, steps, expanded + i * b_panel);
                 b = expanded;
@@ -224,13 +251,15 @@ void multiply_many(const PanelCall& call, Finish finish) {
             const std::byte* next = call.b + (last ? (p + block_panels) * call.panel_bytes
                                                    : p * call.panel_bytes + (k + steps) * Op::step_bytes);
             const std::int64_t next_lines = chunk * Op::step_bytes / 64;
-            const std::int64_t every = row_blocks * steps * Op::row_words / (next_lines ? next_lines : 1);
+            const std::int64_t fetches = next_lines / fetch_lines<Native>;
+            const std::int64_t every = row_blocks * steps * Op::row_words / (fetches ? fetches : 1);
             std::int64_t row = 0;
             for (std::int64_t i = 0; i < row_blocks; ++i) {
                 const std::int64_t rows = base_rows + (i < longer_blocks);
                 float* tile = call.tile + row * call.tile_stride + p * 16;
-                block_of<Native>(rows, panels)(call.a + row * call.a_stride + k * Op::row_words * 4, call.a_stride, b,
-                                               b_panel, steps * Op::row_words, tile, call.tile_stride, k > 0,
+                block_of<Native>(rows, panels)(call.a + row * call.a_stride + k * Op::row_words * Native::word_bytes,
+                                               call.a_stride, b, b_panel, steps * Op::row_words, tile, call.tile_stride,
+                                               k > 0,
                                                Ahead{next + i * next_lines / row_blocks * 64, call.panel_bytes, every});
                 if (last) finish(row, rows, p, panels);
                 row += rows;
