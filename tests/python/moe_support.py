@@ -5,14 +5,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 import fastffn as ff
-from kernel_support import check, normal
+from kernel_support import check, normal, pack
 from reference import moe as oracle
 
 SPECIAL_KINDS = ("zero", "copy", "constant", "constant")
-
-
-def pack_stack(w, fmt):
-    return ff.pack(w, fmt)
 
 
 def stack_values(packed):
@@ -43,7 +39,7 @@ class Stack:
         if self.gated:
             shapes["w_gate"] = (self.d_ff, self.d_model)
         self.arguments = {
-            name: pack_stack(normal(rng, (self.count, *shape), scale=shape[1] ** -0.5), self.fmt)
+            name: pack(normal(rng, (self.count, *shape), scale=shape[1] ** -0.5), self.fmt)
             for name, shape in shapes.items()
         }
         values = {name: stack_values(packed) for name, packed in self.arguments.items()}
