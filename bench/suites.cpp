@@ -42,6 +42,15 @@ void apply_suite(const std::string& name, Options* options) {
         options->tokens = {1, 16, 128, 1024, 2048};
         options->x_dtypes = {fastffn::DType::bf16};
         options->has_baseline = false;
+    } else if (name == "sparse24") {
+        // 2:4 weights beside dense ones of the same numbers, on a 1B and a 7B model's layer.
+        options->shapes = {gated(2048, 8192), gated(4096, 11008)};
+        options->formats = {Format::sparse24, Packing(Format::sparse24, {{"values", "int8"}})};
+        options->tokens = {1, 2, 4, 16, 128, 512};
+        options->cold = {false, true};
+        options->cold_tokens_limit = 16;
+        options->x_dtypes = {fastffn::DType::bf16};
+        options->baseline_dense = true;
     } else if (name == "quick") {
         options->shapes = {plain(768, 3072)};
         options->formats = {Format::bf16, Format::int8, Format::f32};
@@ -53,7 +62,7 @@ void apply_suite(const std::string& name, Options* options) {
         // Every op and format once, on sizes that any kernel finishes at once: for continuous integration.
         options->ops = {Op::linear, Op::ffn, Op::moe, Op::pack, Op::unpack};
         options->shapes = {gated(64, 160)};
-        options->formats = {Format::f32, Format::f16, Format::bf16, Format::int8};
+        options->formats = {Format::f32, Format::f16, Format::bf16, Format::int8, Format::sparse24};
         options->tokens = {1, 20};
         options->cold = {false, true};
         options->cold_bytes = 4 << 20;
@@ -62,7 +71,7 @@ void apply_suite(const std::string& name, Options* options) {
         options->rounds = 3;
         options->machine_seconds = 0.004;
     } else {
-        throw std::invalid_argument("--suite: expected default, quick or moe, found '" + name + "'");
+        throw std::invalid_argument("--suite: expected default, quick, moe or sparse24, found '" + name + "'");
     }
 }
 

@@ -170,7 +170,7 @@ void test_options() {
     CHECK(contains(refusal({"--tokens", "0"}), "--tokens: expected a number of 1 or more, found '0'"));
     CHECK(contains(refusal({"--tokens"}), "--tokens: expected a value"));
     CHECK(contains(refusal({"--gated=yes"}), "--gated takes no value"));
-    CHECK(contains(refusal({"--suite", "huge"}), "--suite: expected default, quick or moe, found 'huge'"));
+    CHECK(contains(refusal({"--suite", "huge"}), "--suite: expected default, quick, moe or sparse24, found 'huge'"));
     CHECK(contains(refusal({"--baseline", "f32/xyz"}), "--baseline"));
     CHECK(contains(refusal({"--x", "int8"}), "--x: expected f32, f16 or bf16"));
     CHECK(contains(refusal({"--cold-bytes", "lots"}), "--cold-bytes"));

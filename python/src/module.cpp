@@ -11,6 +11,7 @@
 #include "owned_array.hpp"
 #include "packed_argument.hpp"
 #include "route.hpp"
+#include "sparse24.hpp"
 
 namespace py = pybind11;
 
@@ -30,4 +31,5 @@ PYBIND11_MODULE(_core, module) {
     register_moe(module);
     register_routes(module);
     register_fff(module);
+    register_sparse24(module);
 }
