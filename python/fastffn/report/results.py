@@ -128,7 +128,7 @@ class Report:
         return [
             f"The times are noisy: in {len(noisy)} of {len(ratios)} rows the median call took more than {NOISY}"
             f" times as long as the shortest, {max(noisy):.0f} times at worst. Other work is running on this"
-            " machine: run again when it is idle, or with fewer --threads.",
+            " machine: run again when it is idle, or with fewer --threads."
         ]
 
     def broken_promises(self) -> list[str]:
