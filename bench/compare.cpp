@@ -50,7 +50,8 @@ int isa_of_kernel(const std::string& kernel) {
     return 0;
 }
 
-Numbers numbers_of(fastffn::Format format) {
+Numbers numbers_of(const Packing& packing) {
+    const fastffn::Format format = packing.format == fastffn::Format::sparse24 ? packing.dense() : packing.format;
     if (format == fastffn::Format::bf16) return Numbers::bf16;
     return format == fastffn::Format::int8 ? Numbers::int8 : Numbers::f32;
 }
@@ -100,13 +101,13 @@ Row Comparison::measure(const Problem& problem) {
         if (options_.has_baseline) {
             Problem baseline = problem;
             if (problem.op == Op::fff) baseline.op = Op::ffn;  // of the same width
-            baseline.format = options_.baseline_format;
+            baseline.format = options_.baseline_dense ? Packing(problem.format.dense()) : options_.baseline_format;
             if (!options_.baseline_isa.empty()) baseline.isa = options_.baseline_isa;
             const bool same_isa = resolved(baseline.isa) == resolved(problem.isa);
-            if (baseline.format != problem.format || !same_isa || baseline.op != problem.op) {
+            if (!(baseline.format == problem.format) || !same_isa || baseline.op != problem.op) {
                 other = &contender(baseline.isa, Role::baseline);
                 row.baseline_kernel = other->prepare(baseline).kernel;
-                row.baseline = fastffn::format_name(baseline.format);
+                row.baseline = baseline.format.name();
                 if (baseline.op != problem.op) row.baseline = std::string(op_name(baseline.op)) + " " + row.baseline;
                 if (!options_.baseline_isa.empty()) row.baseline += "/" + options_.baseline_isa;
             }

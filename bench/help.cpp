@@ -30,7 +30,7 @@ what to measure (lists are separated by commas; every combination is a row)
   --leaf LIST           fff: neurons of a leaf; 0 (default): every node is a neuron. The tree is the smallest with
                         D_FF neurons, its tokens are fresh in every call, its baseline is the dense layer of that width
   --bias                with biases
-  --format LIST         f32, f16, bf16 (default), int8; or all
+  --format LIST         f32, f16, bf16 (default), int8, sparse24; or all. With options: sparse24:values=int8
   --isa LIST            ref, avx2, avx512base, avx512vnni, avx512bf16, amx; avx512: the best of those; best (default):
                         what the library chooses; all: each that this CPU has
   --threads LIST        default 1; all: as many as the library uses by default
@@ -43,11 +43,13 @@ what to measure (lists are separated by commas; every combination is a row)
   --huge-pages          ask for huge pages for the weights (default: as NumPy arrays get them, usually not)
 
 what to compare with
-  --baseline FORMAT[/ISA]  the same layer in that format (and instruction set), default f32; none: nothing
+  --baseline FORMAT[/ISA]  the same layer in that format (and instruction set), default f32; none: nothing;
+                        dense: for sparse24 the dense format of its values
                         The two take turns within one run, so that a slow moment hits both.
 
 suites
   --suite quick         bf16, int8 and f32 on 768x3072, hot, one and all threads; under a minute
+  --suite sparse24      2:4 weights, bf16 and int8, beside dense ones on 2048x8192 and 4096x11008; 1 to 512 tokens
   --suite default       768x3072 gelu, 2048x8192 and 4096x11008 silu-gated; all formats; 1 to 1024 tokens; hot, and cold
                         up to 16 tokens; one and all threads; takes long
   --suite moe           64 experts of 2048x1024, 8 per token, and 8 of 2048x7168, 2 per token; bf16 and int8; 1 to 2048

@@ -19,8 +19,7 @@ using namespace bench;
 
 std::string describe(const Problem& problem) {
     std::string text = std::string(op_name(problem.op)) + " " + std::to_string(problem.d_model) + "x" +
-                       std::to_string(problem.d_ff) + (problem.gated ? " gated" : "") + " " +
-                       fastffn::format_name(problem.format);
+                       std::to_string(problem.d_ff) + (problem.gated ? " gated" : "") + " " + problem.format.name();
     if (!problem.isa.empty()) text += "/" + problem.isa;
     if (problem.cold) text += " cold";
     if (problem.op == Op::moe)

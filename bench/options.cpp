@@ -29,10 +29,25 @@ Routing parse_routing(const std::string& text) {
     refuse("--routing", "uniform, zipf or one", text);
 }
 
-fastffn::Format format_named(const std::string& text) {
-    fastffn::Format format;
-    fastffn::parse_format(text.c_str(), &format).value();  // its own message lists the names
-    return format;
+// "bf16", "sparse24", "sparse24:values=int8".
+Packing format_named(const std::string& text) {
+    const std::vector<std::string> parts = split(text, ':');
+    Packing packing;
+    // Their own messages list the names.
+    fastffn::parse_format(parts.empty() ? "" : parts[0].c_str(), &packing.format).value();
+    for (std::size_t i = 1; i < parts.size(); ++i) {
+        const std::size_t equals = parts[i].find('=');
+        if (equals == std::string::npos) refuse("--format", "options such as sparse24:values=int8", text);
+        const std::string value = parts[i].substr(equals + 1);
+        std::int64_t number = 0;
+        packing.options.push_back({parts[i].substr(0, equals), parse_int(value, &number)
+                                                                   ? fastffn::OptionValue(number)
+                                                                   : fastffn::OptionValue(value)});
+    }
+    std::int64_t bytes = 0;
+    const fastffn::TensorView any(static_cast<void*>(nullptr), fastffn::DType::f32, {64, 64});
+    fastffn::packed_bytes(any, packing.format, packing.options, &bytes).value();
+    return packing;
 }
 
 fastffn::DType dtype_named(const std::string& option, const std::string& text) {
@@ -77,6 +92,25 @@ std::vector<Value> list_of(const std::string& text, const Parse& parse) {
 int available_threads() { return fastffn::default_threads(); }
 
 }  // namespace
+
+std::string Packing::name() const {
+    std::string text = fastffn::format_name(format);
+    for (const fastffn::PackOption& option : options) {
+        const bool is_text = option.value.kind() == fastffn::OptionValue::Kind::text;
+        text += ":" + option.name + "=" + (is_text ? option.value.text() : option.value.to_string());
+    }
+    return text;
+}
+
+fastffn::Format Packing::dense() const {
+    if (format != fastffn::Format::sparse24) return fastffn::Format::f32;
+    fastffn::Format values = fastffn::Format::bf16;
+    for (const fastffn::PackOption& option : options)
+        if (option.name == "values") fastffn::parse_format(option.value.text().c_str(), &values).value();
+    return values;
+}
+
+bool operator==(const Packing& a, const Packing& b) { return a.name() == b.name(); }
 
 const char* op_name(Op op) {
     const char* names[] = {"linear", "ffn", "moe", "fff", "pack", "unpack"};
@@ -158,7 +192,7 @@ Options parse_options(const std::vector<std::string>& arguments) {
                 const int count = fastffn::list_formats(formats, fastffn::format_limit);
                 options.formats.assign(formats, formats + count);
             } else {
-                options.formats = list_of<fastffn::Format>(text, format_named);
+                options.formats = list_of<Packing>(text, format_named);
             }
         } else if (name == "--isa") {
             const std::string text = value();
@@ -200,7 +234,8 @@ Options parse_options(const std::vector<std::string>& arguments) {
             options.has_baseline = text != "none";
             if (options.has_baseline) {
                 const std::size_t slash = text.find('/');
-                options.baseline_format = format_named(text.substr(0, slash));
+                options.baseline_dense = text.substr(0, slash) == "dense";
+                if (!options.baseline_dense) options.baseline_format = format_named(text.substr(0, slash));
                 options.baseline_isa =
                     slash == std::string::npos ? "" : isa_named("--baseline", text.substr(slash + 1));
             }
@@ -238,7 +273,7 @@ Options parse_options(const std::vector<std::string>& arguments) {
     if (cold_named) options.cold_tokens_limit = 0;  // asked for: at any number of tokens
 
     if (options.shapes.empty()) options.shapes = {{768, 3072, {}, {}, {}, {}}};
-    if (options.formats.empty()) options.formats = {fastffn::Format::bf16};
+    if (options.formats.empty()) options.formats = {Packing()};
     if (options.tokens.empty()) options.tokens = {1, 16, 128, 1024};
     if (options.threads.empty()) options.threads = {1};
     return options;
@@ -271,11 +306,15 @@ std::vector<Problem> expand(const Options& options) {
                         // The experts of a moe come from wherever a stack of their size lies.
                         if (cold && (!problem.multiplies() || op == Op::moe || op == Op::fff)) continue;
                         problem.cold = cold;
-                        for (fastffn::Format format : options.formats) {
+                        for (const Packing& format : options.formats) {
                             problem.format = format;
+                            // Rows of trees have these formats, without options.
+                            if (op == Op::fff && !(format.options.empty() && format.format <= fastffn::Format::int8))
+                                continue;
                             std::vector<fastffn::DType> x_dtypes = options.x_dtypes;
                             if (x_dtypes.empty() || !problem.multiplies()) {
-                                const bool narrow = format == fastffn::Format::bf16 && problem.multiplies();
+                                const bool is_bf16 = format == Packing() || format.dense() == fastffn::Format::bf16;
+                                const bool narrow = is_bf16 && problem.multiplies();
                                 x_dtypes = {narrow ? fastffn::DType::bf16 : fastffn::DType::f32};
                             }
                             for (fastffn::DType x_dtype : x_dtypes) {
@@ -305,7 +344,7 @@ std::vector<Problem> expand(const Options& options) {
 std::string to_arguments(const Problem& problem, const Options& options) {
     std::string text = std::string("--op ") + op_name(problem.op);
     text += " --shape " + std::to_string(problem.d_model) + "x" + std::to_string(problem.d_ff);
-    text += std::string(" --format ") + fastffn::format_name(problem.format);
+    text += " --format " + problem.format.name();
     text += std::string(" --activation ") + fastffn::activation_name(problem.activation);
     text += std::string(" --x ") + fastffn::dtype_name(problem.x_dtype);
     text += std::string(" --y ") + fastffn::dtype_name(problem.y_dtype);

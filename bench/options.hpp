@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "fastffn/fastffn.hpp"
@@ -18,6 +19,20 @@ const char* op_name(Op op);
 enum class Routing { uniform, zipf, one };
 const char* routing_name(Routing routing);
 
+// A weight format with the options that it is packed with: "sparse24:values=int8".
+struct Packing {
+    fastffn::Format format = fastffn::Format::bf16;
+    fastffn::PackOptions options;
+
+    Packing() = default;
+    Packing(fastffn::Format format_, fastffn::PackOptions options_ = {})
+        : format(format_), options(std::move(options_)) {}
+    std::string name() const;
+    // The dense format of the same numbers, where the format is a sparse one; else f32.
+    fastffn::Format dense() const;
+};
+bool operator==(const Packing& a, const Packing& b);
+
 // One thing to time, fully described.
 struct Problem {
     Op op = Op::ffn;
@@ -26,7 +41,7 @@ struct Problem {
     bool bias = false;
     bool cold = false;
     fastffn::Activation activation = fastffn::Activation::gelu;
-    fastffn::Format format = fastffn::Format::bf16;
+    Packing format;
     std::int64_t experts = 0, picks = 0;  // moe
     Routing routing = Routing::uniform;
     std::int64_t leaf = 0;  // fff: neurons of a leaf; 0: every node is a neuron
@@ -66,7 +81,7 @@ struct Options {
     // Any list may have several entries: every combination is a row.
     std::vector<Op> ops = {Op::ffn};
     std::vector<Shape> shapes;
-    std::vector<fastffn::Format> formats;
+    std::vector<Packing> formats;
     std::vector<std::string> isas = {""};
     std::vector<int> threads;
     std::vector<std::int64_t> tokens;
@@ -80,8 +95,9 @@ struct Options {
     std::optional<fastffn::DType> y_dtype;  // unset: as x
 
     bool has_baseline = true;
-    fastffn::Format baseline_format = fastffn::Format::f32;
-    std::string baseline_isa;  // "": the row's own
+    Packing baseline_format = fastffn::Format::f32;
+    bool baseline_dense = false;  // each row's own: Packing::dense()
+    std::string baseline_isa;     // "": the row's own
 
     std::int64_t cold_bytes = std::int64_t{1} << 30;
     std::int64_t cold_tokens_limit = 64;  // suites: above it cold and hot are the same, so only hot is measured

@@ -24,7 +24,7 @@ std::int64_t round_up(std::int64_t value, std::int64_t unit) { return (value + u
 
 }  // namespace
 
-void Runner::make_source(std::int64_t rows, std::int64_t columns, std::uint64_t seed) {
+void Runner::make_source(fastffn::Format format, std::int64_t rows, std::int64_t columns, std::uint64_t seed) {
     const std::int64_t bytes = rows * columns * 4;
     if (source_.bytes() != bytes) {
         source_ = Buffer();
@@ -33,12 +33,20 @@ void Runner::make_source(std::int64_t rows, std::int64_t columns, std::uint64_t 
     // A trained layer's scale, so that activations see the range they see in a model.
     fill_random(source_.data(), rows * columns, DType::f32, 1.7f / std::sqrt(static_cast<float>(columns)), seed);
     source_view_ = TensorView(source_.data(), DType::f32, {rows, columns});
+    if (format != fastffn::Format::sparse24) return;
+    // Two of every four to zero, each of the six ways in turn.
+    constexpr int zeros[6][2] = {{0, 1}, {0, 2}, {0, 3}, {1, 2}, {1, 3}, {2, 3}};
+    auto* values = reinterpret_cast<float*>(source_.data());
+    for (std::int64_t row = 0; row < rows; ++row)
+        for (std::int64_t k = 0; k < columns; k += 4)
+            for (int zero : zeros[(row * 5 + k / 4 * 7) % 6])
+                if (k + zero < columns) values[row * columns + k + zero] = 0;
 }
 
 void Runner::make_weights(const Problem& problem) {
     const std::string key = std::string(problem.op == Op::linear ? "matrix" : "ffn") + std::to_string(problem.experts) +
                             (problem.gated ? " gated " : " ") + std::to_string(problem.d_model) + "x" +
-                            std::to_string(problem.d_ff) + " " + fastffn::format_name(problem.format) +
+                            std::to_string(problem.d_ff) + " " + problem.format.name() +
                             (problem.cold ? " cold" : " hot");
     if (weights_.key == key) return;
     weights_ = Weights();  // give the memory back first
@@ -52,8 +60,8 @@ void Runner::make_weights(const Problem& problem) {
     const TensorView down_shape =
         stack ? TensorView(none, DType::f32, {count, model, ff}) : TensorView(none, DType::f32, {model, ff});
     std::int64_t up_bytes = 0, down_bytes = 0;
-    fastffn::packed_bytes(up_shape, problem.format, &up_bytes).value();
-    fastffn::packed_bytes(down_shape, problem.format, &down_bytes).value();
+    fastffn::packed_bytes(up_shape, problem.format.format, problem.format.options, &up_bytes).value();
+    fastffn::packed_bytes(down_shape, problem.format.format, problem.format.options, &down_bytes).value();
     std::int64_t sizes[3] = {up_bytes, problem.gated ? up_bytes : 0, problem.op == Op::linear ? 0 : down_bytes};
     std::int64_t offsets[3], stride = 0;
     for (int i = 0; i < 3; ++i) {
@@ -70,15 +78,17 @@ void Runner::make_weights(const Problem& problem) {
     weights.memory = Buffer(stride * copies, options_.huge_pages);
     for (int i = 0; i < 3; ++i) {
         if (sizes[i] == 0) continue;
-        make_source(i == 2 ? problem.d_model : problem.d_ff, i == 2 ? problem.d_ff : problem.d_model,
-                    static_cast<std::uint64_t>(i) + 1);
+        make_source(problem.format.format, i == 2 ? problem.d_model : problem.d_ff,
+                    i == 2 ? problem.d_ff : problem.d_model, static_cast<std::uint64_t>(i) + 1);
         TensorView source = source_view_;
         if (stack) {  // the same values in every expert's own memory
             source = i == 2 ? down_shape : up_shape;
             source.data = source_.data();
             source.strides[0] = 0;
         }
-        fastffn::pack(source, problem.format, weights.memory.data() + offsets[i], sizes[i]).value();
+        fastffn::pack(source, problem.format.format, problem.format.options, weights.memory.data() + offsets[i],
+                      sizes[i])
+            .value();
     }
     for (std::int64_t copy = 0; copy < copies; ++copy) {
         std::byte* base = weights.memory.data() + copy * stride;
@@ -126,11 +136,11 @@ Prepared Runner::prepare(const Problem& problem) {
                                                               static_cast<double>(problem.experts));
         }
     } else {
-        make_source(problem.d_ff, problem.d_model, 1);
+        make_source(problem.format.format, problem.d_ff, problem.d_model, 1);
         std::int64_t bytes = 0;
-        fastffn::packed_bytes(source_view_, problem.format, &bytes).value();
+        fastffn::packed_bytes(source_view_, problem.format.format, problem.format.options, &bytes).value();
         packed_ = Buffer(bytes, options_.huge_pages);
-        fastffn::pack(source_view_, problem.format, packed_.data(), bytes).value();
+        fastffn::pack(source_view_, problem.format.format, problem.format.options, packed_.data(), bytes).value();
         prepared.weight_bytes = bytes;
     }
     call();
@@ -144,7 +154,8 @@ Prepared Runner::prepare(const Problem& problem) {
 
 void Runner::call() {
     if (problem_.op == Op::pack) {
-        fastffn::pack(source_view_, problem_.format, packed_.data(), packed_.bytes()).value();
+        fastffn::pack(source_view_, problem_.format.format, problem_.format.options, packed_.data(), packed_.bytes())
+            .value();
         return;
     }
     if (problem_.op == Op::unpack) {

@@ -53,7 +53,7 @@ class Runner : public Contender {
     void make_weights(const Problem& problem);
     void make_routings(const Problem& problem);
     void call_moe();
-    void make_source(std::int64_t rows, std::int64_t columns, std::uint64_t seed);
+    void make_source(fastffn::Format format, std::int64_t rows, std::int64_t columns, std::uint64_t seed);
     void call();
 
     Options options_;

@@ -49,6 +49,15 @@ void apply_suite(const std::string& name, Options* options) {
         options->leaves = {0, 32};
         options->formats = {Format::f32, Format::bf16, Format::int8};
         options->tokens = {1, 64, 1024, 16384};
+    } else if (name == "sparse24") {
+        // 2:4 weights beside dense ones of the same numbers, on a 1B and a 7B model's layer.
+        options->shapes = {gated(2048, 8192), gated(4096, 11008)};
+        options->formats = {Format::sparse24, Packing(Format::sparse24, {{"values", "int8"}})};
+        options->tokens = {1, 2, 4, 16, 128, 512};
+        options->cold = {false, true};
+        options->cold_tokens_limit = 16;
+        options->x_dtypes = {fastffn::DType::bf16};
+        options->baseline_dense = true;
     } else if (name == "quick") {
         options->shapes = {plain(768, 3072)};
         options->formats = {Format::bf16, Format::int8, Format::f32};
@@ -61,7 +70,7 @@ void apply_suite(const std::string& name, Options* options) {
         options->ops = {Op::linear, Op::ffn, Op::moe, Op::fff, Op::pack, Op::unpack};
         options->leaves = {0, 8};
         options->shapes = {gated(64, 160)};
-        options->formats = {Format::f32, Format::f16, Format::bf16, Format::int8};
+        options->formats = {Format::f32, Format::f16, Format::bf16, Format::int8, Format::sparse24};
         options->tokens = {1, 20};
         options->cold = {false, true};
         options->cold_bytes = 4 << 20;
@@ -70,7 +79,7 @@ void apply_suite(const std::string& name, Options* options) {
         options->rounds = 3;
         options->machine_seconds = 0.004;
     } else {
-        throw std::invalid_argument("--suite: expected default, quick, moe or fff, found '" + name + "'");
+        throw std::invalid_argument("--suite: expected default, quick, moe, sparse24 or fff, found '" + name + "'");
     }
 }
 

@@ -23,9 +23,9 @@ Buffer pack_stack(const Problem& problem, std::int64_t count, std::int64_t out, 
     const Buffer plain = random_rows(count * out, in, 3);
     const TensorView w(plain.data(), DType::f32, {count, out, in});
     std::int64_t bytes = 0;
-    fastffn::packed_bytes(w, problem.format, &bytes).value();
+    fastffn::packed_bytes(w, problem.format.format, &bytes).value();
     Buffer packed(bytes, huge_pages);
-    fastffn::pack(w, problem.format, packed.data(), bytes).value();
+    fastffn::pack(w, problem.format.format, packed.data(), bytes).value();
     return packed;
 }
 
@@ -40,7 +40,7 @@ Trees::Trees(const Problem& problem, bool huge_pages) : problem_(problem) {
         w_out(outputs.data(), DType::f32, {nodes, d_model});
     const fastffn::TreeParts parts{&w_node, nullptr, nullptr, leaf ? nullptr : &w_out};
     // The rows of a leaf form's nodes are few: they stay f32.
-    const fastffn::TreeOptions options{problem.format, leaf ? fastffn::Format::f32 : problem.format};
+    const fastffn::TreeOptions options{problem.format.format, leaf ? fastffn::Format::f32 : problem.format.format};
     std::int64_t bytes = 0;
     fastffn::tree_bytes(parts, options, &bytes).value();
     tree_ = Buffer(bytes, huge_pages);

@@ -54,6 +54,34 @@ struct ExpertStack {
         down_bias = TensorView(b_down.data(), DType::f32, {count, shape.d_out});
     }
 
+    // The same layer made of pairs of factors.
+    void low_rank(Format factors, std::int64_t rank, const MoeShape& shape) {
+        auto make_pairs = [&](std::int64_t out, std::int64_t in, std::int64_t r, unsigned seed,
+                              std::vector<std::vector<std::byte>>* single, std::vector<std::byte>* stack) {
+            const auto inner = random_array(DType::f32, count * r * in, seed, 1 / std::sqrt(static_cast<float>(in)));
+            const auto outer =
+                random_array(DType::f32, count * out * r, seed + 1, 1 / std::sqrt(static_cast<float>(r)));
+            auto pack = [&](std::int64_t e, bool all) {
+                const std::byte *u_data = inner.data() + e * r * in * 4, *v_data = outer.data() + e * out * r * 4;
+                const TensorView u =
+                    all ? TensorView(u_data, DType::f32, {count, r, in}) : TensorView(u_data, DType::f32, {r, in});
+                const TensorView v =
+                    all ? TensorView(v_data, DType::f32, {count, out, r}) : TensorView(v_data, DType::f32, {out, r});
+                std::int64_t bytes = 0;
+                fastffn::packed_factors_bytes(u, v, factors, &bytes).value();
+                std::vector<std::byte> packed(static_cast<std::size_t>(bytes));
+                fastffn::pack_factors(u, v, factors, packed.data(), bytes).value();
+                return packed;
+            };
+            *stack = pack(0, true);
+            single->clear();
+            for (std::int64_t e = 0; e < count; ++e) single->push_back(pack(e, false));
+        };
+        make_pairs(d_ff, shape.d_model, rank, 71, &up, &up_stack);
+        make_pairs(shape.d_out, d_ff, rank + 3, 73, &down, &down_stack);
+        if (shape.gated) make_pairs(d_ff, shape.d_model, rank + 1, 75, &gate, &gate_stack);
+    }
+
     fastffn::MoeExperts experts() const {
         fastffn::MoeExperts e;
         e.w_up = view(up_stack);

@@ -8,7 +8,7 @@
 namespace {
 using namespace support;
 
-void check_guarded(Format format, const MoeShape& s, Side side) {
+void check_guarded(const Kind& format, const MoeShape& s, Side side) {
     const MoeProblem problem(format, s);
     fastffn::Context context(2);
     std::vector<float> expected;
@@ -46,11 +46,11 @@ void check_guarded(Format format, const MoeShape& s, Side side) {
                                        TensorView(y.data(), DType::f32, {s.tokens, s.d_out}));
     CHECK(status.ok()) << status.message();
     CHECK(std::memcmp(y.data(), expected.data(), expected.size() * 4) == 0)
-        << fastffn::format_name(format) << " tokens " << s.tokens << " d_model " << s.d_model << " d_ff " << s.d_ff;
+        << format.name() << " tokens " << s.tokens << " d_model " << s.d_model << " d_ff " << s.d_ff;
 }
 
 TEST(against_guard_pages) {
-    for (Format format : all_formats())
+    for (const Kind& format : all_kinds())
         for (Side side : {Side::end, Side::begin})
             for (const MoeShape& shape :
                  {MoeShape{1, 1, 1, 1, 1, 1}, MoeShape{1, 3, 4, 15, 17, 31}, MoeShape{3, 2, 3, 33, 63, 17},
@@ -64,7 +64,7 @@ TEST(against_guard_pages) {
 }
 
 TEST(query_is_what_a_call_takes) {
-    for (Format format : all_formats())
+    for (const Kind& format : all_kinds())
         for (std::int64_t tokens : {0, 1, 2, 17, 200})
             for (int threads : {1, 2, 5})
                 for (bool on_input : {false, true}) {
@@ -76,27 +76,22 @@ TEST(query_is_what_a_call_takes) {
                     fastffn::Context context(threads);
                     std::vector<float> y;
                     problem.run(context, &y).value();
-                    CHECK(context.workspace_bytes() == bytes)
-                        << fastffn::format_name(format) << " tokens " << tokens << ": took "
-                        << context.workspace_bytes() << ", said " << bytes;
+                    CHECK(context.workspace_bytes() == bytes) << format.name() << " tokens " << tokens << ": took "
+                                                              << context.workspace_bytes() << ", said " << bytes;
                 }
 }
 
 // A stack of one value, from a source of one element with strides of 0: quick to make at any size.
-std::vector<std::byte> pack_constant(Format format, std::int64_t count, std::int64_t out, std::int64_t in) {
-    const float value = 0.01f;
+std::vector<std::byte> pack_constant(const Kind& format, std::int64_t count, std::int64_t out, std::int64_t in) {
+    const float value = format == Format::sparse24 ? 0.0f : 0.01f;
     TensorView w(&value, DType::f32, {count, out, in});
     w.strides[0] = w.strides[1] = w.strides[2] = 0;
-    std::int64_t bytes = 0;
-    fastffn::packed_bytes(w, format, &bytes).value();
-    std::vector<std::byte> packed(static_cast<std::size_t>(bytes));
-    fastffn::pack(w, format, packed.data(), bytes).value();
-    return packed;
+    return pack_weights(w, format);
 }
 
 // OLMoE's shape at 4096 tokens, 8 experts each: 64 MB at most beyond x and y.
 TEST(workspace_of_a_large_call) {
-    for (Format format : all_formats()) {
+    for (const Kind& format : all_kinds()) {
         const auto up = pack_constant(format, 8, 1024, 2048), down = pack_constant(format, 8, 2048, 1024);
         fastffn::MoeExperts experts;
         experts.w_up = experts.w_gate = view(up);
@@ -111,8 +106,7 @@ TEST(workspace_of_a_large_call) {
                 fastffn::moe_workspace(TensorView(&none, DType::bf16, {tokens, 2048}), 8, layer, threads, &bytes)
                     .value();
                 CHECK(bytes <= (tokens == 4096 ? 64'000'000 : 128'000'000))
-                    << fastffn::format_name(format) << ", " << threads << " threads, " << tokens
-                    << " tokens: " << bytes;
+                    << format.name() << ", " << threads << " threads, " << tokens << " tokens: " << bytes;
             }
     }
 }
@@ -135,7 +129,7 @@ TEST(offsets_beyond_2_to_31) {
     constexpr std::int64_t tokens = 40, stride = std::int64_t{1} << 26;
     const Reserved x(tokens * stride * 4), y(tokens * stride * 4);
     if (!x.data || !y.data) return check::skip("no address space");
-    for (Format format : all_formats()) {
+    for (const Kind& format : all_kinds()) {
         MoeShape shape{tokens, 2, 3, 48, 24, 48};
         const MoeProblem problem(format, shape);
         std::vector<float> expected;
@@ -150,7 +144,7 @@ TEST(offsets_beyond_2_to_31) {
         fastffn::moe(context, x_view, problem.ids_view(), &weights, problem.layer(&experts), y_view).value();
         for (std::int64_t t = 0; t < tokens; ++t)
             CHECK(std::memcmp(y.data + t * stride * 4, expected.data() + t * 48, 48 * 4) == 0)
-                << fastffn::format_name(format) << " token " << t;
+                << format.name() << " token " << t;
     }
 }
 

@@ -159,8 +159,9 @@ def test_command_line_errors() -> None:
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_examples(path: Path) -> None:
-    if "import torch" in path.read_text():
-        pytest.importorskip("torch")
+    for module in ("torch", "sklearn"):
+        if f"\nimport {module}" in path.read_text() or f"\nfrom {module}" in path.read_text():
+            pytest.importorskip(module)
     arguments = ["--quick"] if path.stem == "call_overhead" else []
     result = python("-W", "error", str(path), *arguments)
     assert result.returncode == 0, result.stderr

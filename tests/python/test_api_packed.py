@@ -168,7 +168,7 @@ def test_what_pack_refuses() -> None:
     w = weights(8, 8)
     with pytest.raises(ValueError) as error:
         ff.pack(w, "int3")
-    assert str(error.value) == "pack: format 'int3' is not known; expected f32, f16, bf16, int8 or sparse24"
+    assert str(error.value) == "pack: format 'int3' is not known; expected f32, f16, bf16, int8, sparse24 or lowrank"
     for bad in (np.nan, np.inf):
         broken = w.copy()
         broken[3, 2] = bad

@@ -28,6 +28,17 @@ def test_every_kind(fmt, dtype, activation, gated, bias):
 
 @formats
 @dtypes
+@pytest.mark.parametrize("bias", [None, "same"], ids=["", "bias"])
+def test_clamped_swiglu(fmt, dtype, bias):
+    """GPT-OSS's activation, on inputs wide enough for both clamps."""
+    layer = Layer(fmt, 50, 70, True, dtype if bias else None, "swiglu_clamped")
+    rng = np.random.default_rng(10)
+    for tokens in (1, 3, 21):
+        layer.check(normal(rng, (tokens, 50), dtype, scale=5))
+
+
+@formats
+@dtypes
 def test_few_tokens(fmt, dtype):
     rng = np.random.default_rng(2)
     for d_model, d_ff, gated in ((64, 96, True), (33, 47, False)):

@@ -8,15 +8,17 @@
 //
 // A Dot says what one multiply-add is (see registers_avx512.hpp, registers_avx2.hpp): Register, Acc, zero, load_acc,
 // store_acc, sum, load_weights, broadcast, dot, register_bytes, block_registers, few_unroll, few_panels. A dot eats a word of
-// the row, word_bytes wide (4, unless a Dot says otherwise), and Weights: what load(panel, part) makes of weight_bytes (64)
-// of a panel for one of its registers of columns.
+// the row, word_bytes wide (4, unless a Dot says otherwise), and Weights: what load(panel, k, part) makes of the k-th
+// weight_bytes (64) of a panel for one of its registers of columns.
 // An Op says how a format's packed bytes reach it:
 //   row_words        prepared words that a step consumes
 //   step_bytes       packed bytes of a panel that a step consumes
 //   step(acc, words, weights)       one step of one register of columns, straight from packed bytes
 //   Native           the Dot for many rows
 //   expands, expand(weights, steps, expanded)   packed bytes of one panel → weight_bytes per word, where Native needs that
-//   run<rows, panels>(…)            instead of step(), where run_panels() does not fit the packed order
+//   Direct           the Dot that reads packed bytes as they are; up to direct_blocks blocks of rows share too few reads of an
+//                    expanded chunk to pay for it. Native itself where there is no other.
+//   few_rows         up to so many rows read panels front to back; 0: blocks at any number of rows, and no step()
 // Sums of one output run over the depth in the same order for any number of threads.
 #pragma once
 
@@ -66,8 +68,7 @@ void block(const std::byte* a, std::int64_t a_stride, const std::byte* b, std::i
         }
         typename Dot::Weights weights[registers];
 #pragma GCC unroll 4
-        for (int i = 0; i < registers; ++i)
-            weights[i] = Dot::load(b + i / per_panel * b_panel + k * Dot::weight_bytes, i % per_panel);
+        for (int i = 0; i < registers; ++i) weights[i] = Dot::load(b + i / per_panel * b_panel, k, i % per_panel);
 #pragma GCC unroll 6
         for (int r = 0; r < rows; ++r) {
             const typename Dot::Register word = Dot::broadcast(a + r * a_stride + k * Dot::word_bytes);
@@ -108,22 +109,6 @@ BlockFunction block_of(std::int64_t rows, std::int64_t panels) {
         }
     }
     return block_of_rows<Dot, Dot::block_registers>(rows);
-}
-
-// Adds up the `unroll` accumulators of every row and register, in pairs, into the tile.
-template <class Dot, int rows, int registers, int unroll>
-__attribute__((always_inline)) inline void store_sums(typename Dot::Acc (&acc)[rows][registers][unroll], float* tile,
-                                                      std::int64_t tile_stride) {
-#pragma GCC unroll 6
-    for (int r = 0; r < rows; ++r)
-#pragma GCC unroll 4
-        for (int i = 0; i < registers; ++i) {
-#pragma GCC unroll 4
-            for (int half = unroll / 2; half >= 1; half /= 2)
-#pragma GCC unroll 4
-                for (int u = 0; u < half; ++u) acc[r][i][u] = Dot::sum(acc[r][i][u], acc[r][i][u + half]);
-            Dot::store_acc(tile + r * tile_stride + i * (Dot::register_bytes / 4), acc[r][i][0]);
-        }
 }
 
 // One or two panels, their whole depth, for a few rows. `unroll` accumulators per row and register hide the latency of a
@@ -168,7 +153,16 @@ void run_panels(const std::byte* a, std::int64_t a_stride, const std::byte* b, s
         }
     }
     for (; k < steps; ++k) step(k, 0);
-    store_sums<Op>(acc, tile, tile_stride);
+#pragma GCC unroll 6
+    for (int r = 0; r < rows; ++r)
+#pragma GCC unroll 2
+        for (int i = 0; i < registers; ++i) {
+#pragma GCC unroll 4
+            for (int half = unroll / 2; half >= 1; half /= 2)
+#pragma GCC unroll 4
+                for (int u = 0; u < half; ++u) acc[r][i][u] = Op::sum(acc[r][i][u], acc[r][i][u + half]);
+            Op::store_acc(tile + r * tile_stride + i * (Op::register_bytes / 4), acc[r][i][0]);
+        }
 }
 
 // Up to one block of rows there is nothing to share a chunk with, and reading panels front to back is fastest: 6 rows of
@@ -187,15 +181,6 @@ struct PanelCall {
     std::int64_t tile_stride;
 };
 
-using FewFunction = void (*)(const std::byte*, std::int64_t, const std::byte*, std::int64_t, std::int64_t, float*,
-                             std::int64_t);
-
-template <class Op, int rows, int panels>
-constexpr FewFunction few_function() {
-    if constexpr (Op::runs_itself) return &Op::template run<rows, panels>;
-    else return &run_panels<Op, rows, panels>;
-}
-
 template <class Op, int panels>
 void run_panels_of(const PanelCall& call, std::int64_t panel) {
     const std::byte* b = call.b + panel * call.panel_bytes;
@@ -204,12 +189,12 @@ void run_panels_of(const PanelCall& call, std::int64_t panel) {
         function(call.a, call.a_stride, b, call.panel_bytes, call.steps, tile, call.tile_stride);
     };
     switch (call.rows) {
-        case 1: return run(few_function<Op, 1, panels>());
-        case 2: return run(few_function<Op, 2, panels>());
-        case 3: return run(few_function<Op, 3, panels>());
-        case 4: return run(few_function<Op, 4, panels>());
-        case 5: return run(few_function<Op, 5, panels>());
-        default: return run(few_function<Op, 6, panels>());
+        case 1: return run(run_panels<Op, 1, panels>);
+        case 2: return run(run_panels<Op, 2, panels>);
+        case 3: return run(run_panels<Op, 3, panels>);
+        case 4: return run(run_panels<Op, 4, panels>);
+        case 5: return run(run_panels<Op, 5, panels>);
+        default: return run(run_panels<Op, 6, panels>);
     }
 }
 
@@ -220,17 +205,16 @@ void multiply_few(const PanelCall& call, Finish finish) {
     // Two panels share the broadcasts of a row: for 4 rows that is 3 loads per packed line instead of 5. One row has
     // little to share, and a single stream suits the prefetchers better.
     if constexpr (Op::few_panels == 2)
-        for (; call.rows >= Op::two_panels_from && p + 2 <= call.panels; p += 2) run_panels_of<Op, 2>(call, p);
+        for (; call.rows > 1 && p + 2 <= call.panels; p += 2) run_panels_of<Op, 2>(call, p);
     for (; p < call.panels; ++p) run_panels_of<Op, 1>(call, p);
     finish(0, call.rows, 0, call.panels);
 }
 
-template <class Op, class Finish>
-void multiply_many(const PanelCall& call, Finish finish) {
-    using Native = typename Op::Native;
+template <class Op, class Native, bool expands, class Finish>
+void multiply_chunks(const PanelCall& call, Finish finish) {
     constexpr std::int64_t block_panels = Native::block_registers * Native::register_bytes / 64;
     constexpr std::int64_t step_lines = Op::row_words * Native::weight_bytes / 64;
-    alignas(64) std::byte expanded[Op::expands ? block_panels * chunk_steps * 64 : 64];
+    alignas(64) std::byte expanded[expands ? block_panels * chunk_steps * 64 : 64];
     const std::int64_t chunk = balanced_chunk(call.steps * step_lines) / step_lines;
     const std::int64_t row_blocks = divide_up(call.rows, block_rows);
     const std::int64_t base_rows = call.rows / row_blocks, longer_blocks = call.rows % row_blocks;
@@ -240,7 +224,7 @@ void multiply_many(const PanelCall& call, Finish finish) {
             const std::int64_t steps = call.steps - k < chunk ? call.steps - k : chunk;
             const std::byte* b = call.b + p * call.panel_bytes + k * Op::step_bytes;
             std::int64_t b_panel = call.panel_bytes;
-            if constexpr (Op::expands) {
+            if constexpr (expands) {
                 b_panel = chunk * step_lines * 64;
                 for (std::int64_t i = 0; i < panels; ++i)
                     Op::expand(b + i * call.panel_bytes, steps, expanded + i * b_panel);
@@ -268,11 +252,20 @@ void multiply_many(const PanelCall& call, Finish finish) {
     }
 }
 
+template <class Op, class Finish>
+void multiply_many(const PanelCall& call, Finish finish) {
+    if constexpr (Op::direct_blocks > 0)
+        if (call.rows <= Op::direct_blocks * block_rows)
+            return multiply_chunks<Op, typename Op::Direct, false>(call, finish);
+    multiply_chunks<Op, typename Op::Native, Op::expands>(call, finish);
+}
+
 // Which loop runs depends on the rows of the token tile alone, not on how threads split it.
 template <class Op, class Finish>
 void multiply_panels(const PanelCall& call, std::int64_t total_rows, Finish finish) {
-    if (total_rows <= few_rows_limit) multiply_few<Op>(call, finish);
-    else multiply_many<Op>(call, finish);
+    if constexpr (Op::few_rows > 0)
+        if (total_rows <= Op::few_rows) return multiply_few<Op>(call, finish);
+    multiply_many<Op>(call, finish);
 }
 
 inline void nothing_to_finish(std::int64_t, std::int64_t, std::int64_t, std::int64_t) {}

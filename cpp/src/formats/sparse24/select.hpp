@@ -12,7 +12,10 @@
 //   choosing by two masks and blends instead of a shuffle    1 row in L2 9.1 / 6.1 / 9.4, 4 rows 17.9 / 16.4 / 16.8, 6 rows
 //   26.1 / 22.1 / 31.7: a mask costs a load and a move to a mask register per group, a shuffle two vector operations
 //   expanding to dense pairs in registers    1 row 12.1, 4 rows 21.9, 6 rows 30.8: twice the dots
-//   shuffles from codes on the fly for many rows    3.5 ns per row against 3.2 when spread once per chunk; dense 4.5
+//   always working the shuffles out anew, for many rows    3.5 ns per row against 3.2 when spread once per chunk; dense 4.5
+//   reading one or two panels front to back for few rows, as the dense formats do    2048×8192 gated from memory, ms:
+//   1 row 3.5 to 4.0 against 3.3 in blocks, 2 rows 4.1 to 4.7 against 3.2, 6 rows 5.6 against 3.5 (within 1 MiB of L2 it
+//   wins up to 20 %)
 #pragma once
 
 #include "formats/common/blocks.hpp"
@@ -21,58 +24,26 @@
 namespace fastffn {
 namespace {
 
-// One or two panels, their whole depth, for a few rows; run_panels() for packed bytes that come in blocks.
-template <class Op, int rows, int panels>
-void run_select(const std::byte* a, std::int64_t a_stride, const std::byte* b, std::int64_t b_panel,
-                std::int64_t blocks, float* tile, std::int64_t tile_stride) {
-    // Zen 4, one row from memory: 1.1 KiB ahead 35.7 ns per 32 × 16 weights, 2.3 KiB 25.5, 4.5 KiB 27.4, 9 KiB 24.0.
-    constexpr std::int64_t prefetch_bytes = 2304;
-    constexpr int per_panel = 64 / Op::register_bytes, registers = panels * per_panel;
-    constexpr int unroll = Op::few_unroll(rows);
-    typename Op::Acc acc[rows][registers][unroll];
-#pragma GCC unroll 6
-    for (int r = 0; r < rows; ++r)
-#pragma GCC unroll 4
-        for (int i = 0; i < registers; ++i)
-#pragma GCC unroll 4
-            for (int u = 0; u < unroll; ++u) acc[r][i][u] = Op::zero();
-    for (std::int64_t block = 0; block < blocks; ++block) {
-#pragma GCC unroll 2
-        for (int p = 0; p < panels; ++p)
-#pragma GCC unroll 17
-            for (std::int64_t line = 0; line < Op::step_bytes; line += 64)
-                _mm_prefetch(reinterpret_cast<const char*>(b + p * b_panel + line + prefetch_bytes), _MM_HINT_T0);
-#pragma GCC unroll 8
-        for (int slot = 0; slot < block_slots; ++slot)
-#pragma GCC unroll 4
-            for (int i = 0; i < registers; ++i) {
-                const typename Op::Weights weights = Op::read(b + i / per_panel * b_panel, slot, i % per_panel);
-#pragma GCC unroll 6
-                for (int r = 0; r < rows; ++r)
-                    acc[r][i][slot % unroll] = Op::dot(
-                        acc[r][i][slot % unroll], Op::broadcast(a + r * a_stride + slot * Op::word_bytes), weights);
-            }
-        a += block_slots * Op::word_bytes;
-        b += Op::step_bytes;
+// A layout's Dot on packed blocks as they are.
+template <class Layout>
+struct DirectSlots : Layout {
+    using typename Layout::Weights;
+    static Weights load(const std::byte* panel, std::int64_t k, int part) {
+        return Layout::read(panel + k / block_slots * Layout::step_bytes, static_cast<int>(k % block_slots), part);
     }
-    store_sums<Op>(acc, tile, tile_stride);
-}
+};
 
 // The Op of blocks.hpp for a layout: a step is a block of 8 slots, and each slot is a word of the row.
 template <class Layout>
 struct SelectOp : Layout {
     using Native = Layout;
+    using Direct = DirectSlots<Layout>;
+    // Zen 4, 2048×8192 gated, bf16, ms: 16 rows 7.2 direct and 8.8 expanded, 24 rows 10.5 and 10.8, 32 rows 13.9 and 13.8.
+    static constexpr int direct_blocks = 4;
     static constexpr std::int64_t row_words = block_slots;
-    static constexpr bool expands = true, runs_itself = true;
-    // Two panels share broadcasts, one panel is one stream. Zen 4, in L2 and from memory, ns per 32 × 16 weights: 1 row 6.1
-    // and 25.4 (two panels 5.9 and 30.1), 2 rows 9.8 and 28.1 (9.4 and 32.7), 4 rows 18.0 and 36.3 (16.6 and 35.4).
-    static constexpr int two_panels_from = 4;
+    static constexpr bool expands = true;
+    static constexpr std::int64_t few_rows = 0;
 
-    template <int rows, int panels>
-    static void run(const std::byte* a, std::int64_t a_stride, const std::byte* b, std::int64_t b_panel,
-                    std::int64_t blocks, float* tile, std::int64_t tile_stride) {
-        run_select<SelectOp, rows, panels>(a, a_stride, b, b_panel, blocks, tile, tile_stride);
-    }
     static void expand(const std::byte* weights, std::int64_t blocks, std::byte* expanded) {
         constexpr int per_panel = 64 / Layout::register_bytes;
         for (std::int64_t block = 0; block < blocks; ++block) {

@@ -35,7 +35,8 @@ struct PairSlots : DotBf16 {
         store_register(expanded, weights.picks);
         store_register(expanded + 64, weights.pairs);
     }
-    static Weights load(const std::byte* expanded, int) {
+    static Weights load(const std::byte* expanded, std::int64_t k, int) {
+        expanded += k * weight_bytes;
         return {load_weights(expanded), load_weights(expanded + 64)};
     }
     static Acc dot(Acc acc, Register word, const Weights& weights) {

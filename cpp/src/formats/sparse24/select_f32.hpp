@@ -45,8 +45,8 @@ struct F32Slots : SumF32 {
         store_floats(expanded + 64, weights.second);
         store_floats(expanded + 128, as_floats(weights.picks));
     }
-    static Weights load(const std::byte* expanded, int part) {
-        expanded += part * register_bytes;
+    static Weights load(const std::byte* expanded, std::int64_t k, int part) {
+        expanded += k * weight_bytes + part * register_bytes;
         return {as_floats(load_weights(expanded)), as_floats(load_weights(expanded + 64)),
                 load_weights(expanded + 128)};
     }

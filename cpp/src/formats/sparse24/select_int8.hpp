@@ -27,8 +27,8 @@ struct Int8Slots : Quads {
         store_register(expanded, weights.picks);
         store_register(expanded + 64, weights.quads);
     }
-    static Weights load(const std::byte* expanded, int part) {
-        expanded += part * Quads::register_bytes;
+    static Weights load(const std::byte* expanded, std::int64_t k, int part) {
+        expanded += k * weight_bytes + part * Quads::register_bytes;
         return {Quads::load_weights(expanded), Quads::load_weights(expanded + 64)};
     }
     static Acc dot(Acc acc, Register word, const Weights& weights) {
