@@ -69,7 +69,7 @@ class GroupedWalk : public TreeTiles {
             const std::int64_t index = token + (ids ? ids[i] : i);
             if (plan_.copy_x) {
                 float* copy = s.copies + i * padded_cols();
-                copy_row(x_, index, copy);
+                copy_row(index, copy);
                 s.x[i] = copy;
             } else {
                 s.x[i] = reinterpret_cast<const float*>(row_of(x_, index));

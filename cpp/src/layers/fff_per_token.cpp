@@ -32,7 +32,7 @@ class PerToken : public TreeTiles {
         const std::int64_t span = phase / phases;
         if (phase % phases == 0) {
             const std::int64_t begin = task * finish_tokens, end = least(begin + finish_tokens, tokens(span));
-            for (std::int64_t i = begin; i < end; ++i) copy_row(x_, first(span) + i, copied(i));
+            for (std::int64_t i = begin; i < end; ++i) copy_row(first(span) + i, copied(i));
         } else if (phase % phases == 1) {
             walk(span, task);
         } else {

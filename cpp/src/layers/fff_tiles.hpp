@@ -19,18 +19,6 @@ inline std::byte* row_of(const RowsView& rows, std::int64_t index) {
     return rows.row(index, 1, &run);
 }
 
-// A row as f32, zero padded to a multiple of 16.
-inline void copy_row(const RowsView& x, std::int64_t index, float* dst) {
-    const std::byte* src = row_of(x, index);
-    const std::int64_t padded = round_up(x.cols, 16);
-    if (x.dtype == DType::f32) {
-        std::memcpy(dst, src, static_cast<std::size_t>(x.cols) * 4);
-    } else {
-        for (std::int64_t c = 0; c < x.cols; ++c) dst[c] = load_f32(src + 2 * c, x.dtype);
-    }
-    for (std::int64_t c = x.cols; c < padded; ++c) dst[c] = 0;
-}
-
 // What a worker needs for a tile of the grouped plan, or for a task of the other.
 struct Scratch {
     const float** x = nullptr;
@@ -82,6 +70,10 @@ class TreeTiles {
     std::int64_t first(std::int64_t span) const { return span * plan_.span; }
     std::int64_t tokens(std::int64_t span) const { return least(plan_.span, plan_.tokens - first(span)); }
     std::int64_t padded_cols() const { return round_up(x_.cols, 16); }
+
+    void copy_row(std::int64_t index, float* dst) const {
+        call_.kernels->widen(row_of(x_, index), x_.dtype, x_.cols, dst);
+    }
 
     template <class T>
     T* at(std::int64_t offset) const {

@@ -52,6 +52,8 @@ struct TreeKernels {
     void (*dot_each[4])(const DotArgs& args) noexcept;
     void (*dot_shared[4])(const DotArgs& args) noexcept;
     void (*sum[4])(const SumArgs& args) noexcept;
+    // A row of x as DotArgs wants it: `cols` elements as f32, then zeros up to a multiple of 16.
+    void (*widen)(const std::byte* src, DType dtype, std::int64_t cols, float* dst) noexcept;
 };
 
 const TreeKernels& tree_kernels(Isa isa) noexcept;

@@ -58,6 +58,7 @@ const TreeKernels tree = {
      dot_shared<Rows, weights_int8>},
     {sum_rows<Rows, weights_f32>, sum_rows<Rows, weights_f16>, sum_rows<Rows, weights_bf16>,
      sum_rows<Rows, weights_int8>},
+    widen<Rows>,
 };
 
 }  // namespace fastffn::avx512

@@ -118,5 +118,13 @@ void sum_rows(const SumArgs& a) noexcept {
     if (a.stream) Rows::finish_streams();
 }
 
+template <class Rows>
+void widen(const std::byte* src, DType dtype, std::int64_t cols, float* dst) noexcept {
+    using V = typename Rows::V;
+    const std::int64_t bytes = dtype == DType::f32 ? 4 : 2;
+    for (std::int64_t c = 0; c < round_up(cols, 16); c += V::width)
+        store(dst + c, c < cols ? V(V::load_as(src + c * bytes, dtype, cols - c)) : V(0.0f));
+}
+
 }  // namespace
 }  // namespace fastffn
