@@ -20,13 +20,15 @@ examples
   fastffn-bench --machine                               only the machine
 
 what to measure (lists are separated by commas; every combination is a row)
-  --op LIST             ffn (default), linear, moe, pack, unpack
+  --op LIST             ffn (default), linear, fff, moe, pack, unpack
   --shape LIST          D_MODELxD_FF, default 768x3072; for linear, pack and unpack IN_FEATURESxOUT_FEATURES
   --activation NAME     identity, relu, relu2, gelu (default), gelu_tanh, silu, swiglu_clamped (gated)
   --gated               ffn with a gate: activation(x w_gate) * (x w_up); --no-gated undoes it for a suite
   --experts N, --picks K  moe: experts of that shape, default 8, and how many each token uses, default 2
   --routing LIST        moe: uniform (default); zipf: the expert of rank r as often as 1/r; one: all tokens the same.
                         Each call has other tokens, so experts come from where a stack of their size lies
+  --leaf LIST           fff: neurons of a leaf; 0 (default): every node is a neuron. The tree is the smallest with
+                        D_FF neurons, its tokens are fresh in every call, its baseline is the dense layer of that width
   --bias                with biases
   --format LIST         f32, f16, bf16 (default), int8, sparse24; or all. With options: sparse24:values=int8
   --isa LIST            ref, avx2, avx512base, avx512vnni, avx512bf16, amx; avx512: the best of those; best (default):
@@ -52,6 +54,7 @@ suites
                         up to 16 tokens; one and all threads; takes long
   --suite moe           64 experts of 2048x1024, 8 per token, and 8 of 2048x7168, 2 per token; bf16 and int8; 1 to 2048
                         tokens; one and all threads
+  --suite fff           trees: 768x4095 all-node and with leaves of 32, 1 to 16384 tokens, beside the dense layer
   --smoke               everything once, tiny, in seconds: does it run? The times mean nothing
                         Options after a suite narrow it: --suite default --format int8 --threads 1
 

@@ -25,6 +25,7 @@ std::string describe(const Problem& problem) {
     if (problem.op == Op::moe)
         text += ", " + std::to_string(problem.experts) + " experts, " + std::to_string(problem.picks) + " per token, " +
                 routing_name(problem.routing);
+    if (problem.op == Op::fff) text += ", " + tree_name(problem);
     text += ", threads " + std::to_string(problem.threads);
     if (problem.tokens) text += ", tokens " + std::to_string(problem.tokens);
     return text;

@@ -16,10 +16,10 @@ namespace {
 }
 
 Op parse_op(const std::string& text) {
-    for (Op op : {Op::linear, Op::ffn, Op::moe, Op::pack, Op::unpack}) {
+    for (Op op : {Op::linear, Op::ffn, Op::moe, Op::fff, Op::pack, Op::unpack}) {
         if (text == op_name(op)) return op;
     }
-    refuse("--op", "linear, ffn, moe, pack or unpack", text);
+    refuse("--op", "linear, ffn, moe, fff, pack or unpack", text);
 }
 
 Routing parse_routing(const std::string& text) {
@@ -113,13 +113,18 @@ fastffn::Format Packing::dense() const {
 bool operator==(const Packing& a, const Packing& b) { return a.name() == b.name(); }
 
 const char* op_name(Op op) {
-    const char* names[] = {"linear", "ffn", "moe", "pack", "unpack"};
+    const char* names[] = {"linear", "ffn", "moe", "fff", "pack", "unpack"};
     return names[static_cast<int>(op)];
 }
 
 const char* routing_name(Routing routing) {
     const char* names[] = {"uniform", "zipf", "one"};
     return names[static_cast<int>(routing)];
+}
+
+std::string tree_name(const Problem& problem) {
+    const std::string depth = "tree of depth " + std::to_string(problem.depth());
+    return problem.leaf ? depth + ", leaves of " + std::to_string(problem.leaf) : depth;
 }
 
 Options parse_options(const std::vector<std::string>& arguments) {
@@ -172,6 +177,10 @@ Options parse_options(const std::vector<std::string>& arguments) {
         } else if (name == "--picks") {
             options.picks = positive(name, value());
             for (Shape& shape : options.shapes) shape.picks = options.picks;
+        } else if (name == "--leaf") {
+            options.leaves = list_of<std::int64_t>(value(), [](const std::string& text) {
+                return text == "0" ? std::int64_t{0} : positive("--leaf", text);
+            });
         } else if (name == "--routing") {
             options.routings = list_of<Routing>(value(), parse_routing);
         } else if (name == "--bias") {
@@ -279,8 +288,8 @@ std::vector<Problem> expand(const Options& options) {
         for (const Shape& shape : options.shapes) {
             problem.d_model = shape.d_model;
             problem.d_ff = shape.d_ff;
-            const bool activates = op == Op::ffn || op == Op::moe;
-            problem.gated = activates && shape.gated.value_or(options.gated);
+            const bool activates = op == Op::ffn || op == Op::moe || op == Op::fff;
+            problem.gated = activates && op != Op::fff && shape.gated.value_or(options.gated);
             problem.activation =
                 activates ? shape.activation.value_or(options.activation) : fastffn::Activation::identity;
             problem.experts = op == Op::moe ? shape.experts.value_or(options.experts) : 0;
@@ -288,39 +297,44 @@ std::vector<Problem> expand(const Options& options) {
             if (problem.picks > problem.experts)
                 refuse("--picks", "at most the number of experts", std::to_string(problem.picks));
             const std::vector<Routing> only = {Routing::uniform};
-            for (Routing routing : op == Op::moe ? options.routings : only)
-                for (bool cold : options.cold) {
-                    problem.routing = routing;
-                    // The experts of a moe come from wherever a stack of their size lies.
-                    if (cold && (!problem.multiplies() || op == Op::moe)) continue;
-                    problem.cold = cold;
-                    for (const Packing& format : options.formats) {
-                        problem.format = format;
-                        std::vector<fastffn::DType> x_dtypes = options.x_dtypes;
-                        if (x_dtypes.empty() || !problem.multiplies()) {
-                            const bool is_bf16 = format == Packing() || format.dense() == fastffn::Format::bf16;
-                            const bool narrow = is_bf16 && problem.multiplies();
-                            x_dtypes = {narrow ? fastffn::DType::bf16 : fastffn::DType::f32};
-                        }
-                        for (fastffn::DType x_dtype : x_dtypes) {
-                            problem.x_dtype = x_dtype;
-                            problem.y_dtype = options.y_dtype.value_or(x_dtype);
-                            for (const std::string& isa : options.isas) {
-                                problem.isa = isa;
-                                for (int threads : options.threads) {
-                                    problem.threads = threads;
-                                    for (std::int64_t tokens : options.tokens) {
-                                        if (cold && options.cold_tokens_limit && tokens > options.cold_tokens_limit)
-                                            continue;
-                                        problem.tokens = problem.multiplies() ? tokens : 0;
-                                        problems.push_back(problem);
-                                        if (!problem.multiplies()) break;
+            const std::vector<std::int64_t> no_leaf = {0};
+            for (std::int64_t leaf : op == Op::fff ? options.leaves : no_leaf)
+                for (Routing routing : op == Op::moe ? options.routings : only)
+                    for (bool cold : options.cold) {
+                        problem.routing = routing;
+                        problem.leaf = leaf;
+                        // The experts of a moe come from wherever a stack of their size lies.
+                        if (cold && (!problem.multiplies() || op == Op::moe || op == Op::fff)) continue;
+                        problem.cold = cold;
+                        for (const Packing& format : options.formats) {
+                            // Trees have no sparse rows, and random leaves are not 2:4.
+                            if (op == Op::fff && format.format == fastffn::Format::sparse24) continue;
+                            problem.format = format;
+                            std::vector<fastffn::DType> x_dtypes = options.x_dtypes;
+                            if (x_dtypes.empty() || !problem.multiplies()) {
+                                const bool is_bf16 = format == Packing() || format.dense() == fastffn::Format::bf16;
+                                const bool narrow = is_bf16 && problem.multiplies();
+                                x_dtypes = {narrow ? fastffn::DType::bf16 : fastffn::DType::f32};
+                            }
+                            for (fastffn::DType x_dtype : x_dtypes) {
+                                problem.x_dtype = x_dtype;
+                                problem.y_dtype = options.y_dtype.value_or(x_dtype);
+                                for (const std::string& isa : options.isas) {
+                                    problem.isa = isa;
+                                    for (int threads : options.threads) {
+                                        problem.threads = threads;
+                                        for (std::int64_t tokens : options.tokens) {
+                                            if (cold && options.cold_tokens_limit && tokens > options.cold_tokens_limit)
+                                                continue;
+                                            problem.tokens = problem.multiplies() ? tokens : 0;
+                                            problems.push_back(problem);
+                                            if (!problem.multiplies()) break;
+                                        }
                                     }
                                 }
                             }
                         }
                     }
-                }
         }
     }
     return problems;
@@ -339,6 +353,7 @@ std::string to_arguments(const Problem& problem, const Options& options) {
         text += " --experts " + std::to_string(problem.experts) + " --picks " + std::to_string(problem.picks);
         text += std::string(" --routing ") + routing_name(problem.routing);
     }
+    if (problem.op == Op::fff) text += " --leaf " + std::to_string(problem.leaf);
     if (problem.gated) text += " --gated";
     if (problem.bias) text += " --bias";
     if (problem.cold) text += " --cold";

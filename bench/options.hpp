@@ -11,7 +11,7 @@
 
 namespace bench {
 
-enum class Op { linear, ffn, moe, pack, unpack };
+enum class Op { linear, ffn, moe, fff, pack, unpack };
 const char* op_name(Op op);
 
 // Which experts the tokens of a moe choose, each k different ones: all equally likely; the expert of rank r as likely as
@@ -44,19 +44,30 @@ struct Problem {
     Packing format;
     std::int64_t experts = 0, picks = 0;  // moe
     Routing routing = Routing::uniform;
-    std::string isa;  // "": what the library chooses (under FASTFFN_ISA, if that is set)
+    std::int64_t leaf = 0;  // fff: neurons of a leaf; 0: every node is a neuron
+    std::string isa;        // "": what the library chooses (under FASTFFN_ISA, if that is set)
     int threads = 1;
     std::int64_t tokens = 1;
     fastffn::DType x_dtype = fastffn::DType::f32, y_dtype = fastffn::DType::f32;
 
-    bool multiplies() const { return op == Op::linear || op == Op::ffn || op == Op::moe; }
+    bool multiplies() const { return op == Op::linear || op == Op::ffn || op == Op::moe || op == Op::fff; }
+    // fff: the smallest tree of at least d_ff neurons.
+    std::int64_t depth() const {
+        std::int64_t depth = 0;
+        while ((leaf ? leaf << depth : (std::int64_t{2} << depth) - 1) < d_ff) ++depth;
+        return depth;
+    }
+    std::int64_t path_rows() const { return leaf ? depth() + 2 * leaf : 2 * (depth() + 1); }  // that a token multiplies
     int matrices() const { return op == Op::ffn || op == Op::moe ? (gated ? 3 : 2) : 1; }
     std::int64_t parameters() const { return matrices() * d_model * d_ff; }  // moe: of one expert
     double operations() const {
+        if (op == Op::fff) return 2.0 * static_cast<double>(tokens * path_rows() * d_model);
         const std::int64_t rows = op == Op::moe ? tokens * picks : tokens;
         return multiplies() ? 2.0 * static_cast<double>(rows * parameters()) : 0.0;
     }
 };
+
+std::string tree_name(const Problem& problem);  // "tree of depth 11", "tree of depth 7, leaves of 32"
 
 struct Shape {
     std::int64_t d_model, d_ff;
@@ -79,6 +90,7 @@ struct Options {
     bool gated = false, bias = false;
     std::int64_t experts = 8, picks = 2;
     std::vector<Routing> routings = {Routing::uniform};
+    std::vector<std::int64_t> leaves = {0};
     std::vector<fastffn::DType> x_dtypes;   // empty: bf16 weights take bf16, others f32
     std::optional<fastffn::DType> y_dtype;  // unset: as x
 

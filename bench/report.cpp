@@ -30,11 +30,13 @@ std::string title_of(const Problem& problem) {
         title += "  " + std::to_string(problem.experts) + " experts, " + std::to_string(problem.picks) +
                  " per token, " + routing_name(problem.routing);
     }
-    if (problem.op == Op::ffn || problem.op == Op::moe) {
+    if (problem.op == Op::fff) title += "  " + tree_name(problem);
+    if (problem.op == Op::ffn || problem.op == Op::moe || problem.op == Op::fff) {
         title += std::string("  ") + fastffn::activation_name(problem.activation) + (problem.gated ? ", gated" : "");
     }
     if (problem.bias) title += ", biases";
-    if (problem.multiplies() && problem.op != Op::moe) title += problem.cold ? "  cold weights" : "  hot weights";
+    if (problem.multiplies() && problem.op != Op::moe && problem.op != Op::fff)
+        title += problem.cold ? "  cold weights" : "  hot weights";
     return title;
 }
 
@@ -74,6 +76,10 @@ void row_json(Json& json, const Row& row) {
     if (problem.op == Op::moe) {
         json.field("experts", problem.experts).field("picks", problem.picks);
         json.field("routing", routing_name(problem.routing)).field("stack_bytes", row.prepared.stack_bytes);
+    }
+    if (problem.op == Op::fff) {
+        json.field("depth", problem.depth()).field("leaf", problem.leaf);
+        json.field("stack_bytes", row.prepared.stack_bytes);
     }
     json.field("gated", problem.gated).field("bias", problem.bias);
     json.field("activation", fastffn::activation_name(problem.activation));

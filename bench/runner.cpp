@@ -109,7 +109,12 @@ Prepared Runner::prepare(const Problem& problem) {
     next_copy_ = 0;
     context_ = std::make_unique<fastffn::Context>(problem.threads);
     Prepared prepared;
-    if (problem.multiplies()) {
+    trees_.reset();
+    if (problem.op == Op::fff) {
+        trees_ = std::make_unique<Trees>(problem, options_.huge_pages);
+        prepared.weight_bytes = trees_->touched_bytes();
+        prepared.stack_bytes = trees_->stack_bytes();
+    } else if (problem.multiplies()) {
         make_weights(problem);
         const std::int64_t out = problem.op == Op::linear ? problem.d_ff : problem.d_model;
         const std::int64_t x_bytes = problem.tokens * problem.d_model * fastffn::dtype_bytes(problem.x_dtype);
@@ -158,6 +163,7 @@ void Runner::call() {
         return;
     }
     if (problem_.op == Op::moe) return call_moe();
+    if (problem_.op == Op::fff) return trees_->call(*context_);
     const WeightSet& weights = weights_.copies[next_copy_];
     if (++next_copy_ == weights_.copies.size()) next_copy_ = 0;
     if (problem_.op == Op::linear) {

@@ -9,6 +9,7 @@
 #include "buffer.hpp"
 #include "fastffn/fastffn.hpp"
 #include "options.hpp"
+#include "trees.hpp"
 
 namespace bench {
 
@@ -56,6 +57,7 @@ class Runner : public Contender {
     void call();
 
     Options options_;
+    std::unique_ptr<Trees> trees_;
     Weights weights_;  // those of the last problem; rows that share weights follow each other
     Buffer source_;    // an f32 matrix, before packing
     Buffer x_, y_, bias_, packed_;

@@ -51,6 +51,13 @@ void apply_suite(const std::string& name, Options* options) {
         options->cold_tokens_limit = 16;
         options->x_dtypes = {fastffn::DType::bf16};
         options->baseline_dense = true;
+    } else if (name == "fff") {
+        // UltraFastBERT's 1×11, and leaves of 32 neurons, beside the dense layer of the same width.
+        options->ops = {Op::fff};
+        options->shapes = {plain(768, 4095)};
+        options->leaves = {0, 32};
+        options->formats = {Format::f32, Format::bf16, Format::int8};
+        options->tokens = {1, 64, 1024, 16384};
     } else if (name == "quick") {
         options->shapes = {plain(768, 3072)};
         options->formats = {Format::bf16, Format::int8, Format::f32};
@@ -60,7 +67,8 @@ void apply_suite(const std::string& name, Options* options) {
         options->machine_seconds = 0.06;
     } else if (name == "smoke") {
         // Every op and format once, on sizes that any kernel finishes at once: for continuous integration.
-        options->ops = {Op::linear, Op::ffn, Op::moe, Op::pack, Op::unpack};
+        options->ops = {Op::linear, Op::ffn, Op::moe, Op::fff, Op::pack, Op::unpack};
+        options->leaves = {0, 8};
         options->shapes = {gated(64, 160)};
         options->formats = {Format::f32, Format::f16, Format::bf16, Format::int8, Format::sparse24};
         options->tokens = {1, 20};
@@ -71,7 +79,7 @@ void apply_suite(const std::string& name, Options* options) {
         options->rounds = 3;
         options->machine_seconds = 0.004;
     } else {
-        throw std::invalid_argument("--suite: expected default, quick, moe or sparse24, found '" + name + "'");
+        throw std::invalid_argument("--suite: expected default, quick, moe, fff or sparse24, found '" + name + "'");
     }
 }
 

@@ -170,7 +170,16 @@ void test_options() {
     CHECK(contains(refusal({"--tokens", "0"}), "--tokens: expected a number of 1 or more, found '0'"));
     CHECK(contains(refusal({"--tokens"}), "--tokens: expected a value"));
     CHECK(contains(refusal({"--gated=yes"}), "--gated takes no value"));
-    CHECK(contains(refusal({"--suite", "huge"}), "--suite: expected default, quick, moe or sparse24, found 'huge'"));
+    // A tree is the smallest with so many neurons, and counts the work of a path.
+    const std::vector<Problem> trees =
+        expand(parse_options({"--op", "fff", "--shape", "768x3072", "--leaf", "0,32", "--gated", "--tokens", "2"}));
+    CHECK(trees.size() == 2 && trees[0].leaf == 0 && trees[1].leaf == 32 && !trees[0].gated);
+    CHECK(trees[0].depth() == 11 && trees[0].operations() == 2.0 * 2 * 24 * 768);
+    CHECK(trees[1].depth() == 7 && trees[1].operations() == 2.0 * 2 * (7 + 64) * 768);
+    CHECK(to_arguments(trees[1], parse_options({})).find("--leaf 32") != std::string::npos);
+    CHECK(contains(refusal({"--leaf", "-1"}), "--leaf"));
+    CHECK(
+        contains(refusal({"--suite", "huge"}), "--suite: expected default, quick, moe, fff or sparse24, found 'huge'"));
     CHECK(contains(refusal({"--baseline", "f32/xyz"}), "--baseline"));
     CHECK(contains(refusal({"--x", "int8"}), "--x: expected f32, f16 or bf16"));
     CHECK(contains(refusal({"--cold-bytes", "lots"}), "--cold-bytes"));
