@@ -140,6 +140,41 @@ TEST(every_expert_with_weight_one_is_the_dense_sum) {
     CHECK(with == without) << "no weights are weights of 1";
 }
 
+// GPT-OSS's activation against its formula, in a dense layer whose hidden value is that of x = (up, gate).
+TEST(clamped_swiglu) {
+    const float w_up[] = {1, 0}, w_gate[] = {0, 1}, w_down[] = {1};
+    const auto up = pack_weights(TensorView(w_up, DType::f32, {1, 2}), Format::f32);
+    const auto gate = pack_weights(TensorView(w_gate, DType::f32, {1, 2}), Format::f32);
+    const auto down = pack_weights(TensorView(w_down, DType::f32, {1, 1}), Format::f32);
+    fastffn::FfnWeights weights;
+    weights.w_up = view(up);
+    weights.w_down = view(down);
+    weights.activation = fastffn::Activation::swiglu_clamped;
+    std::vector<float> x;
+    const float values[] = {-1e30f, -90, -7.5f, -7, -1, -0.3f, 0, 0.5f, 3, 6.99f, 7, 8, 1e30f, std::nanf("")};
+    for (float u : values)
+        for (float g : values) x.insert(x.end(), {u, g});
+    const auto tokens = static_cast<std::int64_t>(x.size() / 2);
+    std::vector<float> y(static_cast<std::size_t>(tokens));
+    const TensorView x_view(x.data(), DType::f32, {tokens, 2}), y_view(y.data(), DType::f32, {tokens, 1});
+    fastffn::Context context(1);
+    const Status refused = fastffn::ffn(context, x_view, weights, y_view);
+    CHECK(refused.code() == StatusCode::invalid_argument);
+    CHECK(refused.message().find("'swiglu_clamped' needs a gate") != std::string::npos) << refused.message();
+    weights.w_gate = view(gate);
+    fastffn::ffn(context, x_view, weights, y_view).value();
+    for (std::size_t t = 0; t < y.size(); ++t) {
+        const double u = x[2 * t], g = std::isnan(x[2 * t + 1]) ? x[2 * t + 1] : std::min<double>(x[2 * t + 1], 7);
+        const double clamped = std::isnan(u) ? u : std::max(-7.0, std::min(u, 7.0));
+        const double expected = (clamped + 1) * g / (1 + std::exp(-1.702 * g));
+        // x = 0 · NaN in the other product is NaN, too.
+        if (std::isnan(u) || std::isnan(x[2 * t + 1])) CHECK(std::isnan(y[t])) << u << " " << g;
+        else
+            CHECK(std::fabs(y[t] - expected) <= 1e-6 * std::fabs(expected) + 1e-37)
+                << u << " " << g << ": " << y[t] << " " << expected;
+    }
+}
+
 TEST(empty_slots_tokens_and_picks) {
     MoeShape shape{9, 2, 3, 20, 12, 28};
     MoeProblem problem(Format::f32, shape);
