@@ -123,15 +123,12 @@ class Report:
             for timing in variant.timings.values()
         ]
         noisy = [ratio for ratio in ratios if ratio > NOISY]
-        rows = [variant.note for model in self.models for variant in model.variants if variant.note]
-        notes = list(dict.fromkeys(rows))
         if 8 * len(noisy) < len(ratios) or not noisy:
-            return notes
+            return []
         return [
-            *notes,
             f"The times are noisy: in {len(noisy)} of {len(ratios)} rows the median call took more than {NOISY}"
             f" times as long as the shortest, {max(noisy):.0f} times at worst. Other work is running on this"
-            " machine: run again when it is idle, or with fewer --threads.",
+            " machine: run again when it is idle, or with fewer --threads."
         ]
 
     def broken_promises(self) -> list[str]:

@@ -101,7 +101,10 @@ def test_options_that_cannot_work(tmp_path: Path, capsys: pytest.CaptureFixture[
         (["--model", path, "--formats", "f32,int3"], "'int3' is unknown; this build has f32"),
         (["--model", path, "--html", str(tmp_path / "no" / "r.html")], "does not exist"),
         (["--minilm", "--no-minilm"], "exclude each other"),
-        (["--model", path, "--methods", "experts,magic"], "'magic' is unknown; there is experts, trees"),
+        (
+            ["--model", path, "--methods", "experts,magic"],
+            "'magic' is unknown; there is lowrank, experts, trees, or none",
+        ),
         (["--model", path, "--text-tokens", "1"], "at least 2"),
     ):
         assert main(options) == 2
