@@ -57,7 +57,7 @@ def test_layers_see_what_pruned_layers_give() -> None:
         step()  # type: ignore[operator]
 
     calibration = Calibration("toy", 2, 60, True, walk)  # type: ignore[arg-type]
-    rows = {row.name: row for row in variants.all_variants(["sparse24"], with_torch=False, methods=[])}
+    rows = {row.name: row for row in variants.all_variants(["sparse24"], with_torch=False)}
     row, other = rows["2:4 bf16 wanda"], rows["2:4 int8 wanda"]
     assert row.calibrate is not None and other.calibrate is not None
     row.calibrate(calibration, lambda: steps.append(1))
@@ -96,7 +96,7 @@ def test_calibration_of_both_kinds_of_models(kind: str, tmp_path: Path) -> None:
 
 
 def test_rows_that_differ_in_weights_only_are_timed_once() -> None:
-    rows = variants.all_variants(["sparse24"], with_torch=False, methods=[])
+    rows = variants.all_variants(["sparse24"], with_torch=False, methods=())
     assert {row.like for row in rows if row.like} == {"2:4 bf16 magnitude", "2:4 int8 magnitude"}
     assert all(row.name.split()[1] in row.like for row in rows if row.like)
     assert run.progress_weight(run.Settings(), rows, False) > run.progress_weight(run.Settings(), rows[:1], False)
