@@ -271,9 +271,14 @@ def test_messages() -> None:
     assert "no tensor's name starts with 'layers.9.'" in error(prefix="layers.9.")
     missing = {name: w for name, w in tensors.items() if name != "experts.5.w3.weight"}
     assert "no tensor 'experts.5.w3.weight'" in error(missing)
-    assert "gate projections has shape (8, 20, 32), expected (8, 21, 32) from the config" in error(
+    assert "experts.0.w1.weight has shape (20, 32), expected (21, 32) from the config" in error(
         config=MIXTRAL | {"intermediate_size": 21}
     )
+    ragged = tensors | {"experts.3.w2.weight": W.down[0, :, 1:]}
+    assert "experts.3.w2.weight has shape (32, 19), expected (32, 20) from the config" in error(ragged)
+    for bias in ("experts.2.w1.bias", "gate.bias", "gate.e_score_correction_bias"):
+        assert f"'{bias}' is a bias that layers of this family do not have" in error(tensors | {bias: W.router_bias})
+    assert "the config has 0 experts" in error(config=MIXTRAL | {"num_local_experts": 0})
     assert "gate.weight has shape (7, 32), expected (8, 32)" in error(tensors | {"gate.weight": W.router[:7]})
     assert "num_experts_per_tok is 9, expected 1 to 8" in error(config=MIXTRAL | {"num_experts_per_tok": 9})
     assert "hidden_act 'mish' is none of" in error(config=MIXTRAL | {"hidden_act": "mish"})

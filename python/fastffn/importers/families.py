@@ -64,6 +64,8 @@ class Loader:
 
     def layer(self, experts: int, d_ff: int, router: str, **options: Any) -> MoeLayer:
         """The layer of E experts, from their stacks; `options` are the rest of MoeLayer's."""
+        if experts < 1:
+            raise self.t.error(f"the config has {experts} experts, expected 1 or more")
         form = {name: options.pop(name) for name in ("transposed", "interleaved") if name in options}
         stacks = gated_stacks(self.t, experts, self.d_model, d_ff, **form)
         weight = self.t.check(router, self.t.get(router), experts, self.d_model)
@@ -214,11 +216,14 @@ def load_moe(tensors: Mapping[str, Any], config: Any, *, prefix: str = "", forma
         format: of experts and shared experts; see :func:`fastffn.formats`. The router stays in f32.
 
     Raises:
-        ValueError: an unknown family; tensors that are missing or do not have the config's shapes; options of a router that
-            this family's code here does not have; float8 weights.
+        ValueError: an unknown family; tensors that are missing or do not have the config's shapes; biases and options of a
+            router that this family's code here does not have; float8 weights.
     """
     settings = Config(config)
     family = str(settings.get("model_type"))
     if family not in _FAMILIES:
         raise ValueError(f"load_moe: model_type '{family}' is not known; expected one of {', '.join(_FAMILIES)}")
-    return _FAMILIES[family](Loader(Tensors(tensors, prefix, family), settings, format))
+    layer_tensors = Tensors(tensors, prefix, family)
+    layer = _FAMILIES[family](Loader(layer_tensors, settings, format))
+    layer_tensors.check_biases()
+    return layer

@@ -93,6 +93,7 @@ class Tensors:
 
     def __init__(self, tensors: Mapping[str, Array], prefix: str, family: str) -> None:
         self.tensors = {name[len(prefix) :]: array for name, array in tensors.items() if name.startswith(prefix)}
+        self.read: set[str] = set()
         self.prefix = prefix
         self.family = family
         if not self.tensors:
@@ -109,6 +110,7 @@ class Tensors:
         """The tensor under the first of these names that there is."""
         for name in names:
             if name in self.tensors:
+                self.read.add(name)
                 array = self.tensors[name]
                 if "float8" in str(array.dtype):
                     raise self.error(
@@ -118,11 +120,21 @@ class Tensors:
         there = ", ".join(sorted(self.tensors)[:8])
         raise self.error(f"no tensor '{self.prefix}{names[0]}'; under '{self.prefix}' there are {there}, …")
 
+    def check_biases(self) -> None:
+        """Raises where experts or the router have a bias that nothing has read: leaving it out would change the layer."""
+        for name in sorted(self.tensors.keys() - self.read):
+            if name.startswith(("experts.", "gate.", "router.", "shared_expert")) and name.endswith("bias"):
+                raise self.error(f"'{self.prefix}{name}' is a bias that layers of this family do not have")
+
     def check(self, name: str, array: Array, *shape: int) -> Array:
         """The array, if its shape is this."""
         if tuple(array.shape) != shape:
             raise self.error(f"{name} has shape {tuple(array.shape)}, expected {shape} from the config")
         return array
+
+
+def _sources(name: str, experts: int) -> list[str]:
+    return [f"experts.{e}.{name}.weight" for e in range(experts)]
 
 
 def gated_stacks(
@@ -147,7 +159,10 @@ def gated_stacks(
     else:
         mixtral = "experts.0.w1.weight" in t
         names = ("w1", "w3", "w2") if mixtral else ("gate_proj", "up_proj", "down_proj")
-        w_gate, w_up, w_down = (stack([t.get(f"experts.{e}.{name}.weight") for e in range(experts)]) for name in names)
+        one = {names[0]: up[1:], names[1]: up[1:], names[2]: down[1:]}
+        w_gate, w_up, w_down = (
+            stack([t.check(source, t.get(source), *one[name]) for source in _sources(name, experts)]) for name in names
+        )
     return {
         "w_gate": t.check("gate projections", w_gate, *up),
         "w_up": t.check("up projections", w_up, *up),
