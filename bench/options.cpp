@@ -307,10 +307,9 @@ std::vector<Problem> expand(const Options& options) {
                         if (cold && (!problem.multiplies() || op == Op::moe || op == Op::fff)) continue;
                         problem.cold = cold;
                         for (const Packing& format : options.formats) {
+                            // Trees have no sparse rows, and random leaves are not 2:4.
+                            if (op == Op::fff && format.format == fastffn::Format::sparse24) continue;
                             problem.format = format;
-                            // Rows of trees have these formats, without options.
-                            if (op == Op::fff && !(format.options.empty() && format.format <= fastffn::Format::int8))
-                                continue;
                             std::vector<fastffn::DType> x_dtypes = options.x_dtypes;
                             if (x_dtypes.empty() || !problem.multiplies()) {
                                 const bool is_bf16 = format == Packing() || format.dense() == fastffn::Format::bf16;

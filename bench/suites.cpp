@@ -42,13 +42,6 @@ void apply_suite(const std::string& name, Options* options) {
         options->tokens = {1, 16, 128, 1024, 2048};
         options->x_dtypes = {fastffn::DType::bf16};
         options->has_baseline = false;
-    } else if (name == "fff") {
-        // UltraFastBERT's 1×11, and leaves of 32 neurons, beside the dense layer of the same width.
-        options->ops = {Op::fff};
-        options->shapes = {plain(768, 4095)};
-        options->leaves = {0, 32};
-        options->formats = {Format::f32, Format::bf16, Format::int8};
-        options->tokens = {1, 64, 1024, 16384};
     } else if (name == "sparse24") {
         // 2:4 weights beside dense ones of the same numbers, on a 1B and a 7B model's layer.
         options->shapes = {gated(2048, 8192), gated(4096, 11008)};
@@ -58,6 +51,13 @@ void apply_suite(const std::string& name, Options* options) {
         options->cold_tokens_limit = 16;
         options->x_dtypes = {fastffn::DType::bf16};
         options->baseline_dense = true;
+    } else if (name == "fff") {
+        // UltraFastBERT's 1×11, and leaves of 32 neurons, beside the dense layer of the same width.
+        options->ops = {Op::fff};
+        options->shapes = {plain(768, 4095)};
+        options->leaves = {0, 32};
+        options->formats = {Format::f32, Format::bf16, Format::int8};
+        options->tokens = {1, 64, 1024, 16384};
     } else if (name == "quick") {
         options->shapes = {plain(768, 3072)};
         options->formats = {Format::bf16, Format::int8, Format::f32};
@@ -79,7 +79,7 @@ void apply_suite(const std::string& name, Options* options) {
         options->rounds = 3;
         options->machine_seconds = 0.004;
     } else {
-        throw std::invalid_argument("--suite: expected default, quick, moe, sparse24 or fff, found '" + name + "'");
+        throw std::invalid_argument("--suite: expected default, quick, moe, fff or sparse24, found '" + name + "'");
     }
 }
 

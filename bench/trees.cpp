@@ -23,9 +23,9 @@ Buffer pack_stack(const Problem& problem, std::int64_t count, std::int64_t out, 
     const Buffer plain = random_rows(count * out, in, 3);
     const TensorView w(plain.data(), DType::f32, {count, out, in});
     std::int64_t bytes = 0;
-    fastffn::packed_bytes(w, problem.format.format, &bytes).value();
+    fastffn::packed_bytes(w, problem.format.format, problem.format.options, &bytes).value();
     Buffer packed(bytes, huge_pages);
-    fastffn::pack(w, problem.format.format, packed.data(), bytes).value();
+    fastffn::pack(w, problem.format.format, problem.format.options, packed.data(), bytes).value();
     return packed;
 }
 

@@ -83,7 +83,7 @@ TEST(query_is_what_a_call_takes) {
 
 // A stack of one value, from a source of one element with strides of 0: quick to make at any size.
 std::vector<std::byte> pack_constant(const Kind& format, std::int64_t count, std::int64_t out, std::int64_t in) {
-    const float value = format == Format::sparse24 ? 0.0f : 0.01f;
+    const float value = format.format == Format::sparse24 ? 0.0f : 0.01f;
     TensorView w(&value, DType::f32, {count, out, in});
     w.strides[0] = w.strides[1] = w.strides[2] = 0;
     return pack_weights(w, format);

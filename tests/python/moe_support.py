@@ -1,18 +1,17 @@
 """What the tests of moe share: a random mixture in one or several formats, packed and as the values it stands for."""
 
+import mmap
 from dataclasses import dataclass, field
 
 import numpy as np
+import pytest
 
 import fastffn as ff
-from kernel_support import check, normal
+from kernel_support import check, normal, pack
 from reference import moe as oracle
 
+_NO_RESERVE = 0x4000  # MAP_NORESERVE of Linux, which Python 3.10 does not name
 SPECIAL_KINDS = ("zero", "copy", "constant", "constant")
-
-
-def pack_stack(w, fmt):
-    return ff.pack(w, fmt)
 
 
 def stack_values(packed):
@@ -43,7 +42,7 @@ class Stack:
         if self.gated:
             shapes["w_gate"] = (self.d_ff, self.d_model)
         self.arguments = {
-            name: pack_stack(normal(rng, (self.count, *shape), scale=shape[1] ** -0.5), self.fmt)
+            name: pack(normal(rng, (self.count, *shape), scale=shape[1] ** -0.5), self.fmt)
             for name, shape in shapes.items()
         }
         values = {name: stack_values(packed) for name, packed in self.arguments.items()}
@@ -139,6 +138,18 @@ class Mixture:
 def one_stack(fmt, experts=8, d_model=50, d_ff=70, **options):
     mixture = {name: options.pop(name) for name in list(options) if name in Mixture.__dataclass_fields__}
     return Mixture([Stack(fmt, experts, d_model, d_ff, **options)], **mixture)
+
+
+def far_rows(rows):
+    """The same rows, 2^31 elements apart from each other: memory that nobody touches takes none."""
+    stride = 2**31 * rows.itemsize
+    try:
+        memory = mmap.mmap(-1, stride * len(rows), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NO_RESERVE)
+    except (OSError, ValueError, OverflowError):
+        pytest.skip("no address space for rows 2^31 elements apart")
+    far = np.ndarray(rows.shape, rows.dtype, memory, strides=(stride, rows.itemsize))
+    far[:] = rows
+    return far
 
 
 def random_route(rng, tokens, k, experts, zipf=False):

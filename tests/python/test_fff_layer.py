@@ -197,8 +197,9 @@ def test_nan_goes_left_and_stays_in_its_token(form: str, format: str) -> None:
     x[4, 3] = np.nan
     broken, route = packed(x), packed.route(x)
     assert np.isnan(broken[4]).all() and route.leaf[4, 0] == 0 and np.isnan(route.margin[4, 0])
+    # (In the leaf form another grouping may show in the last bits.)
     others = np.arange(9) != 4
-    np.testing.assert_array_equal(broken[others], y[others])
+    assert_close(broken[others], y[others].astype(np.float64), 0.0 if form == "nodes" else 1e-6)
 
 
 def test_infinite_decisions() -> None:
