@@ -18,7 +18,7 @@ Status parse_router_score(const char* name, RouterScore* score);
 const char* group_score_name(GroupScore score) noexcept;
 Status parse_group_score(const char* name, GroupScore* score);
 
-// f32, f16 or bf16; one dimension of `experts` elements, not negatively strided.
+// bias, correction_bias and gamma: [experts], f32, f16 or bf16, of any stride that is not negative.
 struct TopkOptions {
     std::int64_t k = 1;  // slots per token, 1 to experts
     RouterScore score = RouterScore::softmax;
