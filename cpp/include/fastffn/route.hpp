@@ -66,7 +66,7 @@ Status route_expert_choice_workspace(const TensorView& logits, const ExpertChoic
 Status route_hash(const TensorView& tokens, const TensorView& table, const TensorView& ids, const TensorView& weights);
 
 // Drops what is over an expert's capacity, in place: all first slots are filled in token order, then all second ones, and
-// so on; what does not fit becomes id -1, weight 0 (GShard, arXiv:2006.16668). counts: workspace of `experts` int64.
+// so on; what does not fit becomes id -1, weight 0 (GShard, arXiv:2006.16668). experts: 1 to 2^30.
 Status limit_capacity(Context& context, const TensorView& ids, const TensorView& weights, std::int64_t experts,
                       std::int64_t capacity);
 
