@@ -83,7 +83,7 @@ class FffStats:
                 f"{tree:4}  {entropy:6.2f} of {self.depth:4}  {2**entropy:16.1f}  {self.dead_leaves[tree]:11}"
                 f"  {self.max_over_mean[tree]:13.2f}"
             )
-        if self.margins is not None and self.margins.size:
+        if self.margins is not None and not np.isnan(self.margins).all():  # some is known (there may be no tokens)
             quantiles = np.nanquantile(self.margins, [0.01, 0.1, 0.5]) if self.depth else [np.inf] * 3
             lines.append("smallest margin on the way: " + ", ".join(
                 f"{name} {value:.3g}" for name, value in zip(("1%", "10%", "median"), quantiles, strict=True)

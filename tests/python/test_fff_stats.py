@@ -37,6 +37,14 @@ def test_margins() -> None:
         ff.stats_of_leaves(leaves([0]), 1).close_decisions(0.1)
 
 
+@pytest.mark.filterwarnings("error")
+def test_margins_that_nobody_knows() -> None:
+    """All NaN, or of no tokens: left out of the text, without a warning."""
+    tree = ff.pack_fff(random_weights("nodes"))
+    for x in (np.full((3, 24), np.nan, np.float32), tokens(0)):
+        assert "margin" not in str(ff.fff_stats(x, tree))
+
+
 def test_an_even_load() -> None:
     stats = ff.stats_of_leaves(np.arange(64).reshape(64, 1) % 32, 5)
     np.testing.assert_allclose(stats.entropy, [5])
