@@ -58,9 +58,17 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--threads", type=_positive, metavar="N", help="threads of fastffn and torch (default: fastffn's)"
     )
-    parser.add_argument("--formats", type=_names, metavar="A,B", help="weight formats (default: all; f32 always runs)")
     parser.add_argument(
-        "--methods", type=_names, metavar="A,B", help="methods beside formats: experts, lowrank, trees; or none (all)"
+        "--formats",
+        type=_names,
+        metavar="A,B",
+        help="weight formats (default: those that take any weights, so not sparse24; f32 always runs)",
+    )
+    parser.add_argument(
+        "--methods",
+        type=_names,
+        metavar="A,B",
+        help="methods that convert the model first, minutes in all: experts, lowrank, trees; or all, with every format",
     )
     parser.add_argument(
         "--tokens", type=_numbers, default=(1, 16, 128, 1024), metavar="A,B", help="tokens per timed call"
@@ -110,8 +118,11 @@ def _report(options: argparse.Namespace) -> int:
     if options.quick:
         settings = settings.quick()
     threads = variants.set_threads(options.threads, not options.no_torch)
-    methods = () if options.methods == ("none",) else options.methods
-    rows = variants.all_variants(options.formats, not options.no_torch, methods)
+    # Converting a model takes minutes: only who asks for it waits.
+    every = options.methods == ("all",)
+    methods = None if every else () if options.methods == ("none",) else options.methods or ()
+    formats = options.formats if options.formats or every else variants.plain_formats()
+    rows = variants.all_variants(formats, not options.no_torch, methods)
 
     paths: list[tuple[Path, str | None]] = []
     if options.model is not None:

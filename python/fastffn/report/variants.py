@@ -210,6 +210,11 @@ _OF_FORMAT: dict[str, Callable[[], list[Variant]]] = {"sparse24": _sparse24}
 METHODS: dict[str, Callable[[], list[Variant]]] = {"lowrank": _lowrank, "experts": _experts, "trees": _trees}
 
 
+def plain_formats() -> tuple[str, ...]:
+    """The weight formats that take any weights as they are."""
+    return tuple(name for name in ff.formats() if name not in _OF_FORMAT)
+
+
 def all_variants(
     formats: Sequence[str] | None = None, with_torch: bool = True, methods: Sequence[str] | None = None
 ) -> list[Variant]:
@@ -224,7 +229,7 @@ def all_variants(
             raise ReportError(f"--formats: {name!r} is unknown; this build has {', '.join(known)}")
     for name in methods or ():
         if name not in METHODS:
-            raise ReportError(f"--methods: {name!r} is unknown; there is {', '.join(METHODS)}, or none")
+            raise ReportError(f"--methods: {name!r} is unknown; there is {', '.join(METHODS)}, all or none")
     rows = [format_variant(name) for name in chosen if name not in _OF_FORMAT]
     for name in chosen:
         rows += _OF_FORMAT[name]() if name in _OF_FORMAT else []

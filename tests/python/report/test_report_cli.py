@@ -103,7 +103,7 @@ def test_options_that_cannot_work(tmp_path: Path, capsys: pytest.CaptureFixture[
         (["--minilm", "--no-minilm"], "exclude each other"),
         (
             ["--model", path, "--methods", "experts,magic"],
-            "'magic' is unknown; there is lowrank, experts, trees, or none",
+            "'magic' is unknown; there is lowrank, experts, trees, all or none",
         ),
         (["--model", path, "--text-tokens", "1"], "at least 2"),
     ):
