@@ -1,6 +1,13 @@
-"""Puts tests/ on the import path, so that tests say `from reference import ffn`."""
+"""Puts tests/ on the import path, so that tests say `from reference import ffn`; keeps parallel workers out of each other's way."""
 
+import os
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
+
+# Workers of pytest-xdist share the cores: threads that spin while they wait would only take time from each other. Set before
+# anything loads an OpenMP runtime.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

@@ -107,7 +107,9 @@ def pack_tree(
         BufferError: an array that cannot be read where it is.
     """
     chosen = tie if tie is not None else "ge" if w_out is None else "gt"
-    return _core.pack_tree(w_node, b_node, w_out, threshold, format, route_format or format, chosen)
+    return _core.pack_tree(
+        w_node, b_node, w_out, threshold, format, format if route_format is None else route_format, chosen
+    )
 
 
 def tree_info(tree: Any) -> TreeInfo:

@@ -47,8 +47,9 @@ def load_fastfeedforward(
             "(2^d - 1, d_model), (2^d, d_model, leaf_width) and (2^d, leaf_width, d_out)"
         )
     depth = (nodes.shape[0] + 1).bit_length() - 1
-    if ("depth" in found and int(_f32(found["depth"])) != depth) or nodes.shape[0] != 2**depth - 1:
-        says = f", depth is {int(_f32(found['depth']))}" if "depth" in found else ""
+    stated = _f32(found["depth"]) if "depth" in found else None
+    if (stated is not None and (stated.size != 1 or stated.item() != depth)) or nodes.shape[0] != 2**depth - 1:
+        says = "" if stated is None else f", depth is {stated.tolist()}"
         raise ValueError(f"{operation}: node_weights has shape {nodes.shape}{says}, expected (2^depth - 1, d_model)")
     leaves, d_model = 2**depth, nodes.shape[1]
     width, d_out = w1s.shape[2], w2s.shape[2]
@@ -140,8 +141,9 @@ def _tree_count(operation: str, rows: int, trees: int | None, depth: int | None,
         )
     if trees is None and levels is not None and levels > 0 and rows % (2**levels - 1) == 0:
         trees = rows // (2**levels - 1)
-    nodes = rows // trees if trees else 0
-    if not trees or trees * nodes != rows or nodes & (nodes + 1) or (levels is not None and nodes != 2**levels - 1):
+    nodes = rows // trees if trees is not None and trees > 0 else 0
+    shared = trees is not None and nodes > 0 and trees * nodes == rows and nodes & (nodes + 1) == 0
+    if trees is None or not shared or (levels is not None and nodes != 2**levels - 1):
         told = ", ".join(
             f"{name} {value}" for name, value in (("trees", trees), ("levels", levels)) if value is not None
         )

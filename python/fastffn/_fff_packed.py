@@ -63,13 +63,13 @@ def pack_fff(weights: FffWeights, format: str = "f32", *, route_format: str | No
         options["w_up"], options["w_down"] = (pack(_stacked(w), format) for w in (weights.w_up, weights.w_down))
         for name in ("b_up", "b_down"):
             if getattr(weights, name) is not None:
-                options[name] = _stacked(getattr(weights, name))
+                options[name] = _stacked(np.asarray(getattr(weights, name), np.float32))
     master = weights.master
     if master is not None:
         options["master_up"], options["master_down"] = pack(master.w_up, format), pack(master.w_down, format)
         for name in ("b_up", "b_down"):
             if getattr(master, name) is not None:
-                options[f"master_{name}"] = np.ascontiguousarray(getattr(master, name))
+                options[f"master_{name}"] = np.ascontiguousarray(getattr(master, name), np.float32)
         if master.mix is not None:
             options["mix"] = master.mix
     return PackedFff(tree, options)

@@ -92,7 +92,7 @@ class FffWeights:
                 if getattr(self, name) is not None:
                     raise ValueError(f"FffWeights: {name} belongs to the leaf form; the all-node form has node_biases")
         if self.master is not None:
-            width = self.master.w_up.shape[0]
+            width = self.master.w_up.shape[0] if self.master.w_up.ndim else -1
             for name, shape in (
                 ("w_up", (width, d_model)), ("w_down", (self.d_out, width)), ("b_up", (width,)), ("b_down", (self.d_out,)),
             ):  # fmt: skip
@@ -135,7 +135,7 @@ class FffWeights:
     def d_out(self) -> int:
         """Width of y."""
         if self.w_out is not None:
-            return int(self.w_out.shape[-1])
+            return int(self.w_out.shape[-1]) if self.w_out.ndim == 3 else -1
         assert self.w_down is not None
         return int(self.w_down.shape[-2]) if self.w_down.ndim == 4 else -1
 

@@ -21,7 +21,7 @@ Args:
     w_up, w_down: leaf form only: packed stacks [trees · 2^depth, d_ff, d_model] and [trees · 2^depth, d_out, d_ff], tree
         after tree, in any format; see :func:`fastffn.pack`.
     b_up, b_down: [trees · 2^depth, d_ff] and [trees · 2^depth, d_out], f32, f16 or bf16; None for none.
-    activation: one of :func:`fastffn.activations`.
+    activation: one of :func:`fastffn.activations` that needs no gate (all but "swiglu_clamped").
     leaf: forced leaves, int32 or int64, [..., trees], or [...] of one tree: 0 to 2^depth - 1, whatever the nodes say.
         In the all-node form, nodes of the last level. None: route.
     master_up, master_down: packed weights [d_ff', d_model] and [d_out, d_ff'] of a small dense layer that always runs,

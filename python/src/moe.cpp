@@ -91,6 +91,15 @@ struct Moe {
     std::vector<MoeShared> shared_;
     std::vector<SpecialExpert> kinds_;
 
+    // A list as a tuple that the call owns: reading its arrays runs their __dlpack__, and later calls run without the GIL;
+    // both may change the list or drop what is in it.
+    PyObject* frozen(PyObject* object) {
+        if (!object || !PyList_Check(object)) return object;
+        PyObject* tuple = PyList_AsTuple(object);
+        if (!tuple) throw py::error_already_set();
+        owners_.push_back(py::reinterpret_steal<py::object>(tuple));
+        return tuple;
+    }
     PackedView packed(const std::string& name, PyObject* object) {
         packed_.emplace_back();
         read_packed(call, name.c_str(), object, &packed_.back());
@@ -123,7 +132,9 @@ struct Moe {
         made.b_gate = table(name(BGate), part[BGate]);
         return made;
     }
-    void read_stacks(PyObject* const* part) {
+    void read_stacks(PyObject* const* given) {
+        PyObject* part[parts];
+        for (int p = 0; p < parts; ++p) part[p] = frozen(given[p]);
         const bool several = is_list(part[WUp]);
         const Py_ssize_t count = several ? PySequence_Fast_GET_SIZE(part[WUp]) : 1;
         if (count == 0) raise(PyExc_ValueError, "moe: w_up is an empty list, expected at least one packed stack");
@@ -152,6 +163,7 @@ struct Moe {
         raise(PyExc_TypeError, std::string("moe: ") + expected + " has type " + type_name(object));
     }
     void read_shared(PyObject* object) {
+        object = frozen(object);
         const bool several = is_list(object);
         const Py_ssize_t count = several ? PySequence_Fast_GET_SIZE(object) : 1;
         shared_.reserve(static_cast<std::size_t>(count));

@@ -30,7 +30,7 @@ Args:
     special: names of experts without weights, for the ids E, E + 1, …: "zero" (adds nothing), "copy" (adds x) (MoE++,
         arXiv:2410.07348); or a :class:`fastffn.SpecialExperts`, which has "constant" ones too.
     weights_on_input: weights[t, j] · expert(x) becomes expert(weights[t, j] · x) (Llama 4). Shared experts see plain x.
-    load: [E + special] int64: overwritten with how many slots named each expert.
+    load: [E + special] int64, sharing no memory with the others: overwritten with how many slots named each expert.
     out: where to write y: [..., d_model_out], f32, f16 or bf16, writable, sharing no memory with the inputs. It is
         returned as it is, and the call allocates no array. None makes a new array.
 
@@ -41,7 +41,7 @@ Raises:
     ValueError, TypeError, BufferError, RuntimeError, MemoryError: as :func:`fastffn.linear`; ValueError also for ids out
         of range.
 
-Experts are added in f32 in ascending order of their ids, then shared ones. The hidden activations and the picks' results
+Experts are added in f32: special ones by slot, then the others in ascending order of their ids, then shared ones. The hidden activations and the picks' results
 exist only as tiles. The result has the same bits for any number of threads, and rounding is that of :func:`fastffn.ffn`.)";
 
 }  // namespace fastffn::python

@@ -288,6 +288,11 @@ py::object router_logits(const py::object& x, const py::object& w, const py::obj
         read_array(call, "previous", previous, Role::input, &previous_array);
         read_packed(call, "mix", mix, &mix_packed);
         residual = make_owned(DType::f32, last + 1, shape);
+        bool rows_match = previous_array.view.ndim == last + 1;
+        for (int i = 0; rows_match && i < last; ++i) rows_match = previous_array.view.shape[i] == shape[i];
+        if (!rows_match)
+            raise(PyExc_ValueError, "router_logits: previous has shape " + previous_array.view.shape_string() +
+                                        ", expected " + residual.view.shape_string() + " from x and w");
         bool plain = y.dtype == DType::f32 && y.ndim == last + 1;
         std::int64_t elements = 1;
         for (int i = last; plain && i >= 0; --i) {

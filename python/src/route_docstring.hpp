@@ -22,7 +22,8 @@ Args:
     renormalize: divide the chosen weights by their sum (for sigmoid: by it plus 1e-20, as DeepSeek-V3 does).
     scale: multiplies every weight, last (DeepSeek's routed_scaling_factor).
     bias: [experts], added to the logits.
-    correction_bias: [experts], added to the scores for choosing only; weights come from p alone (DeepSeek-V3).
+    correction_bias: [experts], added to the scores for choosing only; weights come from p alone (DeepSeek-V3). For
+        softmax and sigmoid.
     groups, topk_groups: the experts in this many equal groups of neighbours, of which only the topk_groups best stay
         (None: all). The others are masked with -infinity.
     group_score: a group's score: "max", its best expert (DeepSeek-V2), or "top2", the sum of its best two (DeepSeek-V3).
@@ -36,8 +37,9 @@ Returns:
     ids [..., k] int32 and weights [..., k] f32, of logits' kind. A token's slots go from the best expert down, ties to the
     lower id. relu, top_p and capacity_factor leave slots empty: id -1, weight 0.
 
-    A logit of -infinity masks its expert: chosen last, weight 0. A row with a NaN or +infinity, and one that is all
-    -infinity (but for relu), gets the ids 0 … k - 1 and weights 0: in range and distinct.
+    A logit of -infinity masks its expert: chosen last (with correction_bias: as one whose p is 0), weight 0. A row with a
+    NaN or +infinity, and one that is all -infinity (but for relu), gets the ids 0 … k - 1 and weights 0: in range and
+    distinct.
 
 Raises:
     ValueError, TypeError, BufferError, RuntimeError, MemoryError: as :func:`fastffn.linear`.)";

@@ -109,6 +109,11 @@ TEST(x_and_out) {
     Call overlap_weights;
     overlap_weights.weights.data = overlap_weights.y_memory.data();
     overlap_weights.check({"out and weights"});
+    Call overlap_load;
+    auto* load = reinterpret_cast<std::int64_t*>(overlap_load.problem.x.data());
+    const Status refused = fastffn::moe(overlap_load.context, overlap_load.x, overlap_load.ids, &overlap_load.weights,
+                                        overlap_load.layer, overlap_load.y, load);
+    CHECK(refused.message().find("load and x share") != std::string::npos) << refused.message();
     Call overlap_experts;
     overlap_experts.y.data = overlap_experts.problem.stacks[0].down_stack.data() + 64;
     overlap_experts.check({"out and w_down"});

@@ -164,6 +164,51 @@ def test_load() -> None:
     assert more.tolist() == [0] * 7 + [5]
 
 
+def test_load_apart_from_the_rest() -> None:
+    for name in ("out", "x", "ids", "weights"):
+        memory = np.zeros(5 * D, np.int64)
+        dtype, shape = {
+            "out": (np.float32, (5, D)),
+            "x": (np.float32, (5, D)),
+            "ids": (np.int64, (5, 2)),
+            "weights": (np.float32, (5, 2)),
+        }[name]
+        array = memory.view(dtype)[: np.prod(shape)].reshape(shape)
+        message = bad(**{name: array}, load=memory[:E])
+        assert message == f"moe: load and {name} share a range of memory; give load memory of its own"
+        assert not memory.any()
+    experts = UP.copy()
+    assert "load and w_up share" in bad(up=experts, load=experts[: E * 8].view(np.int64))
+
+
+def test_lists_that_change_while_they_are_read() -> None:
+    """Arrays of other packages run code of theirs, and other threads run beside the call."""
+    ups, downs, shared = [], [], []
+
+    class Clearing(Exporter):
+        def __dlpack__(self, *arguments: Any, **keywords: Any) -> Any:
+            for values in (ups, downs, shared):
+                values.clear()
+            gc.collect()
+            return super().__dlpack__(*arguments, **keywords)
+
+    def fill() -> None:
+        ups[:] = [Clearing(UP.copy()), UP.copy(), UP.copy()]
+        downs[:] = [DOWN.copy() for _ in range(3)]
+        shared[:] = [ff.SharedExperts(Clearing(UP.copy()), DOWN.copy()), ff.SharedExperts(UP.copy(), DOWN.copy())]
+
+    plain = moe(up=[UP] * 3, down=[DOWN] * 3, gate=None, shared=[ff.SharedExperts(UP, DOWN)] * 2)
+    for _ in range(3):
+        fill()
+        kept = shared[:]
+        np.testing.assert_array_equal(moe(up=ups, down=downs, gate=None, shared=kept), plain)
+        assert not ups
+        fill()
+        kept_ups, kept_downs = [UP] * 3, [DOWN] * 3
+        np.testing.assert_array_equal(moe(up=kept_ups, down=kept_downs, gate=None, shared=shared), plain)
+        assert not shared
+
+
 def test_ids_out_of_range_are_refused_before_any_work() -> None:
     out = np.full((5, D), 7, np.float32)
     for value in (6, -2, 2**31 - 1, -(2**31)):

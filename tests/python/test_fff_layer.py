@@ -315,6 +315,17 @@ def test_packed_trees_travel(tmp_path: Path) -> None:
         ff.fff(x, packed.tree[:-64], activation="gelu")
 
 
+def test_biases_of_f64_are_packed_as_f32() -> None:
+    weights = random_weights(trees=2, master=3)
+    assert weights.b_up is not None and weights.master is not None and weights.master.b_up is not None
+    wide = replace(
+        weights,
+        b_up=weights.b_up.astype(np.float64),
+        master=replace(weights.master, b_up=weights.master.b_up.astype(np.float64)),
+    )
+    np.testing.assert_array_equal(ff.pack_fff(wide)(tokens(5)), ff.pack_fff(weights)(tokens(5)))
+
+
 def test_sizes() -> None:
     leaf, nodes = random_weights(trees=2, depth=3, width=5), random_weights("nodes", trees=2, depth=3)
     assert (leaf.form, leaf.leaves, leaf.width, leaf.used, leaf.leaf_width) == ("leaf", 8, 80, 10, 5)
@@ -333,6 +344,10 @@ REFUSED: dict[str, Any] = {
     r"fff: leaf has shape \(5, 1\), expected \(5, 2\)": lambda: LEAF(X, leaf=np.zeros((5, 1), int)),
     "fff: leaf has dtype f32": lambda: LEAF(X, leaf=np.zeros((5, 2), np.float32)),
     "fff: plan 'fast' is not known": lambda: LEAF(X, plan="fast"),
+    "fff: activation 'swiglu_clamped' needs a gate": lambda: ff.fff(X, NODES.tree, activation="swiglu_clamped"),
+    "fff: activation 'swiglu_clamped' needs a gate, which trees": lambda: ff.fff(
+        X, LEAF.tree, LEAF.options["w_up"], LEAF.options["w_down"], activation="swiglu_clamped"
+    ),
     r"pack_tree: w_node has shape \(4, 3\)": lambda: ff.pack_tree(np.zeros((4, 3))),
     r"pack_tree: b_node has shape \(4,\), expected \(1, 3\)": lambda: ff.pack_tree(np.zeros((3, 3)), np.zeros(4)),
     r"pack_tree: w_out has shape \(4, 2\)": lambda: ff.pack_tree(np.zeros((3, 3)), None, np.zeros((4, 2))),

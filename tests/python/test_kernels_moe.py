@@ -160,8 +160,11 @@ def test_widths_and_formats_mix(fmt):
 @dtypes
 @pytest.mark.parametrize("tokens", [1, 30])
 def test_weights_on_input(fmt, dtype, tokens):
-    layer = one_stack(fmt, 6, 50, 40, weights_on_input=True, bias="f32", shared=[Stack(fmt, 1, 50, 32, seed=6)])
+    options = {"weights_on_input": True, "shared": [Stack(fmt, 1, 50, 32, seed=6)]}
+    layer = one_stack(fmt, 6, 50, 40, bias="f32", **options)
     layer.check(*problem(layer, tokens, 2, dtype))
+    layer = one_stack(fmt, 6, 50, 40, special=SPECIAL_KINDS, gated_shared=True, **options)
+    layer.check(*problem(layer, tokens, 5, dtype))
 
 
 @formats

@@ -104,7 +104,11 @@ def moe(x, ids, weights, experts, activation="silu", shared=(), special=None, we
             if kind == "copy":
                 total.add(rows, w, Bounded.exact(x[rows]))
             elif kind == "constant":
-                total.add(rows, w, _constant(x[rows], special.vectors[constant], special.mix[constant]))
+                vector, mix = special.vectors[constant], special.mix[constant]
+                if weights_on_input:
+                    total.add(rows, np.ones_like(w), _constant(x[rows] * w, vector, mix))
+                else:
+                    total.add(rows, w, _constant(x[rows], vector, mix))
         constant += kind == "constant"
     everyone = np.arange(len(x))
     for expert in shared:

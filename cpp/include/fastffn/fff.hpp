@@ -75,17 +75,17 @@ Status verify_tree(const PackedView& tree);
 // How a call runs. They give the same bits in the all-node form and for routes; leaves run on the grouped engine, whose
 // bits may depend on how many tokens share a leaf.
 enum class FffPlan : std::uint8_t {
-    automatic = 0,  // by a measured estimate of the cost
+    automatic = 0,  // by the number of tokens per thread: measured times are in fff_engine.cpp
     per_token = 1,  // each token walks on its own
     grouped = 2,    // tokens are sorted by subtree and share its rows
 };
 
 struct FffWeights {
     PackedView tree;
-    PackedView w_up, w_down;             // leaf form only
-    const TensorView* b_up = nullptr;    // [trees · 2^depth, d_ff]; nullptr: none
-    const TensorView* b_down = nullptr;  // [trees · 2^depth, d_out]; nullptr: none
-    Activation activation = Activation::gelu;
+    PackedView w_up, w_down;                   // leaf form only
+    const TensorView* b_up = nullptr;          // [trees · 2^depth, d_ff]; nullptr: none
+    const TensorView* b_down = nullptr;        // [trees · 2^depth, d_out]; nullptr: none
+    Activation activation = Activation::gelu;  // one that needs no gate
     const FfnWeights* master = nullptr;  // a dense FFN [d_model → d_out] added to the tree's result; nullptr: none
     const float* mix = nullptr;          // k of σ(k) · fff + (1 - σ(k)) · master; nullptr: fff + master
     const TensorView* leaf = nullptr;    // forced leaves [..., trees], or [...] of one tree, i32 or i64; nullptr: route

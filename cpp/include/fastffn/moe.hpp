@@ -15,7 +15,7 @@
 // w_down [E, d_model_out, d_ff], b_up, b_gate [E, d_ff], b_down [E, d_model_out]; y [..., d_model_out].
 // Stacks may differ in format and d_ff. ids: i32 or i64, weights and biases: f32, f16 or bf16, any strides that are not
 // negative. x, y: as in ffn.hpp, and what is said there of rounding, NaN and bits for numbers of threads holds here.
-// A weight of 0 is a weight: its expert runs, and NaN stays NaN.
+// A weight of 0 is a weight: its expert runs, and NaN stays NaN; only special experts add nothing then, whatever x is.
 // Experts are added in f32 in a fixed order: special experts by slot, then experts in ascending order of their id, then shared ones.
 #pragma once
 
@@ -65,8 +65,8 @@ struct MoeWeights {
     bool weights_on_input = false;
 };
 
-// weights == nullptr: every pick counts 1. load: nullptr, or [E + special] numbers that the call overwrites with how
-// many slots named each expert.
+// weights == nullptr: every pick counts 1. load: nullptr, or [E + special] numbers, apart from all other arguments, that the
+// call overwrites with how many slots named each expert.
 Status moe(Context& context, const TensorView& x, const TensorView& ids, const TensorView* weights,
            const MoeWeights& layer, const TensorView& y, std::int64_t* load = nullptr);
 

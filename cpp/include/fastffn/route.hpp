@@ -22,12 +22,13 @@ Status parse_group_score(const char* name, GroupScore* score);
 struct TopkOptions {
     std::int64_t k = 1;  // slots per token, 1 to experts
     RouterScore score = RouterScore::softmax;
-    bool renormalize = false;                     // divide the chosen weights by their sum
-    float scale = 1;                              // multiplies every weight, after renormalize
-    const TensorView* bias = nullptr;             // added to the logits
-    const TensorView* correction_bias = nullptr;  // added to the scores for choosing only; weights come from p alone
-    std::int64_t groups = 1;                      // consecutive experts in equal groups …
-    std::int64_t topk_groups = 0;                 // … of which this many stay; 0: all
+    bool renormalize = false;          // divide the chosen weights by their sum
+    float scale = 1;                   // multiplies every weight, after renormalize
+    const TensorView* bias = nullptr;  // added to the logits
+    // Added to the scores of softmax or sigmoid for choosing only; weights come from p alone.
+    const TensorView* correction_bias = nullptr;
+    std::int64_t groups = 1;       // consecutive experts in equal groups …
+    std::int64_t topk_groups = 0;  // … of which this many stay; 0: all
     GroupScore group_score = GroupScore::max;
     double top_p = 1;                   // below 1: the shortest prefix of the k whose p sum to it, at least one
     const TensorView* gamma = nullptr;  // for relu: scale per expert
@@ -39,8 +40,9 @@ struct TopkOptions {
 //
 // Slots hold the chosen experts from the best down; ties go to the lower id. relu and top_p fill what they do not use with
 // id -1 and weight 0. Groups that are not kept are masked with -infinity, so that negative scores cannot bring theirs
-// back. A logit of -infinity masks its expert: chosen last, with weight 0. A row with a NaN or +infinity, and one that is
-// all -infinity, gets ids 0 … k - 1 and weights 0. Weights whose scores are all 0 stay 0 under renormalize.
+// back. A logit of -infinity masks its expert: chosen last (with correction_bias: as one whose p is 0), with weight 0. A
+// row with a NaN or +infinity, and one that is all -infinity (but for relu), gets ids 0 … k - 1 and weights 0. Weights whose
+// scores are all 0 stay 0 under renormalize.
 Status route_topk(Context& context, const TensorView& logits, const TopkOptions& options, const TensorView& ids,
                   const TensorView& weights);
 Status route_topk_workspace(const TensorView& logits, const TopkOptions& options, int threads, std::int64_t* bytes);

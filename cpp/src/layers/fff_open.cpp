@@ -47,8 +47,6 @@ Status check_y(const TensorView& x, const TensorView& y, const FffCall& call, Ro
 
 Status check_leaf_bias(const char* name, const TensorView* bias, const GroupedOperand& operand, const char* weight) {
     if (!bias) return {};
-    const TreeHeader* none = nullptr;
-    (void)none;
     const MatrixView matrix = operand.packed.view();
     const std::int64_t count = operand.packed.header.count;
     if (bias->dtype != DType::f32 && bias->dtype != DType::f16 && bias->dtype != DType::bf16)
@@ -206,6 +204,9 @@ Status open_fff(const TensorView& x, const FffWeights& weights, const TensorView
     if (static_cast<int>(weights.activation) >= activation_count)
         return fail("fff",
                     "activation number " + std::to_string(static_cast<int>(weights.activation)) + " is not known");
+    if (needs_gate(weights.activation))
+        return fail("fff", std::string("activation '") + activation_name(weights.activation) +
+                               "' needs a gate, which trees do not have");
     if (Status status = open_route("fff", weights.tree, x, weights.plan, &call->tree, &call->x); !status.ok())
         return status;
     call->tree.activation = weights.activation;

@@ -172,7 +172,7 @@ Status moe(Context& context, const TensorView& x, const TensorView& ids, const T
            const MoeWeights& layer, const TensorView& y, std::int64_t* load) {
     OpenLayer open;
     RowsView x_rows, y_rows;
-    if (Status s = open_call(x, ids, weights, layer, y, &open, &x_rows, &y_rows); !s.ok()) return s;
+    if (Status s = open_call(x, ids, weights, layer, y, load, &open, &x_rows, &y_rows); !s.ok()) return s;
     const Slots id_slots{&ids};
     if (x_rows.rows == 0) {
         if (load)

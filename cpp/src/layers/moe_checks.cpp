@@ -163,10 +163,12 @@ Status check_y(const TensorView& x, const TensorView& y, const OpenLayer& layer,
     return {};
 }
 
-Status check_overlap(const TensorView& y, const TensorView& x, const TensorView& ids, const TensorView* weights,
-                     const MoeWeights& layer) {
-    auto fail = [](const char* name) {
-        return invalid(std::string("out and ") + name + " share a range of memory; give out memory of its own");
+// That what the call writes, y under the name of `what`, is none of what it reads.
+Status check_overlap(const char* what, const TensorView& y, const TensorView& x, const TensorView& ids,
+                     const TensorView* weights, const MoeWeights& layer) {
+    auto fail = [what](const char* name) {
+        return invalid(std::string(what) + " and " + name + " share a range of memory; give " + what +
+                       " memory of its own");
     };
     if (may_overlap(y, x)) return fail("x");
     if (may_overlap(y, ids)) return fail("ids");
@@ -260,7 +262,7 @@ Status open_shapes(const TensorView& x, std::int64_t picks, const MoeWeights& we
 }
 
 Status open_call(const TensorView& x, const TensorView& ids, const TensorView* weights, const MoeWeights& layer,
-                 const TensorView& y, OpenLayer* open, RowsView* x_rows, RowsView* y_rows) {
+                 const TensorView& y, const std::int64_t* load, OpenLayer* open, RowsView* x_rows, RowsView* y_rows) {
     if (Status s = open_layer(layer, open); !s.ok()) return s;
     if (Status s = check_x(x, *open, x_rows); !s.ok()) return s;
     if (ids.dtype != DType::i32 && ids.dtype != DType::i64)
@@ -278,7 +280,10 @@ Status open_call(const TensorView& x, const TensorView& ids, const TensorView* w
                            " per token from ids " + ids.shape_string());
     }
     if (Status s = check_y(x, y, *open, y_rows); !s.ok()) return s;
-    return check_overlap(y, x, ids, weights, layer);
+    if (Status s = check_overlap("out", y, x, ids, weights, layer); !s.ok() || !load) return s;
+    const TensorView counts(load, DType::i64, {open->experts + layer.special.count});
+    if (may_overlap(counts, y)) return invalid("load and out share a range of memory; give load memory of its own");
+    return check_overlap("load", counts, x, ids, weights, layer);
 }
 
 }  // namespace fastffn::moe_checks

@@ -52,8 +52,8 @@ Status open_layer(const MoeWeights& weights, OpenLayer* layer);
 // Everything that the workspace depends on.
 Status open_shapes(const TensorView& x, std::int64_t picks, const MoeWeights& weights, OpenLayer* layer,
                    RowsView* x_rows);
-// A whole call; weights may be nullptr.
+// A whole call; weights and load may be nullptr.
 Status open_call(const TensorView& x, const TensorView& ids, const TensorView* weights, const MoeWeights& layer,
-                 const TensorView& y, OpenLayer* open, RowsView* x_rows, RowsView* y_rows);
+                 const TensorView& y, const std::int64_t* load, OpenLayer* open, RowsView* x_rows, RowsView* y_rows);
 
 }  // namespace fastffn::moe_checks

@@ -64,7 +64,9 @@ Status route_hash(const TensorView& tokens, const TensorView& table, const Tenso
 Status limit_capacity(Context& context, const TensorView& ids, const TensorView& weights, std::int64_t experts,
                       std::int64_t capacity) {
     constexpr const char* operation = "limit_capacity";
-    if (experts < 1) return fail(operation, "num_experts is " + std::to_string(experts) + ", expected 1 or more");
+    constexpr std::int64_t limit = std::int64_t{1} << 30;  // as of logits; and the counts' bytes stay far from overflow
+    if (experts < 1 || experts > limit)
+        return fail(operation, "num_experts is " + std::to_string(experts) + ", expected 1 to 2^30");
     if (capacity < 0) return fail(operation, "capacity is " + std::to_string(capacity) + ", expected 0 or more");
     if (ids.ndim < 1) return fail(operation, "ids has shape (), expected (..., k)");
     const std::int64_t k = ids.shape[ids.ndim - 1];

@@ -59,7 +59,10 @@ Status check_options(const TopkOptions& o, std::int64_t experts) {
     if (o.gamma && !relu)
         return fail(std::string("gamma needs score 'relu', got '") + router_score_name(o.score) + "'");
     if (relu && o.renormalize) return fail("renormalize does not go with score 'relu', which normalises itself");
-    if (relu && o.correction_bias) return fail("correction_bias does not go with score 'relu'");
+    // Both compare something else than a score of all experts: an unbounded logit, or |p| of survivors.
+    if (o.correction_bias && (relu || o.score == RouterScore::topk_softmax))
+        return fail(std::string("correction_bias needs score 'softmax' or 'sigmoid', got '") +
+                    router_score_name(o.score) + "'");
     if (!(o.norm_eps >= 0) || !std::isfinite(o.norm_eps))
         return fail("norm_eps is " + std::to_string(o.norm_eps) + ", expected 0 or more");
     const TensorView* tables[] = {o.bias, o.correction_bias, o.gamma};
