@@ -1,7 +1,7 @@
 """2:4 sparse weights beside dense ones, interleaved in one process: ours in bf16 and int8, and torch in bf16.
 
     python bench/peers/sparse24.py                        # everything: two layers, hot and cold, 1 and 2 threads
-    python bench/peers/sparse24.py --shape 2048x8192 --tokens 1,4 --threads 2 --cold --search
+    python bench/peers/sparse24.py --shape 2048x8192 --tokens 1,4 --threads 2 --cold --no-search
 
 README.md says what the numbers are. Each number of threads is a process of its own, as OpenMP reads it once.
 """

@@ -70,7 +70,8 @@ def pack(w: Array | tuple[Array, Any], format: str, **options: Any) -> Array:
             "sparse24" (two of every four consecutive weights of a row may be nonzero) has values="bf16" (the default),
             "f16", "f32" or "int8": how the kept weights are stored, and with them the numbers that are multiplied.
             Where a weight is not kept, x is not multiplied: NaN or infinity there reaches no sum (with int8 values it
-            makes the token's row NaN, as with "int8").
+            makes the token's row NaN, as with "int8"). A group with fewer than two nonzero weights keeps zeros, at its last
+            places.
             "lowrank" has factors="bf16" (the default), "f16", "f32" or "int8": the format of u and v.
 
     Returns:

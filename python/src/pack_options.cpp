@@ -6,8 +6,15 @@ namespace fastffn::python {
 
 namespace {
 
+std::string read_text(py::handle text) {
+    Py_ssize_t size = 0;
+    const char* utf8 = PyUnicode_AsUTF8AndSize(text.ptr(), &size);
+    if (!utf8) throw py::error_already_set();  // lone surrogates
+    return {utf8, static_cast<std::size_t>(size)};
+}
+
 OptionValue read_value(const Call& call, const std::string& name, py::handle value, std::list<Array>* arrays) {
-    if (PyUnicode_Check(value.ptr())) return py::cast<std::string>(value);
+    if (PyUnicode_Check(value.ptr())) return read_text(value);
     if (PyBool_Check(value.ptr())) return value.is(py::handle(Py_True));
     if (PyFloat_Check(value.ptr())) return PyFloat_AS_DOUBLE(value.ptr());
     // NumPy's integers too; not its arrays of one integer, which also have __index__.
@@ -42,7 +49,7 @@ PackOptions read_options(const Call& call, const py::dict& options, std::list<Ar
     PackOptions result;
     for (const auto& [key, value] : options) {
         if (value.is_none()) continue;
-        std::string name = py::cast<std::string>(key);
+        std::string name = read_text(key);
         OptionValue read = read_value(call, name, value, arrays);
         result.push_back({std::move(name), std::move(read)});
     }

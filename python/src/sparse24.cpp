@@ -1,4 +1,4 @@
-// mask24, check24 and patterns24, as fastffn/sparse24 calls them.
+// mask24, as fastffn/sparse24 calls it; check24 and patterns24 for tests (ff.check24 takes int8 and fp8 too).
 #include "fastffn/sparse24.hpp"
 
 #include <pybind11/pybind11.h>

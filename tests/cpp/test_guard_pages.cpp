@@ -136,6 +136,27 @@ TEST(linear_against_guard_pages) {
                 }
 }
 
+// Calls compare the header only, so a payload may be anything: kernels read no further for it.
+TEST(random_payloads_against_guard_pages) {
+    std::mt19937 generator(5);
+    for (const Kind& format : all_kinds())
+        for (const Shape& s : shapes)
+            for (Side side : {Side::end, Side::begin}) {
+                auto packed = pack_random(format, s.d_ff, s.d_model, 1);
+                for (std::size_t i = sizeof(fastffn::PackedHeader); i < packed.size(); i++)
+                    packed[i] = static_cast<std::byte>(generator());
+                const Guarded w(packed, side), x(random_array(DType::f32, s.tokens * s.d_model, 2), side);
+                const Guarded y(static_cast<std::size_t>(s.tokens * s.d_ff * 4), side);
+                const PackedView weights{w.data(), w.size()};
+                fastffn::Context context(1);
+                const Status status =
+                    fastffn::linear(context, TensorView(x.data(), DType::f32, {s.tokens, s.d_model}), weights, nullptr,
+                                    TensorView(y.data(), DType::f32, {s.tokens, s.d_ff}));
+                CHECK(status.ok()) << status.message();
+                CHECK(fastffn::verify_packed(weights).code() == StatusCode::corrupt) << format.name();
+            }
+}
+
 TEST(pack_and_unpack_against_guard_pages) {
     for (const Kind& format : all_kinds())
         for (const Shape& s : shapes)

@@ -146,6 +146,25 @@ TEST(foreign_bytes) {
     CHECK(message.find("pack") != std::string::npos) << "says how to make one: " << message;
 }
 
+#if defined(__x86_64__)
+// Where the caller's mode makes subnormals zero, the message still names the group that packing found.
+TEST(sparse24_error_in_a_mode_that_flushes_subnormals) {
+    std::vector<float> plain(16 * 32);
+    for (int i = 0; i < 3; i++) plain[5 * 32 + 9 + i] = 1e-40f;
+    const TensorView w(plain.data(), DType::f32, {16, 32});
+    std::int64_t bytes = 0;
+    fastffn::packed_bytes(w, Format::sparse24, &bytes).value();
+    std::vector<std::byte> packed(static_cast<std::size_t>(bytes));
+    const unsigned before = __builtin_ia32_stmxcsr();
+    __builtin_ia32_ldmxcsr(before | 0x8040u);
+    const Status status = fastffn::pack(w, Format::sparse24, packed.data(), bytes);
+    __builtin_ia32_ldmxcsr(before);
+    CHECK(!status.ok());
+    CHECK(status.message().find("row 5 of w has 3 nonzero weights in group 2 (columns 8 to 11)") != std::string::npos)
+        << status.message();
+}
+#endif
+
 TEST(no_pointer) {
     PackedInfo info;
     CHECK(!fastffn::inspect({nullptr, 4096}, &info).ok());

@@ -5,10 +5,10 @@ import pytest
 
 import fastffn as ff
 from fastffn import _core
-from kernel_support import ACTIVATIONS, DTYPES, SMALL, check, normal, packed_values
+from kernel_support import ACTIVATIONS, DTYPES, SMALL, check, normal, pack, packed_values
 from reference import fff as oracle
 from reference import tolerance
-from reference.formats import weight_values
+from reference.formats import SPARSE24, weight_values
 from reference.tolerance import SMALLEST, Bounded, U, accumulation_units
 
 FORMATS = ("f32", "f16", "bf16", "int8")
@@ -261,14 +261,14 @@ def test_near_ties_across_formats():
         assert (np.asarray(ff.fff_route(x, mixed.packed).leaf) == leaf).all()
 
 
-@formats
+@pytest.mark.parametrize("fmt", (*FORMATS, *SPARSE24))
 @pytest.mark.parametrize("shape", [(0, 2, 3, 1), (1, 1, 1, 1), (2, 8, 20, 3), (3, 32, 24, 1)], ids=str)
 def test_leaf_form(fmt, shape):
     depth, width, d_out, trees = shape
     rng = np.random.default_rng(11)
     tree = Tree(depth, 40, trees=trees)
     leaves = trees * 2**depth
-    w_up, w_down = (ff.pack(normal(rng, (leaves, *s), scale=s[1] ** -0.5), fmt) for s in ((width, 40), (d_out, width)))
+    w_up, w_down = (pack(normal(rng, (leaves, *s), scale=s[1] ** -0.5), fmt) for s in ((width, 40), (d_out, width)))
     b_up, b_down = normal(rng, (leaves, width), "bf16"), normal(rng, (leaves, d_out), "f16")
     values = [packed_values(p).reshape(trees, 2**depth, *s) for p, s in ((w_up, (width, 40)), (w_down, (d_out, width)))]
     for tokens, biases, dtype in ((1, False, "f32"), (5, True, "bf16"), (100, True, "f32"), (100, False, "f16")):

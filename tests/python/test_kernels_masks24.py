@@ -65,6 +65,21 @@ def test_largest(dtype):
         np.testing.assert_array_equal(_core.mask24(scores, False), expected.reshape(rows, -1)[:, :cols])
 
 
+def test_largest_at_the_ends_of_the_range():
+    """Compared in the scores' own precision: nothing is equal that is not."""
+    for scores, dtype in (
+        ([1e38, 2e38, 3e38, 3.4e38], np.float32),
+        ([1e-45, 3e-45, 5e-45, 7e-45], np.float32),
+        ([1e100, 2e100, 3e100, 4e100], np.float64),
+        ([1e-60, 2e-60, 3e-60, 4e-60], np.float64),
+        ([1, 1 + 1e-15, 1 + 2e-15, 1 + 3e-15], np.float64),
+        ([65504, 1, np.inf, np.nan], np.float16),
+        ([3e38, 1, np.inf, np.nan], ml_dtypes.bfloat16),
+    ):
+        mask = _core.mask24(np.array([scores, scores[::-1]]).astype(dtype), False)
+        np.testing.assert_array_equal(mask, [[0, 0, 1, 1], [1, 1, 0, 0]])
+
+
 @pytest.mark.parametrize("transposable", [False, True])
 def test_layouts(transposable):
     rng = np.random.default_rng(3)

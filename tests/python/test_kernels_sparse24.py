@@ -180,7 +180,8 @@ def test_more_than_two_are_refused(fmt, dtype):
     )
     stack = np.zeros((2, 8, 7), dtype)
     stack[1, 5, 4:] = 2  # the last group has three columns, and all are used
-    with pytest.raises(ValueError, match=r"^pack: matrix 1: row 5 of w has 3 nonzero weights in group 1 "):
+    text = r"^pack: matrix 1: row 5 of w has 3 nonzero weights in group 1 \(columns 4 to 6\), "
+    with pytest.raises(ValueError, match=text):
         ff.pack(stack, "sparse24", values=arithmetic(fmt))
 
 
@@ -211,6 +212,8 @@ def test_options():
         with pytest.raises(ValueError) as error:
             ff.pack(w, "sparse24", **options)
         assert str(error.value).startswith("pack: " + text)
+    with pytest.raises(UnicodeEncodeError):
+        ff.pack(w, "sparse24", values="\ud800")
 
 
 def forged(packed):

@@ -295,6 +295,31 @@ def test_marlin_errors():
 # ---- torch in, torch out ----
 
 
+def test_marlin_scales_that_would_lose_weights():
+    """0, or what f16 makes 0 or infinite, would give zeros and NaN without a word."""
+    w = random24(64, 128, holes=0)
+    w[3] = 0
+    scale = np.full((64, 1), 0.5, np.float32)
+    scale[3] = 0  # of a row without weights
+    s24.to_marlin24(w, scale)
+    for wrong in (0, 1e-9, -1, 1e6, np.inf, np.nan):
+        scale[5] = wrong
+        with pytest.raises(ValueError, match=r"^to_marlin24: scale\[5, 0\] is .*, expected finite and above 0 as f16"):
+            s24.to_marlin24(w, scale)
+    w[7] = np.where(w[7] != 0, np.float32(2.0**-24), 0)  # the smallest f16
+    np.testing.assert_array_equal(s24.from_marlin24(**s24.to_marlin24(w))[7], w[7])
+
+
+def test_bitmask_shapes_that_are_no_numbers():
+    w = random24(4, 8)
+    made = s24.to_bitmask(w)
+    for shape in (None, "48", (4, 8.5)):
+        with pytest.raises(TypeError, match=r"^from_bitmask: shape is .*, expected two whole numbers"):
+            s24.from_bitmask(made["compressed"], made["bitmask"], shape)
+    for shape in ([4, 8], (np.int64(4), np.int32(8)), np.array([[4], [8]], np.int32)):
+        assert same_bits(s24.from_bitmask(made["compressed"], made["bitmask"], shape), w)
+
+
 def test_torch_round_trips():
     torch = pytest.importorskip("torch")
     for dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2):

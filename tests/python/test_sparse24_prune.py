@@ -111,6 +111,22 @@ def test_sparsegpt_with_few_inputs_and_dead_columns():
         ff.prune24(w, "sparsegpt", np.ones((5, 16), np.float32), damping=0)
 
 
+@pytest.mark.parametrize("scale", [2.0**100, 2.0**-100])
+def test_the_size_of_the_inputs_does_not_matter(scale):
+    """Squares of these leave the range of f32; weights times their norms do as well."""
+    rng = np.random.default_rng(11)
+    w = rng.standard_normal((6, 24)).astype(np.float32)
+    x = rng.standard_normal((60, 24)).astype(np.float32)
+    large = (x * np.float32(scale)).astype(np.float32)
+    for method in ("wanda", "sparsegpt"):
+        np.testing.assert_array_equal(ff.prune24(w, method, large), ff.prune24(w, method, x))
+    np.testing.assert_array_equal(
+        ff.prune24(w * np.float32(2.0**-90), "wanda", x * np.float32(2.0**-90)) != 0, ff.prune24(w, "wanda", x) != 0
+    )
+    with pytest.raises(ValueError, match="beyond the range of float64"), np.errstate(over="ignore"):
+        ff.prune24(w, "sparsegpt", x.astype(np.float64) * 1e200)
+
+
 def test_sparsegpt_takes_sums_of_products():
     w, x = weights(6, 16), correlated(64, 16)
     seen = ff.sparse24.Calibration24(16, gram=True)

@@ -137,6 +137,13 @@ def test_sparsify_keeps_parameters_and_names():
     assert len(list(sparse_layers(sparsify24(torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 4)))))) == 2
 
 
+def test_sparsify_a_layer_that_stands_twice():
+    shared = torch.nn.Linear(8, 8)
+    model = sparsify24(torch.nn.Sequential(shared, torch.nn.ReLU(), shared))
+    assert isinstance(model[0], Sparse24Linear) and model[2] is model[0]
+    assert model[0].weight is shared.weight
+
+
 def test_export_is_24_both_ways():
     made = layer(8, 12).float()
     ff.check24(made.sparse_weight())

@@ -1,6 +1,6 @@
 """`sparse-24-bitmask` of compressed-tensors: half of the weights, and one bit per weight that says which.
 
-Checked byte for byte against compressed-tensors 0.9.4 (tests/python/test_sparse24_bitmask.py holds what it wrote). In a
+Checked byte for byte against compressed-tensors 0.9.4 (tests/python/test_sparse24_forms.py holds what it wrote). In a
 checkpoint the three arrays are `<layer>.compressed`, `<layer>.bitmask` and `<layer>.shape`.
 """
 
@@ -60,7 +60,9 @@ def from_bitmask(compressed: Any, bitmask: Any, shape: Any) -> Any:
     """
     source = read("from_bitmask", "compressed", compressed, narrow=True, dims=(2,))
     packed = read_integers("from_bitmask", "bitmask", bitmask, ("uint8",), 2)
-    sizes = [int(size) for size in np.asarray(shape).reshape(-1)]
+    sizes = np.asarray(shape).reshape(-1).tolist()
+    if not all(type(size) is int for size in sizes):
+        raise TypeError(f"from_bitmask: shape is {shape!r}, expected two whole numbers")
     if len(sizes) != 2 or sizes[0] < 1 or sizes[1] < 4 or sizes[1] % 4:
         raise ValueError(f"from_bitmask: shape is {sizes}, expected two sizes, the second a multiple of 4")
     rows, columns = sizes

@@ -46,7 +46,13 @@ class Calibration24:
             # the damping of SparseGPT is far above what f32 loses over so few rows.
             for begin in range(0, rows.shape[0], _ROWS):
                 part = rows[begin : begin + _ROWS]
-                self.gram += part.T @ part
+                # Times a power of two, so that no square leaves f32.
+                exponent = int(np.frexp(np.abs(part).max())[1])
+                part = np.ldexp(part, -exponent)
+                product = part.T @ part
+                for row in range(0, self.in_features, _ROWS):
+                    wide = product[row : row + _ROWS].astype(np.float64)
+                    self.gram[row : row + _ROWS] += np.ldexp(wide, 2 * exponent)
             self.squares = np.diagonal(self.gram).copy()
         else:
             for begin in range(0, rows.shape[0], _ROWS):
@@ -71,7 +77,7 @@ def norms_of(operation: str, calibration: Any, in_features: int) -> Floats:
         seen = Calibration24(in_features)
         seen.add(_rows(operation, "calibration", calibration, in_features))
         return seen.norms
-    norms: Floats = source.floats()
+    norms: Floats = source.floats().astype(np.float64)
     if norms.shape[0] != in_features:
         raise ValueError(f"{operation}: calibration has shape {norms.shape}, expected ({in_features},) norms")
     check_finite(operation, "calibration", norms)

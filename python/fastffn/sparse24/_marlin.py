@@ -2,7 +2,7 @@
 
 Three arrays per layer: `weight_packed` int32 [in/32, out·bits/2], `scale_packed` f16 [groups, out] and `meta` int16
 [in/32, 2·out]. Described by compressed-tensors' Marlin24Compressor, which writes but cannot read it; what is written
-here is the same bytes as its version 0.9.4 (tests/python/test_sparse24_marlin.py), and from_marlin24 reads them.
+here is the same bytes as its version 0.9.4 (tests/python/test_sparse24_forms.py), and from_marlin24 reads them.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ def to_marlin24(w: Any, scale: Any = None, *, bits: int = 4, group_size: int | N
         "weight_packed", "scale_packed" and "meta".
 
     Raises:
-        ValueError: w is not 2:4 sparse; shapes or options that the format has not; NaN or infinity.
+        ValueError: w is not 2:4 sparse; shapes or options that the format has not; NaN or infinity; a scale that is
+            negative, or 0 for weights that are not.
     """
     operation = "to_marlin24"
     source = read(operation, "w", w, dims=(2,))
@@ -57,11 +58,23 @@ def to_marlin24(w: Any, scale: Any = None, *, bits: int = 4, group_size: int | N
     grouped = values.reshape(rows, groups, -1)
     largest = (1 << (bits - 1)) - 1
     if scale is None:
-        scales = (np.abs(grouped.astype(np.float32)).max(axis=-1) / largest).astype(np.float16)
+        most = np.abs(grouped.astype(np.float32)).max(axis=-1)
+        # Weights at the lower end of f16 take the smallest scale there is: 0 would be their end.
+        smallest = np.where(most > 0, np.finfo(np.float16).smallest_subnormal, 0)
+        scales = np.maximum((most / largest).astype(np.float16), smallest).astype(np.float16)
     else:
-        scales = read(operation, "scale", scale, dims=(2,)).floats().astype(np.float16)
-        if scales.shape != (rows, groups):
-            raise ValueError(f"{operation}: scale has shape {scales.shape}, expected {(rows, groups)}")
+        given = read(operation, "scale", scale, dims=(2,)).floats()
+        if given.shape != (rows, groups):
+            raise ValueError(f"{operation}: scale has shape {given.shape}, expected {(rows, groups)}")
+        with np.errstate(over="ignore"):
+            scales = given.astype(np.float16)
+        wrong = ~(np.isfinite(scales) & (scales >= 0)) | ((scales == 0) & grouped.any(axis=-1))
+        if wrong.any():
+            row, group = (int(index) for index in np.argwhere(wrong)[0])
+            raise ValueError(
+                f"{operation}: scale[{row}, {group}] is {given[row, group]:g}, expected finite and above 0 as f16 (0 where all"
+                " weights are)"
+            )
     quotient = np.divide(
         grouped, scales[..., None], out=np.zeros_like(grouped), where=(scales > 0)[..., None] & (grouped != 0)
     )

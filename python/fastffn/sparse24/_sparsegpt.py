@@ -28,6 +28,11 @@ def prune_sparsegpt(w: Floats, gram: _F64, damping: float, block: int) -> tuple[
     """Pruned and updated weights and the mask of those kept: w [R, K], gram [K, K] (overwritten) → [R, K] each."""
     rows, columns = w.shape
     unused = np.diagonal(gram) <= 0
+    mean = float(np.diagonal(gram).mean())
+    if not np.isfinite(mean):
+        raise ValueError("prune24: the inputs' products are beyond the range of float64")
+    # The size of the inputs does not matter to the result; near 1 no factor leaves f32.
+    np.ldexp(gram, -int(np.frexp(mean)[1]), out=gram)
     factor = inverse_factor(gram, damping)
     # Columns as rows: everything below reads and writes whole columns of w.
     work = np.array(w.T, np.float64 if w.dtype == np.float64 else np.float32, order="C")

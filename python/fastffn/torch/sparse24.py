@@ -208,16 +208,16 @@ def sparsify24(module: Any, *, transposable: bool = True, decay: float = 2e-4, n
     Raises:
         ValueError: a name that is no ``nn.Linear`` of the module.
     """
-    found = [name for name, layer in module.named_modules() if type(layer) is nn.Linear and name]
-    chosen = found if names is None else list(names)
+    # A layer that stands at several places stays one layer.
+    found = {n: layer for n, layer in module.named_modules(remove_duplicate=False) if type(layer) is nn.Linear and n}
+    made: dict[int, Sparse24Linear] = {}
+    chosen = list(found) if names is None else list(names)
     for name in chosen:
         if name not in found:
             raise ValueError(f"sparsify24: {name!r} is no nn.Linear of the module, expected some of {', '.join(found)}")
         parent, _, last = name.rpartition(".")
-        linear = module.get_submodule(name)
-        setattr(
-            module.get_submodule(parent),
-            last,
-            Sparse24Linear.from_linear(linear, transposable=transposable, decay=decay),
-        )
+        linear = found[name]
+        if id(linear) not in made:
+            made[id(linear)] = Sparse24Linear.from_linear(linear, transposable=transposable, decay=decay)
+        setattr(module.get_submodule(parent), last, made[id(linear)])
     return module

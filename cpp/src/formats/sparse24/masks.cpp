@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <string>
 
 #include "core/convert.hpp"
@@ -50,28 +51,39 @@ Status open(const char* operation, const char* name, const TensorView& w, Matric
     return {};
 }
 
-// The magnitude that scores are compared by; sums of four of the largest stay finite.
-constexpr float largest_score = 4e37f;
-float magnitude(float score) {
-    const float absolute = std::fabs(score);
-    return absolute <= largest_score ? absolute : largest_score;  // NaN too
-}
-
 template <DType dtype>
-float read(const std::byte* at) {
+auto read(const std::byte* at) {
     if constexpr (dtype == DType::f64) {
         double value;
         std::memcpy(&value, at, 8);
-        const double absolute = std::fabs(value);
-        return absolute <= largest_score ? static_cast<float>(absolute) : largest_score;
+        return value;
     } else {
         return load_f32(at, dtype);
     }
 }
 
-// `cols` magnitudes of a row, the last group filled up with zeros.
-template <DType dtype>
-void read_row(const std::byte* src, std::int64_t stride, std::int64_t begin, std::int64_t cols, float* out) {
+// The magnitude by which a score is added to others: sums of eight of the largest stay finite.
+constexpr float largest_score = 4e37f;
+struct Summed {
+    template <class Score>
+    float operator()(Score score) const {
+        const Score absolute = std::fabs(score);
+        return absolute <= largest_score ? static_cast<float>(absolute) : largest_score;  // NaN too
+    }
+};
+// The one by which it is compared, in its own precision. NaN is as large as infinity.
+struct Compared {
+    template <class Score>
+    Score operator()(Score score) const {
+        const Score absolute = std::fabs(score);
+        return absolute <= std::numeric_limits<Score>::max() ? absolute : std::numeric_limits<Score>::infinity();
+    }
+};
+
+// `cols` magnitudes of a row.
+template <DType dtype, class Magnitude, class Score>
+void read_row(const std::byte* src, std::int64_t stride, std::int64_t begin, std::int64_t cols, Magnitude magnitude,
+              Score* out) {
     constexpr std::int64_t element = dtype == DType::f64 ? 8 : dtype == DType::f32 ? 4 : 2;
     src += begin * stride;
     if (stride == element)
@@ -83,10 +95,10 @@ void read_row(const Matrices& m, std::int64_t matrix, std::int64_t row, std::int
               float* out) {
     const std::byte* src = m.row(matrix, row);
     switch (m.dtype) {
-        case DType::f64: return read_row<DType::f64>(src, m.col_stride, begin, cols, out);
-        case DType::f32: return read_row<DType::f32>(src, m.col_stride, begin, cols, out);
-        case DType::f16: return read_row<DType::f16>(src, m.col_stride, begin, cols, out);
-        default: return read_row<DType::bf16>(src, m.col_stride, begin, cols, out);
+        case DType::f64: return read_row<DType::f64>(src, m.col_stride, begin, cols, Summed{}, out);
+        case DType::f32: return read_row<DType::f32>(src, m.col_stride, begin, cols, Summed{}, out);
+        case DType::f16: return read_row<DType::f16>(src, m.col_stride, begin, cols, Summed{}, out);
+        default: return read_row<DType::bf16>(src, m.col_stride, begin, cols, Summed{}, out);
     }
 }
 
@@ -94,14 +106,29 @@ void read_row(const Matrices& m, std::int64_t matrix, std::int64_t row, std::int
 constexpr std::int64_t strip = 1024;
 
 // Two of four: a score is kept when fewer than two beat it. Of equal ones the lower index wins.
-void keep_largest(const float* scores, std::int64_t groups, std::uint8_t* mask) {
+template <class Score>
+void keep_largest(const Score* scores, std::int64_t groups, std::uint8_t* mask) {
     for (std::int64_t g = 0; g < groups; ++g) {
-        const float a = scores[4 * g], b = scores[4 * g + 1], c = scores[4 * g + 2], d = scores[4 * g + 3];
+        const Score a = scores[4 * g], b = scores[4 * g + 1], c = scores[4 * g + 2], d = scores[4 * g + 3];
         const int ba = b > a, ca = c > a, da = d > a, cb = c > b, db = d > b, dc = d > c;
         mask[4 * g] = ba + ca + da < 2;
         mask[4 * g + 1] = !ba + cb + db < 2;
         mask[4 * g + 2] = !ca + !cb + dc < 2;
         mask[4 * g + 3] = !da + !db + !dc < 2;
+    }
+}
+
+template <DType dtype>
+void keep_largest(const Matrices& m, std::int64_t matrix, std::int64_t row, std::uint8_t* mask) {
+    decltype(read<dtype>(nullptr)) scores[strip];
+    std::uint8_t kept[strip];
+    for (std::int64_t begin = 0; begin < m.cols; begin += strip) {
+        const std::int64_t cols = m.cols - begin < strip ? m.cols - begin : strip, groups = (cols + 3) / 4;
+        // Columns past the end never win against real ones: these are at least 0.
+        for (std::int64_t k = cols; k < 4 * groups; ++k) scores[k] = -1;
+        read_row<dtype>(m.row(matrix, row), m.col_stride, begin, cols, Compared{}, scores);
+        keep_largest(scores, groups, kept);
+        std::memcpy(mask + row * m.cols + begin, kept, static_cast<std::size_t>(cols));
     }
 }
 
@@ -256,16 +283,11 @@ Status mask24(const TensorView& scores, Mask24 kind, const TensorView& mask) {
         const std::int64_t matrix = task / per_matrix, row0 = task % per_matrix * 4;
         std::uint8_t* matrix_out = out + matrix * m.rows * m.cols;
         if (kind == Mask24::transposable) return keep_transposable(m, matrix, row0, matrix_out);
-        float row_scores[strip];
-        std::uint8_t row_mask[strip];
-        for (std::int64_t row = row0; row < row0 + 4 && row < m.rows; ++row)
-            for (std::int64_t begin = 0; begin < m.cols; begin += strip) {
-                const std::int64_t cols = m.cols - begin < strip ? m.cols - begin : strip, groups = (cols + 3) / 4;
-                // Columns past the end never win against real ones: these are at least 0.
-                for (std::int64_t k = cols; k < 4 * groups; ++k) row_scores[k] = -1;
-                read_row(m, matrix, row, begin, cols, row_scores);
-                keep_largest(row_scores, groups, row_mask);
-                std::memcpy(matrix_out + row * m.cols + begin, row_mask, static_cast<std::size_t>(cols));
+        for (std::int64_t row = row0; row < row0 + 4 && row < m.rows; ++row) switch (m.dtype) {
+                case DType::f64: keep_largest<DType::f64>(m, matrix, row, matrix_out); break;
+                case DType::f32: keep_largest<DType::f32>(m, matrix, row, matrix_out); break;
+                case DType::f16: keep_largest<DType::f16>(m, matrix, row, matrix_out); break;
+                default: keep_largest<DType::bf16>(m, matrix, row, matrix_out);
             }
     });
     return {};
