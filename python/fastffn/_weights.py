@@ -102,7 +102,7 @@ def _pack_pair(w: Any, factors: str | None = None, **unknown: Any) -> Any:
             "pack: format 'lowrank' packs a pair of factors, expected w = (u, v) with u [rank, in_features] and "
             "v [out_features, rank]; fastffn.factorize makes them of a weight"
         )
-    return _core.pack_factors(pair[0], pair[1], factors or "bf16")
+    return _core.pack_factors(pair[0], pair[1], "bf16" if factors is None else factors)
 
 
 def unpack(packed: Array, dtype: Any = "f32") -> Array:

@@ -20,14 +20,16 @@ Everything is NumPy in float64.
 
 from __future__ import annotations
 
-import heapq
-import math
-from collections.abc import Iterator, Sequence
+import operator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from fastffn._ranks import allocate_ranks as allocate_ranks
+from fastffn._ranks import rank_for as rank_for
 
 F64 = npt.NDArray[np.float64]
 METHODS = ("svd", "whitened", "diagonal", "fisher", "awsvd")
@@ -70,9 +72,10 @@ class Covariance:
 
     def add(self, x: Any) -> Covariance:
         """Adds inputs [..., in_features]; returns self, so that ``Covariance(n).add(x)`` is one expression."""
-        rows = _as_f64(x, "Covariance.add: x").reshape(-1, np.shape(x)[-1] if np.ndim(x) else 1)
-        if rows.shape[1] != self.in_features:
-            raise ValueError(f"Covariance.add: x has shape {tuple(np.shape(x))}, expected (..., {self.in_features})")
+        rows = _as_f64(x, "Covariance.add: x")
+        if rows.ndim == 0 or rows.shape[-1] != self.in_features:
+            raise ValueError(f"Covariance.add: x has shape {rows.shape}, expected (..., {self.in_features})")
+        rows = rows.reshape(-1, self.in_features)
         if not np.isfinite(rows).all():
             raise ValueError("Covariance.add: x holds NaN or infinity")
         if self.second is not None:
@@ -114,13 +117,6 @@ class Factors:
     def relative_loss(self) -> float:
         """‖(w - v u) S‖² / ‖w S‖² of the exact solution at this rank (before ``update`` makes it smaller)."""
         return max(0.0, 1.0 - float(self.energy[: self.rank].sum()) / self.total) if self.total > 0 else 0.0
-
-
-def rank_for(ratio: float, out_features: int, in_features: int) -> int:
-    """The rank at which both factors have ``ratio`` of the weight's parameters: ⌊ratio · m n / (m + n)⌋, at least 1."""
-    if not ratio > 0:
-        raise ValueError(f"rank_for: ratio is {ratio}, expected more than 0")
-    return max(1, int(ratio * out_features * in_features / (out_features + in_features)))
 
 
 def factorize(
@@ -165,7 +161,10 @@ def factorize(
         raise ValueError("factorize: w holds NaN or infinity")
     if (rank is None) == (ratio is None):
         raise ValueError("factorize: give either rank or ratio")
-    chosen = rank if rank is not None else rank_for(ratio if ratio is not None else 1.0, *weight.shape)
+    try:
+        chosen = operator.index(rank) if rank is not None else rank_for(ratio or 0.0, *weight.shape)
+    except TypeError:
+        raise TypeError(f"factorize: rank is {rank!r} and ratio {ratio!r}, expected an integer or a number") from None
     if chosen < 1:
         raise ValueError(f"factorize: rank is {chosen}, expected 1 or more")
     if solver not in SOLVERS:
@@ -201,73 +200,6 @@ def factorize(
 def spectrum(w: Any, *, method: str = "svd", calibration: Any = None) -> F64:
     """Squared singular values of w S, largest first: what each rank is worth. Arguments as :func:`factorize`."""
     return factorize(w, rank=1, method=method, calibration=calibration, solver="exact").energy
-
-
-def allocate_ranks(
-    spectra: Sequence[Any],
-    shapes: Sequence[tuple[int, int]],
-    budget: int,
-    *,
-    bytes_per_weight: float = 2.0,
-    multiple: int = 1,
-    minimum: int = 1,
-    normalize: bool = True,
-) -> list[int]:
-    """Ranks of many weights that together fit a number of bytes and lose least.
-
-    Each weight's loss falls by its next singular value squared with each rank, at the price of out_features + in_features
-    weights: taking the largest fall per byte first is optimal for sums of losses, as spectra fall.
-
-    Args:
-        spectra: per weight its squared singular values, largest first (:func:`spectrum`).
-        shapes: per weight (out_features, in_features).
-        budget: bytes for all factors together.
-        bytes_per_weight: of the factors' format: 2 for bf16 and f16, 4 for f32, 1 for int8.
-        multiple: ranks beyond the minimum are multiples of this: 16 fills the kernels' panels.
-        minimum: of each rank.
-        normalize: losses relative to each weight's total, so that weights of large outputs do not take all; False where
-            spectra are comparable.
-
-    Returns:
-        One rank per weight, at most min(shape).
-
-    Raises:
-        ValueError: the minimum ranks do not fit the budget, or lists of different length.
-    """
-    if len(spectra) != len(shapes):
-        raise ValueError(f"allocate_ranks: {len(spectra)} spectra and {len(shapes)} shapes, expected as many")
-    if multiple < 1 or minimum < 1:
-        raise ValueError(f"allocate_ranks: multiple is {multiple} and minimum {minimum}, expected 1 or more")
-    gains: list[F64] = []
-    for values in spectra:
-        energy = np.sort(np.asarray(values, np.float64))[::-1]
-        total = float(energy.sum())
-        gains.append(energy / total if normalize and total > 0 else energy)
-    prices = [(m + n) * bytes_per_weight for m, n in shapes]
-    limits = [min(m, n) for m, n in shapes]
-    ranks = [min(minimum, limit) for limit in limits]
-    left = budget - sum(rank * price for rank, price in zip(ranks, prices, strict=True))
-    if left < 0:
-        raise ValueError(
-            f"allocate_ranks: budget is {budget} bytes, the minimum ranks alone take {math.ceil(budget - left)}"
-        )
-
-    def offer(index: int) -> tuple[float, int, int]:
-        step = min(multiple - ranks[index] % multiple, limits[index] - ranks[index])
-        gain = float(gains[index][ranks[index] : ranks[index] + step].sum())
-        return (-gain / (step * prices[index]), index, step)
-
-    heap = [offer(index) for index in range(len(shapes)) if ranks[index] < limits[index]]
-    heapq.heapify(heap)
-    while heap:
-        _, index, step = heapq.heappop(heap)
-        if step * prices[index] > left:
-            continue  # a cheaper weight's next ranks may still fit
-        ranks[index] += step
-        left -= step * prices[index]
-        if ranks[index] < limits[index]:
-            heapq.heappush(heap, offer(index))
-    return ranks
 
 
 def _as_f64(array: Any, name: str) -> F64:

@@ -147,6 +147,12 @@ struct Problem {
     DType dtype;
     bool gated;
     std::vector<std::byte> w_up, w_gate, w_down, b_up, b_gate, b_down, x;
+    std::vector<fastffn::Segment> segments;  // none: all hidden columns
+
+    void set_segments(fastffn::FfnWeights& weights) const {
+        weights.segments = segments.empty() ? nullptr : segments.data();
+        weights.segment_count = static_cast<std::int64_t>(segments.size());
+    }
 
     Problem(const Kind& format, DType dtype_, std::int64_t tokens_, std::int64_t d_model_, std::int64_t d_ff_,
             bool gated_)
@@ -183,6 +189,7 @@ struct Problem {
         weights.b_down = &down;
         if (gated) weights.b_gate = &gate;
         weights.activation = gated ? fastffn::Activation::silu : fastffn::Activation::gelu;
+        set_segments(weights);
         return fastffn::ffn(context, TensorView(x.data(), dtype, {tokens, d_model}), weights,
                             TensorView(y.data(), dtype, {tokens, d_model}));
     }

@@ -50,6 +50,7 @@ void check_ffn(const Problem& problem, const char* name, Side side, bool gaps) {
     weights.b_down = &down;
     if (gated) weights.b_gate = &gate;
     weights.activation = gated ? fastffn::Activation::silu : fastffn::Activation::gelu;
+    problem.set_segments(weights);
     const Status status = fastffn::ffn(context, x_view, weights, y_view);
     CHECK(status.ok()) << status.message();
     bool same = true, gaps_kept = true;
@@ -98,6 +99,30 @@ TEST(low_rank_against_guard_pages) {
                         Problem problem(Format::f32, dtype, s.tokens, s.d_model, s.d_ff, gated);
                         check_ffn(problem.low_rank(factors, rank), "lowrank", side, (s.tokens & 1) != 0);
                     }
+}
+
+// Segments: views of some columns of w_down, from its first, up to its last, and ragged ones between.
+TEST(segments_against_guard_pages) {
+    const std::vector<fastffn::Segment> lists[] = {
+        {{0, 3}}, {{5, 77}}, {{257, 44}}, {{300, 1}}, {{1, 2}, {64, 1}, {131, 60}, {299, 2}}};
+    const auto check = [&lists](Problem problem, const std::string& name, int which) {
+        for (const auto& list : lists)
+            for (Side side : {Side::end, Side::begin}) {
+                problem.segments = list;
+                check_ffn(problem, name.c_str(), side, which % 2 == 0);
+            }
+    };
+    int which = 0;
+    for (std::int64_t tokens : {1, 7, 40}) {
+        for (const Kind& format : all_kinds()) {
+            const Problem problem(format, float_dtypes[which++ % 3], tokens, 33, 301, which % 2 == 0);
+            check(problem, "segments of " + format.name(), which);
+        }
+        for (Format factors : factor_formats) {
+            Problem problem(Format::f32, float_dtypes[which++ % 3], tokens, 33, 301, which % 2 == 0);
+            check(problem.low_rank(factors, 20), "segments of pairs", which);
+        }
+    }
 }
 
 TEST(pack_factors_against_guard_pages) {

@@ -1,6 +1,9 @@
 // Low-rank layers: the exact workspace, that memory does not grow with tokens, that every hidden element is computed once, any
 // number of threads, stacks in moe, and what is said of wrong arguments.
+#include <cstring>
+
 #include "check.hpp"
+#include "formats/container.hpp"
 #include "layers/lowrank.hpp"
 #include "moe_support.hpp"
 #include "support.hpp"
@@ -144,8 +147,7 @@ TEST(wrong_factors) {
     CHECK(says(fastffn::inspect_factors(view(pack_random(Format::f32, 3, 4, 1)), &info), "expected lowrank"));
 }
 
-// A header that lies about its rank or its factors must be found out, whatever its checksum says. (tests/cpp/test_packed.cpp
-// flips every other byte of headers; these are the two fields that only this format reads.)
+// Damage anywhere is found. (tests/cpp/test_packed.cpp flips every bit of headers.)
 TEST(damaged_pairs) {
     const auto pair = pack_random_pair(Format::bf16, 30, 40, 5, 1);
     fastffn::PackedInfo info;
@@ -155,6 +157,57 @@ TEST(damaged_pairs) {
         CHECK(!fastffn::verify_packed(view(damaged)).ok()) << "byte " << byte;
         if (byte < 64) CHECK(!fastffn::inspect(view(damaged), &info).ok()) << "byte " << byte;
     }
+}
+
+// Headers that lie about shape, rank or factors under checksums that fit: refused, or (where padding makes sizes the same) of
+// the very bytes that are there, so that nothing outside them is read. Sanitizers see the latter.
+TEST(forged_pairs) {
+    for (Format factors : factor_formats)
+        for (std::int64_t in : {40, 300}) {
+            const auto pair = pack_random_pair(factors, 30, in, 5, 1);
+            fastffn::PackedHeader header;
+            std::memcpy(&header, pair.data(), sizeof header);
+            int refused = 0, accepted = 0;
+            const auto attempt = [&](std::uint32_t rank, std::uint32_t format, std::int64_t out, std::int64_t columns) {
+                fastffn::PackedHeader lie = header;
+                lie.parameters[0] = rank;
+                lie.parameters[1] = format;
+                lie.out_features = out;
+                lie.in_features = columns;
+                auto forged = pair;
+                fastffn::seal_header(lie, forged.data());
+                fastffn::PackedInfo info;
+                if (!fastffn::inspect(view(forged), &info).ok()) {
+                    ++refused;
+                    CHECK(!fastffn::verify_packed(view(forged)).ok());
+                    return;
+                }
+                ++accepted;
+                CHECK(fastffn::verify_packed(view(forged)).ok());
+                std::vector<float> w(static_cast<std::size_t>(out * columns));
+                fastffn::unpack(view(forged), TensorView(w.data(), DType::f32, {out, columns})).value();
+                const auto x = random_array(DType::f32, 20 * columns, 2);
+                std::vector<float> y(static_cast<std::size_t>(20 * out));
+                fastffn::Context context(1);
+                for (std::int64_t tokens : {1, 20})
+                    fastffn::linear(context, TensorView(x.data(), DType::f32, {tokens, columns}), view(forged), nullptr,
+                                    TensorView(y.data(), DType::f32, {tokens, out}))
+                        .value();
+            };
+            const auto own = static_cast<std::uint32_t>(factors);
+            for (std::uint32_t rank = 0; rank < 70; ++rank) attempt(rank, own, 30, in);
+            for (std::uint32_t rank : {1u << 23, (1u << 24) - 1, 1u << 24, 1u << 31, ~0u}) attempt(rank, own, 30, in);
+            for (std::uint32_t format = 0; format < 260; ++format) attempt(5, format, 30, in);
+            attempt(5, own + 256, 30, in);
+            attempt(5, ~0u, 30, in);
+            for (std::int64_t out = 1; out < 70; ++out) attempt(5, own, out, in);
+            for (std::int64_t columns = in - 40; columns < in + 300; ++columns) attempt(5, own, 30, columns);
+            for (std::int64_t huge : {std::int64_t{1} << 31, std::int64_t{1} << 46, std::int64_t{1} << 62}) {
+                attempt(5, own, huge, in);
+                attempt(5, own, 30, huge);
+            }
+            CHECK(refused > 300 && accepted > 4) << refused << " refused, " << accepted << " accepted";
+        }
 }
 
 // Low-rank experts: a stack of pairs against the layers one by one.

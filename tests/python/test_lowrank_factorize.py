@@ -209,6 +209,12 @@ def test_multiples():
     assert sum(2 * r * sum(s) for r, s in zip(ranks, [(100, 200), (40, 300)], strict=True)) <= 40000
 
 
+def test_ranks_that_hold_nothing_are_not_bought():
+    assert ff.allocate_ranks([[1, 0, 0, 0], [3, 2, 1, 0]], [(4, 4)] * 2, 10**9) == [1, 3]
+    assert ff.allocate_ranks([[0, 0], [0, 0]], [(2, 2)] * 2, 10**9) == [1, 1]
+    assert ff.allocate_ranks([[1, 0, 0, 0.5]], [(4, 4)], 10**9, multiple=2) == [2]  # in any order
+
+
 W = np.ones((4, 6))
 
 
@@ -239,7 +245,18 @@ W = np.ones((4, 6))
         (lambda: ff.Covariance(6).add(W.T), "expected (..., 6)"),
         (lambda: ff.Covariance(0), "in_features is 0"),
         (lambda: ff.Covariance(6).add(W * np.inf), "NaN or infinity"),
+        (lambda: ff.factorize(W, ratio=np.inf), "ratio is inf"),
+        (lambda: ff.factorize(W, ratio=np.nan), "ratio is nan"),
+        (lambda: ff.Covariance(6).add(np.zeros((5, 0))), "x has shape (5, 0)"),
+        (lambda: ff.Covariance(6).add(1.0), "x has shape ()"),
         (lambda: ff.allocate_ranks([[1.0]], [], 10), "1 spectra and 0 shapes"),
+        (lambda: ff.allocate_ranks([[np.nan]], [(4, 6)], 100), "no list of squared"),
+        (lambda: ff.allocate_ranks([[-1.0, 2.0]], [(4, 6)], 100), "no list of squared"),
+        (lambda: ff.allocate_ranks([[[1.0]]], [(4, 6)], 100), "no list of squared"),
+        (lambda: ff.allocate_ranks([[1.0]], [(0, 6)], 100), "a shape is (0, 6)"),
+        (lambda: ff.allocate_ranks([[1.0]], [(4,)], 100), "a shape is (4,)"),
+        (lambda: ff.allocate_ranks([[1.0]], [(4, 6)], 100, bytes_per_weight=0), "bytes_per_weight 0"),
+        (lambda: ff.allocate_ranks([[1.0]], [(4, 6)], np.nan), "budget is nan"),
         (lambda: ff.allocate_ranks([[1.0]], [(4, 6)], 10), "minimum ranks alone take 20"),
     ],
 )
@@ -258,6 +275,9 @@ def test_errors(call, text):
         (lambda: ff.pack((W, W[:, :4]), "lowrank", factors="int4"), ValueError, "factors is 'int4'"),
         (lambda: ff.pack((W, W[:, :4]), "lowrank", rank=3), ValueError, "no option rank"),
         (lambda: ff.pack((W, W, W), "lowrank"), TypeError, "pair of factors"),
+        (lambda: ff.pack((W, W[:, :4]), "lowrank", factors=""), ValueError, "''"),
+        (lambda: ff.factorize(W, 2.5), TypeError, "rank is 2.5"),
+        (lambda: ff.factorize(W, ratio="half"), TypeError, "ratio 'half'"),
     ],
 )
 def test_pack_errors(call, kind, text):

@@ -103,7 +103,7 @@ class LowRankTile {
             row += run;
         }
     }
-    // Panels of up's or gate's v (or plain matrix) into a tile, a few at a time where there are many rows.
+    // Panels of v (or of a plain matrix) into a tile.
     void multiply_outer(int slot, std::int64_t row0, std::int64_t rows, std::int64_t panel, std::int64_t panels,
                         float* tile, std::int64_t stride) const {
         const LowRankOperand& op = operand(slot);
