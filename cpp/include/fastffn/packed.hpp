@@ -19,6 +19,9 @@ enum class Format : std::uint8_t {
     f16 = 2,
     bf16 = 3,
     int8 = 4,  // symmetric per output row; activations quantised per token at run time; int32 accumulation
+    // -1, 0 and 1 times a scale (BitNet). Options "act", "group", "scale": see formats/ternary. Activations as int8 or int4.
+    ternary = 7,
+    int4 = 8,  // a scale per group of a row. Options "act", "group", "zero_points", or "scales", "zeros", "minima" with codes in w
 };
 constexpr int format_limit = 16;  // one more than the largest value a Format may take in header version 1
 

@@ -80,6 +80,6 @@ const FormatKernels& format_kernels(const FormatDefinition& format, const Packed
 // Checks a packed weight as every call does: `operation` and `name` go into the message.
 Status open_packed(const PackedView& packed, const char* operation, const char* name, PackedMatrix* matrix);
 
-extern const FormatDefinition f32_format, f16_format, bf16_format, int8_format;
+extern const FormatDefinition f32_format, f16_format, bf16_format, int8_format, ternary_format, int4_format;
 
 }  // namespace fastffn

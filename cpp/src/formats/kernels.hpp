@@ -7,16 +7,16 @@
 namespace fastffn {
 
 namespace ref {
-extern const FormatKernels f32_kernels, f16_kernels, bf16_kernels, int8_kernels;
+extern const FormatKernels f32_kernels, f16_kernels, bf16_kernels, int8_kernels, ternary_kernels, int4_kernels;
 }
 namespace avx2 {
-extern const FormatKernels f32_kernels, f16_kernels, bf16_kernels, int8_kernels;
+extern const FormatKernels f32_kernels, f16_kernels, bf16_kernels, int8_kernels, ternary_kernels, int4_kernels;
 }
 namespace avx512 {
 extern const FormatKernels f32_kernels, f16_kernels, bf16_kernels;
 }
 namespace avx512vnni {
-extern const FormatKernels int8_kernels;
+extern const FormatKernels int8_kernels, ternary_kernels, int4_kernels;
 }
 namespace avx512bf16 {
 extern const FormatKernels bf16_kernels;

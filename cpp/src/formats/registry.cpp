@@ -13,6 +13,8 @@ const FormatDefinition* const formats[] = {
     &f16_format,
     &bf16_format,
     &int8_format,
+    &ternary_format,
+    &int4_format,
 };
 }  // namespace
 
