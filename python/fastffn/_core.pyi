@@ -37,9 +37,57 @@ def ffn(
     activation: str,
     out: _Y,
 ) -> _Y: ...
+@overload
+def fff(
+    x: _X,
+    tree: Any,
+    w_up: Any = None,
+    w_down: Any = None,
+    b_up: Any = None,
+    b_down: Any = None,
+    *,
+    activation: str,
+    leaf: Any = None,
+    master_up: Any = None,
+    master_down: Any = None,
+    master_b_up: Any = None,
+    master_b_down: Any = None,
+    mix: float | None = None,
+    plan: str = "auto",
+    out: None = None,
+) -> _X: ...
+@overload
+def fff(
+    x: Any,
+    tree: Any,
+    w_up: Any = None,
+    w_down: Any = None,
+    b_up: Any = None,
+    b_down: Any = None,
+    *,
+    activation: str,
+    leaf: Any = None,
+    master_up: Any = None,
+    master_down: Any = None,
+    master_b_up: Any = None,
+    master_b_down: Any = None,
+    mix: float | None = None,
+    plan: str = "auto",
+    out: _Y,
+) -> _Y: ...
+def fff_route(x: Any, tree: Any, z: bool, plan: str) -> tuple[Any, Any, Any]: ...
+def pack_tree(
+    w_node: Any, b_node: Any, w_out: Any, threshold: Any, format: str, route_format: str, tie: str
+) -> Any: ...
+def tree_info(tree: Any) -> tuple[str, int, int, int, int, int, str, str, str, bool, bool, int]: ...
+def verify_tree(tree: Any) -> None: ...
+def unpack_tree(tree: Any) -> tuple[Any, Any, Any, Any]: ...
+def fff_workspace(threads: int, *args: Any, **keywords: Any) -> int: ...
+def seconds_per_fff(repeats: int, *args: Any, **keywords: Any) -> float: ...
 def linear_workspace(x: Any, w: Any, threads: int) -> int: ...
 def ffn_workspace(x: Any, w_up: Any, w_down: Any, w_gate: Any, threads: int) -> int: ...
 def pack(w: _X, format: str, options: dict[str, Any]) -> _X: ...
+def pack_factors(u: _X, v: Any, factors: str) -> _X: ...
 def unpack(packed: _X, dtype: str) -> _X: ...
 def inspect(packed: Any) -> tuple[str, int, int, int, int, dict[str, Any]]: ...
 def verify(packed: Any) -> None: ...

@@ -99,7 +99,7 @@ def fff_from_dense(
 def _split_scores(features: F32, generator: np.random.Generator) -> F64:
     """A number per token whose sign says on which side of a balanced 2-means it is."""
     centred = features - features.mean(axis=0)
-    direction = generator.standard_normal(features.shape[1]).astype(np.float32)
+    direction = np.asarray(generator.standard_normal(features.shape[1]), np.float32)
     for _ in range(_POWER_STEPS):
         direction = centred.T @ (centred @ direction)
         direction /= max(float(np.linalg.norm(direction)), 1e-30)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import re
 from html import escape
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fastffn.report.html import page_around
-from fastffn.report.svg import WIDTH, Axis, Chart, Style, log_axis, short
+from fastffn.report.svg import COLOURS, WIDTH, Axis, Chart, Style, file_of, literal, log_axis, short
 
 if TYPE_CHECKING:
     from fastffn._fff_stats import FffStats
@@ -22,7 +21,6 @@ _LEVELS, _TREES = 9, 4
 # Load over an even share, from empty to crowded; the middle is an even share. Told apart by the common colour blindnesses.
 _SCALE = ("#08519c", "#4292c6", "#9ecae1", "#e8e8e4", "#fdbe85", "#f16913", "#a63603")
 _EMPTY = "#1c2026"
-_LINES = ("#4b5563", "#0067a8", "#c2410c", "#00805a", "#8b3fa0", "#a16207", "#be185d", "#0f766e")
 
 
 def picture(stats: FffStats) -> str:
@@ -31,17 +29,7 @@ def picture(stats: FffStats) -> str:
     for drawing, height in _drawings(stats):
         parts.append(f'<g transform="translate(0 {down:.0f})">{drawing}</g>')
         down += height
-    style = (
-        "text{font-family:system-ui,-apple-system,'Segoe UI',Roboto,'Helvetica Neue',Arial,sans-serif}"
-        ".title{font-size:14px;font-weight:600;fill:#1c2026}.tick,.note{font-size:12px;fill:#57606a}.note{fill:#1c2026}"
-        ".axis{font-size:12.5px;fill:#1c2026}.grid{stroke:#e3e6ea;stroke-width:1;fill:none}"
-        ".guide{stroke:#57606a;stroke-width:1;fill:none}.line{fill:none;stroke-width:2;stroke-linejoin:round}"
-    )
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {down:.0f}" width="{WIDTH}" height="{down:.0f}" '
-        f'role="img"><title>Use of the trees</title><style>{style}</style>'
-        f'<rect width="{WIDTH}" height="{down:.0f}" fill="#ffffff"/>{"".join(parts)}</svg>\n'
-    )
+    return file_of("".join(parts), down, "Use of the trees")
 
 
 def page(stats: FffStats) -> str:
@@ -99,7 +87,7 @@ def _tree(stats: FffStats, tree: int) -> tuple[str, float]:
     title = f"Tree {tree}: load of every node, from the root down"
     parts = [f'<text x="16" y="16" class="title">{title}</text>']
     if stats.trees > 1:  # the colour of its lines below
-        colour, end = _LINES[(tree + 1) % len(_LINES)], WIDTH - _RIGHT
+        colour, end = COLOURS[(tree + 1) % len(COLOURS)], WIDTH - _RIGHT
         parts.append(f'<path d="M{end - 40} 11H{end}" style="stroke:{colour}" class="line"/>')
     span = WIDTH - _LEFT - _RIGHT
     for row, level in enumerate(levels):
@@ -179,8 +167,7 @@ def _margins(stats: FffStats) -> tuple[str, float]:
 
 def _titled(title: str, chart: Chart) -> str:
     """A chart under its title, its CSS colours made literal."""
-    drawing = re.sub(r"var\(--s(\d)\)", lambda match: _LINES[int(match[1])], chart.render())
-    drawing = drawing.replace("<svg ", f'<svg x="0" y="24" width="{WIDTH}" height="{chart.height}" ', 1)
+    drawing = literal(chart).replace("<svg ", '<svg x="0" y="24" ', 1)
     return f'<text x="16" y="16" class="title">{escape(title)}</text>{drawing}'
 
 

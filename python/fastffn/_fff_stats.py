@@ -55,7 +55,8 @@ class FffStats:
         """[trees]: entropy of the leaf shares in bits; `depth` bits where all leaves share evenly, 0 where one has all."""
         shares = self.shares
         bits = np.log2(shares, out=np.zeros_like(shares), where=shares > 0)
-        return np.maximum(-(shares * bits).sum(axis=1), 0.0)
+        entropy: F64 = np.maximum(-(shares * bits).sum(axis=1), 0.0)
+        return entropy
 
     @property
     def dead_leaves(self) -> I64:

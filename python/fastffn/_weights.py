@@ -24,6 +24,7 @@ class PackedInfo:
         count: matrices in the stack; 1 unless it was packed from [count, out_features, in_features].
         nbytes: bytes in all: a header of 64, and the weights with their padding.
         options: what :func:`pack` was told by keyword, and the defaults of what it was not; {} for formats without any.
+            For "lowrank" the rank too.
     """
 
     format: str
@@ -46,7 +47,7 @@ class PackedInfo:
 
 
 def formats() -> tuple[str, ...]:
-    """Names of the weight formats of this build."""
+    """Names of the formats that a weight can be packed in: all but "lowrank", which takes a pair of factors."""
     return _core.formats()
 
 
@@ -55,7 +56,7 @@ def activations() -> tuple[str, ...]:
     return _core.activations()
 
 
-def pack(w: Array, format: str, **options: Any) -> Array:
+def pack(w: Array | tuple[Array, Any], format: str, **options: Any) -> Array:
     """Weights in the order and format that the kernels read.
 
     Args:
@@ -63,7 +64,10 @@ def pack(w: Array, format: str, **options: Any) -> Array:
             f32, f16, bf16 or f64, any strides. A Parameter that requires grad is fine: the result is data.
         format: one of :func:`formats`. "int8" is symmetric with one scale per output row, and :func:`fastffn.ffn`
             quantises the activations per token.
+            "lowrank" takes a pair of factors for w: (u, v), u [rank, in_features], v [out_features, rank], in the order
+            in which they are applied: w ≈ v @ u, as :func:`fastffn.factorize` returns them.
         **options: what the format lets you choose; None means its default. Formats without options take none.
+            "lowrank" has factors="bf16" (the default), "f16", "f32" or "int8": the format of u and v.
 
     Returns:
         A contiguous one-dimensional uint8 array of w's kind: a header of 64 bytes and the weights. One layout serves
@@ -75,7 +79,22 @@ def pack(w: Array, format: str, **options: Any) -> Array:
         TypeError: w is no array.
         BufferError: w cannot be read where it is.
     """
+    if format == "lowrank":
+        return _pack_pair(w, **options)
+    if isinstance(w, tuple):
+        raise TypeError(f"pack: w is a tuple, expected an array; only 'lowrank' packs pairs of factors, not '{format}'")
     return _core.pack(w, format, options)
+
+
+def _pack_pair(w: Any, factors: str | None = None, **unknown: Any) -> Any:
+    if unknown:
+        raise ValueError(f"pack: format 'lowrank' has no option {', '.join(unknown)}; it has factors")
+    if not isinstance(w, (tuple, list)) or len(w) != 2:
+        raise TypeError(
+            "pack: format 'lowrank' packs a pair of factors, expected w = (u, v) with u [rank, in_features] and "
+            "v [out_features, rank]; fastffn.factorize makes them of a weight"
+        )
+    return _core.pack_factors(w[0], w[1], factors or "bf16")
 
 
 def unpack(packed: Array, dtype: Any = "f32") -> Array:

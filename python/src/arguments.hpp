@@ -8,7 +8,7 @@
 
 namespace fastffn::python {
 
-constexpr std::size_t max_parameters = 12;
+constexpr std::size_t max_parameters = 20;
 
 struct Parameters {
     const char* function;

@@ -5,6 +5,7 @@
 
 #include "calls.hpp"
 #include "errors.hpp"
+#include "fff.hpp"
 #include "machine.hpp"
 #include "owned_array.hpp"
 #include "packed_argument.hpp"
@@ -24,4 +25,5 @@ PYBIND11_MODULE(_core, module) {
     register_owned_array(module);
     register_weights(module);
     register_calls(module);
+    register_fff(module);
 }

@@ -3,6 +3,7 @@
 
 #include "errors.hpp"
 #include "fastffn/cpu.hpp"
+#include "fastffn/lowrank.hpp"
 #include "gil.hpp"
 #include "pack_options.hpp"
 #include "packed_argument.hpp"
@@ -43,6 +44,26 @@ py::object pack_weights(py::object w, const std::string& format_text, const py::
     {
         const GilRelease release;
         status = pack(source.view, format, options, result.view.data, bytes);
+    }
+    check(status);
+    return result.finish();
+}
+
+py::object pack_factor_pair(py::object u, py::object v, const std::string& factors_text) {
+    Call call{"pack"};
+    check(check_isa());
+    Format factors;
+    check(renamed(parse_format(factors_text.c_str(), &factors), "format '", "pack: factors is '"));
+    Array inner, outer;
+    read_array(call, "u", u, Role::weight, &inner);
+    read_array(call, "v", v, Role::weight, &outer);
+    std::int64_t bytes = 0;
+    check(packed_factors_bytes(inner.view, outer.view, factors, &bytes));
+    Result result(call, u, inner, DType::u8, 1, &bytes);
+    Status status;
+    {
+        const GilRelease release;
+        status = pack_factors(inner.view, outer.view, factors, result.view.data, bytes);
     }
     check(status);
     return result.finish();
@@ -110,6 +131,7 @@ py::tuple format_names() {
 
 void register_weights(py::module_& module) {
     module.def("pack", &pack_weights, py::arg("w"), py::arg("format"), py::arg("options"));
+    module.def("pack_factors", &pack_factor_pair, py::arg("u"), py::arg("v"), py::arg("factors"));
     module.def("unpack", &unpack_weights, py::arg("packed"), py::arg("dtype"));
     module.def("inspect", &inspect_weights, py::arg("packed"),
                "(format, out_features, in_features, count, nbytes, options) of packed weights, in constant time.");

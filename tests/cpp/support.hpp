@@ -78,6 +78,20 @@ inline std::vector<std::byte> pack_random(Format format, std::int64_t out, std::
     return packed;
 }
 
+inline std::vector<std::byte> pack_random_pair(Format factors, std::int64_t out, std::int64_t in, std::int64_t rank,
+                                               unsigned seed) {
+    const auto inner = random_array(DType::f32, rank * in, seed, 1 / std::sqrt(static_cast<float>(in)));
+    const auto outer = random_array(DType::f32, out * rank, seed + 100, 1 / std::sqrt(static_cast<float>(rank)));
+    const TensorView u(inner.data(), DType::f32, {rank, in}), v(outer.data(), DType::f32, {out, rank});
+    std::int64_t bytes = 0;
+    fastffn::packed_factors_bytes(u, v, factors, &bytes).value();
+    std::vector<std::byte> packed(static_cast<std::size_t>(bytes));
+    fastffn::pack_factors(u, v, factors, packed.data(), bytes).value();
+    return packed;
+}
+
+constexpr Format factor_formats[] = {Format::f32, Format::f16, Format::bf16, Format::int8};
+
 inline PackedView view(const std::vector<std::byte>& packed) {
     return {packed.data(), static_cast<std::int64_t>(packed.size())};
 }
@@ -98,6 +112,14 @@ struct Problem {
         b_gate = random_array(dtype, d_ff, 5);
         b_down = random_array(dtype, d_model, 6);
         x = random_array(dtype, tokens * d_model, 7);
+    }
+
+    // The same with every weight a pair of factors, of ranks r, r + 3 and r + 1.
+    Problem& low_rank(Format factors, std::int64_t rank) {
+        w_up = pack_random_pair(factors, d_ff, d_model, rank, 11);
+        w_down = pack_random_pair(factors, d_model, d_ff, rank + 3, 12);
+        if (gated) w_gate = pack_random_pair(factors, d_ff, d_model, rank + 1, 13);
+        return *this;
     }
 
     std::vector<std::byte> output() const {

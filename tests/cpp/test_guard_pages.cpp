@@ -55,8 +55,10 @@ std::vector<std::byte> with_gaps(const std::vector<std::byte>& rows, std::int64_
     return out;
 }
 
-void check_ffn(Format format, DType dtype, const Shape& s, Side side, bool gated, bool gaps) {
-    const Problem problem(format, dtype, s.tokens, s.d_model, s.d_ff, gated);
+void check_ffn(const Problem& problem, const char* name, Side side, bool gaps) {
+    const Shape s{problem.tokens, problem.d_model, problem.d_ff};
+    const DType dtype = problem.dtype;
+    const bool gated = problem.gated;
     fastffn::Context context(1);
     auto expected = problem.output();
     problem.run(context, expected).value();
@@ -91,9 +93,14 @@ void check_ffn(Format format, DType dtype, const Shape& s, Side side, bool gated
             for (std::int64_t i = row_bytes; i < stride; i++)
                 gaps_kept = gaps_kept && y.data()[r * stride + i] == std::byte{0x5A};
     }
-    CHECK(same) << fastffn::format_name(format) << " " << fastffn::dtype_name(dtype) << " tokens " << s.tokens
-                << " d_model " << s.d_model << " d_ff " << s.d_ff << (side == Side::end ? " end" : " begin");
+    CHECK(same) << name << " " << fastffn::dtype_name(dtype) << " tokens " << s.tokens << " d_model " << s.d_model
+                << " d_ff " << s.d_ff << (side == Side::end ? " end" : " begin");
     CHECK(gaps_kept) << "bytes between the rows of y were written";
+}
+
+void check_ffn(Format format, DType dtype, const Shape& s, Side side, bool gated, bool gaps) {
+    const Problem problem(format, dtype, s.tokens, s.d_model, s.d_ff, gated);
+    check_ffn(problem, fastffn::format_name(format), side, gaps);
 }
 
 TEST(ffn_against_guard_pages) {
@@ -111,6 +118,37 @@ TEST(wide_ffn_against_guard_pages) {
         for (std::int64_t tokens : {1, 4, 130})
             for (Side side : {Side::end, Side::begin})
                 check_ffn(format, DType::f32, {tokens, 257, 1031}, side, true, true);
+}
+
+// Pairs of factors: few tokens and streamed ones, blocks of 256 columns that end in the middle.
+TEST(low_rank_against_guard_pages) {
+    for (Format factors : factor_formats)
+        for (const Shape& s : {Shape{1, 1, 1}, {3, 17, 31}, {6, 257, 300}, {17, 65, 63}, {40, 31, 257}, {259, 33, 258}})
+            for (Side side : {Side::end, Side::begin})
+                for (bool gated : {false, true})
+                    for (std::int64_t rank : {1, 13, 48}) {
+                        const DType dtype = float_dtypes[(s.tokens + rank) % 3];
+                        Problem problem(Format::f32, dtype, s.tokens, s.d_model, s.d_ff, gated);
+                        check_ffn(problem.low_rank(factors, rank), "lowrank", side, (s.tokens & 1) != 0);
+                    }
+}
+
+TEST(pack_factors_against_guard_pages) {
+    for (Format factors : factor_formats)
+        for (Side side : {Side::end, Side::begin})
+            for (DType dtype : float_dtypes) {
+                const Guarded u_plain(random_array(dtype, 5 * 300, 1), side),
+                    v_plain(random_array(dtype, 21 * 5, 2), side);
+                const TensorView u(u_plain.data(), dtype, {5, 300}), v(v_plain.data(), dtype, {21, 5});
+                std::int64_t bytes = 0;
+                fastffn::packed_factors_bytes(u, v, factors, &bytes).value();
+                const Guarded packed(static_cast<std::size_t>(bytes), side);
+                fastffn::pack_factors(u, v, factors, packed.data(), bytes).value();
+                const Guarded back(static_cast<std::size_t>(21 * 300 * fastffn::dtype_bytes(dtype)), side);
+                const Status status =
+                    fastffn::unpack({packed.data(), bytes}, TensorView(back.data(), dtype, {21, 300}));
+                CHECK(status.ok()) << status.message();
+            }
 }
 
 TEST(linear_against_guard_pages) {

@@ -3,7 +3,9 @@
 
 #include "fastffn/context.hpp"       // threads and workspace
 #include "fastffn/cpu.hpp"           // instruction sets
+#include "fastffn/fff.hpp"           // trees: fff, fff_route
 #include "fastffn/ffn.hpp"           // linear, ffn
+#include "fastffn/lowrank.hpp"       // pairs of factors as one weight
 #include "fastffn/moe.hpp"           // mixture of experts
 #include "fastffn/pack_options.hpp"  // what formats let the caller of pack choose
 #include "fastffn/packed.hpp"        // formats: pack, unpack, inspect

@@ -18,16 +18,18 @@ enum class Format : std::uint8_t {
     f32 = 1,
     f16 = 2,
     bf16 = 3,
-    int8 = 4,  // symmetric per output row; activations quantised per token at run time; int32 accumulation
+    int8 = 4,     // symmetric per output row; activations quantised per token at run time; int32 accumulation
+    lowrank = 6,  // a product of two thin matrices, each in a format of its own; see lowrank.hpp
     // -1, 0 and 1 times a scale (BitNet). Options "act", "group", "scale": see formats/ternary. Activations as int8 or int4.
     ternary = 7,
-    int4 = 8,  // a scale per group of a row. Options "act", "group", "zero_points", or "scales", "zeros", "minima" with codes in w
+    int4 =
+        8,  // a scale per group of a row. Options "act", "group", "zero_points", or "scales", "zeros", "minima" with codes in w
 };
 constexpr int format_limit = 16;  // one more than the largest value a Format may take in header version 1
 
 const char* format_name(Format format) noexcept;
 Status parse_format(const char* name, Format* format);  // "bf16" → Format::bf16; the error lists the known names
-// Every format of this build, in a fixed order; returns how many were written (at most `capacity`).
+// Every format that packs one matrix (all but lowrank, which packs a pair), in a fixed order; returns how many were written (at most `capacity`).
 int list_formats(Format* formats, int capacity) noexcept;
 
 // The first 64 bytes of every packed weight, little endian.

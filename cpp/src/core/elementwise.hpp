@@ -36,6 +36,15 @@ struct StoreArgs {
     std::int64_t dst_stride;  // bytes
 };
 
+// sums[r][c] += tile[r][c]; cols and strides multiples of 16, both 64-byte aligned.
+struct AddArgs {
+    float* sums;
+    std::int64_t sums_stride;  // floats
+    const float* tile;
+    std::int64_t tile_stride;  // floats
+    std::int64_t rows, cols;
+};
+
 // sums[token[r]][c] += weights[r] · (tile[r][c] + bias[c]) for r < rows in ascending order, c < panels · 16. The sums of
 // one token and panel are 16 floats in a row.
 struct AccumulateArgs {
@@ -56,6 +65,7 @@ struct ElementwiseKernels {
     void (*accumulate)(const AccumulateArgs& args) noexcept;
     // Σ x[c] · v[c] for c < cols, in a fixed order; x: one row of f32, f16 or bf16.
     float (*dot)(const std::byte* x, DType dtype, const float* v, std::int64_t cols) noexcept;
+    void (*add)(const AddArgs& args) noexcept;
 };
 
 const ElementwiseKernels& elementwise_kernels(Isa isa) noexcept;

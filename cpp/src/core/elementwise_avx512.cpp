@@ -8,12 +8,13 @@ namespace fastffn::avx512 {
 namespace {
 void activate(const ActivateArgs& args) noexcept { activate_any<F32>(args); }
 void store_tile(const StoreArgs& args) noexcept { store_any<F32>(args); }
+void add_tile(const AddArgs& args) noexcept { add_rows<F32>(args); }
 void accumulate(const AccumulateArgs& args) noexcept { accumulate_any<F32>(args); }
 float dot(const std::byte* x, DType dtype, const float* v, std::int64_t cols) noexcept {
     return dot_any<F32>(x, dtype, v, cols);
 }
 }  // namespace
 
-const ElementwiseKernels elementwise = {"avx512", activate, store_tile, accumulate, dot};
+const ElementwiseKernels elementwise = {"avx512", activate, store_tile, accumulate, dot, add_tile};
 
 }  // namespace fastffn::avx512

@@ -61,6 +61,11 @@ void store(const StoreArgs& a) noexcept {
                       a.tile[r * a.tile_stride + c] + (a.bias ? a.bias[c] : 0.0f));
 }
 
+void add(const AddArgs& a) noexcept {
+    for (std::int64_t r = 0; r < a.rows; ++r)
+        for (std::int64_t c = 0; c < a.cols; ++c) a.sums[r * a.sums_stride + c] += a.tile[r * a.tile_stride + c];
+}
+
 void accumulate(const AccumulateArgs& a) noexcept {
     for (std::int64_t r = 0; r < a.rows; ++r) {
         float* sums = a.sums + a.tokens[r] * a.token_stride;
@@ -80,7 +85,7 @@ float dot(const std::byte* x, DType dtype, const float* v, std::int64_t cols) no
 
 }  // namespace
 
-const ElementwiseKernels elementwise = {"ref", activate, store, accumulate, dot};
+const ElementwiseKernels elementwise = {"ref", activate, store, accumulate, dot, add};
 
 }  // namespace ref
 

@@ -106,6 +106,15 @@ float dot_any(const std::byte* x, DType dtype, const float* v, std::int64_t cols
 }
 
 template <class V>
+void add_rows(const AddArgs& a) {
+    for (std::int64_t r = 0; r < a.rows; ++r) {
+        float* sums = a.sums + r * a.sums_stride;
+        const float* row = a.tile + r * a.tile_stride;
+        for (std::int64_t c = 0; c < a.cols; c += V::width) store(sums + c, V::load(sums + c) + V::load(row + c));
+    }
+}
+
+template <class V>
 void store_any(const StoreArgs& a) {
     if (a.dtype == DType::f32) return store_rows<V, DType::f32>(a);
     if (a.dtype == DType::f16) return store_rows<V, DType::f16>(a);

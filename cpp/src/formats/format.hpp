@@ -33,6 +33,7 @@ struct FormatDefinition {
     const char* name;
     // Payload bytes of one matrix; a multiple of 64.
     std::int64_t (*matrix_bytes)(const PackedHeader& header) noexcept;
+    // nullptr: not made of one matrix but by a function of its own (lowrank).
     Status (*pack)(const PlainMatrix& matrix, const PackJob& job);
     // One row of weights as f32.
     void (*unpack_row)(const MatrixView& matrix, std::int64_t row, float* weights) noexcept;
@@ -46,6 +47,9 @@ struct FormatDefinition {
     PackOptions (*list_options)(const PackedHeader& header) = nullptr;
     // isa_count kernels for what the header says; nullptr: `kernels`.
     KernelTable (*kernels_for)(const PackedHeader& header) noexcept = nullptr;
+    // The whole matrix to dst, [out_features, in_features] of dtype f32, f16 or bf16, where rows have work in common; false
+    // when memory ran out. nullptr: row by row.
+    bool (*unpack_all)(const MatrixView& matrix, std::byte* dst, DType dtype) noexcept = nullptr;
 };
 
 // The options of a call of `operation` into a header whose format and dims are set.
@@ -80,6 +84,7 @@ const FormatKernels& format_kernels(const FormatDefinition& format, const Packed
 // Checks a packed weight as every call does: `operation` and `name` go into the message.
 Status open_packed(const PackedView& packed, const char* operation, const char* name, PackedMatrix* matrix);
 
-extern const FormatDefinition f32_format, f16_format, bf16_format, int8_format, ternary_format, int4_format;
+extern const FormatDefinition f32_format, f16_format, bf16_format, int8_format;
+extern const FormatDefinition lowrank_format, ternary_format, int4_format;
 
 }  // namespace fastffn

@@ -6,11 +6,13 @@
 #include <memory>
 #include <new>
 
+#include "core/checksum.hpp"
 #include "core/convert.hpp"
 #include "core/names.hpp"
 #include "core/overlap.hpp"
 #include "core/parallel.hpp"
 #include "fastffn/context.hpp"
+#include "formats/container.hpp"
 #include "formats/format.hpp"
 
 namespace fastffn {
@@ -20,34 +22,6 @@ namespace {
 constexpr char magic[8] = {'f', 'a', 's', 't', 'f', 'f', 'n', '\0'};
 constexpr std::uint16_t header_version = 1;
 constexpr std::uint8_t cpu_panels_layout = 1;
-// Far above any real layer, and small enough that no product of two of them overflows a signed 64-bit integer.
-constexpr std::int64_t dimension_limit = std::int64_t{1} << 31;
-constexpr std::int64_t bytes_limit = std::int64_t{1} << 46;
-
-// A multiplicative checksum over 64-bit words: it finds damage, it is no defence against forgery (kernels are safe with
-// any payload). Four lanes, because one multiply per word would wait for the one before it.
-std::uint32_t checksum(const std::byte* data, std::int64_t bytes) {
-    constexpr std::uint64_t factor = 0x9e3779b97f4a7c15u;  // 2^64 over the golden ratio
-    std::uint64_t lanes[4] = {1, 2, 3, 4};
-    std::int64_t at = 0;
-    auto mix = [&](std::uint64_t& lane, std::uint64_t word) {
-        lane = (lane ^ word) * factor;
-        lane ^= lane >> 29;
-    };
-    for (; at + 32 <= bytes; at += 32) {
-        std::uint64_t words[4];
-        std::memcpy(words, data + at, 32);
-        for (int i = 0; i < 4; ++i) mix(lanes[i], words[i]);
-    }
-    for (; at < bytes; at += 8) {
-        std::uint64_t word = 0;
-        std::memcpy(&word, data + at, static_cast<std::size_t>(bytes - at < 8 ? bytes - at : 8));
-        mix(lanes[0], word);
-    }
-    std::uint64_t sum = static_cast<std::uint64_t>(bytes);
-    for (std::uint64_t lane : lanes) mix(sum, lane);
-    return static_cast<std::uint32_t>(sum ^ (sum >> 32));
-}
 
 std::uint32_t header_checksum(const PackedHeader& header) {
     return checksum(reinterpret_cast<const std::byte*>(&header), 60);
@@ -63,6 +37,9 @@ Status plan_pack(const char* operation, const TensorView& w, const FormatDefinit
     auto fail = [&](const std::string& text) {
         return Status(StatusCode::invalid_argument, std::string(operation) + ": " + text);
     };
+    if (!format.pack)
+        return fail(std::string("format '") + format.name +
+                    "' packs a pair of factors, not a matrix; give pack() (u, v), or call pack_factors()");
     if (w.ndim != 2 && w.ndim != 3)
         return fail("w has shape " + w.shape_string() +
                     ", expected [out_features, in_features] or [count, out_features, in_features]");
@@ -73,23 +50,12 @@ Status plan_pack(const char* operation, const TensorView& w, const FormatDefinit
     for (std::int64_t extent : extents)
         if (extent < 1 || extent >= dimension_limit)
             return fail("w has shape " + w.shape_string() + ", expected every dimension from 1 to 2^31 - 1");
-    *header = {};
-    std::memcpy(header->magic, magic, sizeof magic);
-    header->version = header_version;
-    header->format = static_cast<std::uint8_t>(format.id);
-    header->layout = cpu_panels_layout;
-    header->count = extents[0];
-    header->out_features = extents[1];
-    header->in_features = extents[2];
+    *header = new_header(format.id, extents[0], extents[1], extents[2]);
     if (extents[1] > bytes_limit / 16 / extents[2]) return fail("w has shape " + w.shape_string() + ", too large");
     if (Status status = read_options(operation, format, options, header); !status.ok()) return status;
     header->matrix_bytes = format.matrix_bytes(*header);
     if (header->matrix_bytes > bytes_limit / extents[0]) return fail("w has shape " + w.shape_string() + ", too large");
     return {};
-}
-
-std::int64_t total_bytes(const PackedHeader& header) {
-    return static_cast<std::int64_t>(sizeof(PackedHeader)) + header.count * header.matrix_bytes;
 }
 
 Status find_or_fail(const char* operation, Format format, const FormatDefinition** definition) {
@@ -110,6 +76,29 @@ Status open_and_verify(const PackedView& packed, const char* operation, const ch
 }
 
 }  // namespace
+
+PackedHeader new_header(Format format, std::int64_t count, std::int64_t out_features,
+                        std::int64_t in_features) noexcept {
+    PackedHeader header{};
+    std::memcpy(header.magic, magic, sizeof magic);
+    header.version = header_version;
+    header.format = static_cast<std::uint8_t>(format);
+    header.layout = cpu_panels_layout;
+    header.count = count;
+    header.out_features = out_features;
+    header.in_features = in_features;
+    return header;
+}
+
+std::int64_t total_bytes(const PackedHeader& header) noexcept {
+    return static_cast<std::int64_t>(sizeof(PackedHeader)) + header.count * header.matrix_bytes;
+}
+
+void seal_header(PackedHeader header, std::byte* out) noexcept {
+    header.payload_check = checksum(out + sizeof header, header.count * header.matrix_bytes);
+    header.header_check = header_checksum(header);
+    std::memcpy(out, &header, sizeof header);
+}
 
 Status packed_bytes(const TensorView& w, Format format, std::int64_t* bytes) {
     return packed_bytes(w, format, {}, bytes);
@@ -156,9 +145,7 @@ Status pack(const TensorView& w, Format format, const PackOptions& options, void
         Status status = definition->pack(matrix, job);
         if (!status.ok()) return status;
     }
-    header.payload_check = checksum(bytes + sizeof header, out_bytes - static_cast<std::int64_t>(sizeof header));
-    header.header_check = header_checksum(header);
-    std::memcpy(bytes, &header, sizeof header);
+    seal_header(header, bytes);
     return {};
 }
 
@@ -182,6 +169,13 @@ Status unpack(const PackedView& packed, const TensorView& w) {
     auto* dst = static_cast<std::byte*>(w.data);
     const std::int64_t element = dtype_bytes(w.dtype), row_bytes = header.in_features * element;
     std::atomic<bool> out_of_memory{false};
+    if (matrix.format->unpack_all) {
+        for (std::int64_t i = 0; i < header.count && !out_of_memory; ++i)
+            if (!matrix.format->unpack_all(matrix.view(i), dst + i * header.out_features * row_bytes, w.dtype))
+                out_of_memory = true;
+        if (out_of_memory) return {StatusCode::out_of_memory, "unpack: no memory for the factors"};
+        return {};
+    }
     parallel_for(usable_threads(default_threads()), header.count, [&](std::int64_t i, int) {
         const std::unique_ptr<float[]> row(new (std::nothrow) float[static_cast<std::size_t>(header.in_features)]);
         if (!row) {

@@ -9,12 +9,7 @@ namespace fastffn {
 
 namespace {
 const FormatDefinition* const formats[] = {
-    &f32_format,
-    &f16_format,
-    &bf16_format,
-    &int8_format,
-    &ternary_format,
-    &int4_format,
+    &f32_format, &f16_format, &bf16_format, &int8_format, &lowrank_format, &ternary_format, &int4_format,
 };
 }  // namespace
 
@@ -33,6 +28,10 @@ const FormatKernels& best_kernels(KernelTable kernels, Isa isa) noexcept {
 }  // namespace
 
 const FormatKernels& format_kernels(const FormatDefinition& format, Isa isa) noexcept {
+    if (format.kernels_for) {
+        PackedHeader defaults{};
+        return best_kernels(format.kernels_for(defaults), isa);
+    }
     return best_kernels(format.kernels, isa);
 }
 
@@ -65,7 +64,7 @@ Status parse_format(const char* name, Format* format) {
 int list_formats(Format* out, int capacity) noexcept {
     int count = 0;
     for (const FormatDefinition* candidate : formats)
-        if (count < capacity) out[count++] = candidate->id;
+        if (candidate->pack && count < capacity) out[count++] = candidate->id;
     return count;
 }
 

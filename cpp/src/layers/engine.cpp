@@ -2,6 +2,7 @@
 
 #include "core/convert.hpp"
 #include "core/parallel.hpp"
+#include "layers/bias.hpp"
 
 namespace fastffn {
 
@@ -60,18 +61,6 @@ std::int64_t largest_tile_floats(const Operand& operand, std::int64_t token_tile
     const std::int64_t run = plan_blocks(operand, few, threads).panels_per_task * panel_columns * few;
     const std::int64_t block = operand.kernels->block_panels * panel_columns * round_up(token_tile, 16);
     return token_tile > operand.kernels->few_rows && block > run ? block : run;
-}
-
-// A bias block as f32, zero past its end.
-const float* load_bias(const TensorView* bias, std::int64_t col0, std::int64_t cols, float* buffer) {
-    if (!bias) return nullptr;
-    const std::int64_t bytes = element_bytes(bias->dtype), stride = bias->strides[0] * bytes;
-    const std::byte* src = static_cast<const std::byte*>(bias->data) + col0 * stride;
-    std::int64_t available = bias->shape[0] - col0;
-    if (available > cols) available = cols;
-    for (std::int64_t c = 0; c < available; ++c) buffer[c] = load_f32(src + c * stride, bias->dtype);
-    for (std::int64_t c = available; c < cols; ++c) buffer[c] = 0;
-    return buffer;
 }
 
 std::int64_t least(std::int64_t a, std::int64_t b) { return a < b ? a : b; }

@@ -17,6 +17,7 @@ struct Operand {
     MatrixView matrix;
     const FormatKernels* kernels = nullptr;
     const TensorView* bias = nullptr;  // [out_features] f32, f16 or bf16; nullptr: none
+    bool low_rank = false;             // a pair of factors
 };
 
 struct DenseLayer {

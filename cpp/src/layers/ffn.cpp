@@ -7,6 +7,8 @@
 #include "core/names.hpp"
 #include "core/parallel.hpp"
 #include "layers/engine.hpp"
+#include "layers/ffn.hpp"
+#include "layers/lowrank.hpp"
 
 namespace fastffn {
 
@@ -27,6 +29,7 @@ Status open_operand(const char* operation, const char* name, const PackedView& p
                                                   std::to_string(matrix.header.count) +
                                                   " matrices, expected a single one"};
     operand->matrix = matrix.view();
+    operand->low_rank = matrix.format->id == Format::lowrank;
     operand->kernels = &format_kernels(matrix, chosen_isa());
     return {};
 }
@@ -102,6 +105,8 @@ Status open_linear(const TensorView& x, const PackedView& w, const TensorView* b
     return {};
 }
 
+}  // namespace
+
 Status open_ffn(const TensorView& x, const FfnWeights& weights, const TensorView* y, DenseLayer* layer,
                 RowsView* x_rows, RowsView* y_rows) {
     if (Status status = check_environment(); !status.ok()) return status;
@@ -155,18 +160,33 @@ Status open_ffn(const TensorView& x, const FfnWeights& weights, const TensorView
     return {};
 }
 
+namespace {
+
 int resolve_threads(int threads) { return usable_threads(threads > 0 ? threads : default_threads()); }
 
-Status run(const char* operation, Context& context, const DenseLayer& layer, const RowsView& x, const RowsView& y) {
+// Bytes of workspace and, given a context to take them from, the call itself.
+Status run(const char* operation, Context* context, int threads, const DenseLayer& layer, const RowsView& x,
+           const RowsView& y, std::int64_t* bytes) {
+    *bytes = 0;
     if (x.rows == 0) return {};
-    const DensePlan plan = plan_dense(layer, x.rows, resolve_threads(context.threads()));
-    std::byte* workspace = context.workspace(plan.workspace_bytes);
-    if (!workspace)
-        return {StatusCode::out_of_memory, std::string(operation) + ": no memory for a workspace of " +
-                                               std::to_string(plan.workspace_bytes) + " bytes"};
-    context.set_last_kernel(layer.first().kernels->name);
-    run_dense(layer, plan, x, y, workspace);
-    return {};
+    const auto call = [&](const auto& plan, const auto& run_plan) -> Status {
+        *bytes = plan.workspace_bytes;
+        if (!context) return {};
+        std::byte* workspace = context->workspace(plan.workspace_bytes);
+        if (!workspace)
+            return {StatusCode::out_of_memory, std::string(operation) + ": no memory for a workspace of " +
+                                                   std::to_string(plan.workspace_bytes) + " bytes"};
+        context->set_last_kernel(layer.first().kernels->name);
+        run_plan(plan, workspace);
+        return {};
+    };
+    if (is_low_rank(layer)) {
+        const LowRankLayer pairs = low_rank_layer(layer);
+        return call(plan_low_rank(pairs, x.rows, resolve_threads(threads)),
+                    [&](const LowRankPlan& plan, std::byte* workspace) { run_low_rank(pairs, plan, x, y, workspace); });
+    }
+    return call(plan_dense(layer, x.rows, resolve_threads(threads)),
+                [&](const DensePlan& plan, std::byte* workspace) { run_dense(layer, plan, x, y, workspace); });
 }
 
 }  // namespace
@@ -190,30 +210,30 @@ Status linear(Context& context, const TensorView& x, const PackedView& w, const 
     DenseLayer layer;
     RowsView x_rows, y_rows;
     if (Status status = open_linear(x, w, bias, &y, &layer, &x_rows, &y_rows); !status.ok()) return status;
-    return run("linear", context, layer, x_rows, y_rows);
+    std::int64_t bytes = 0;
+    return run("linear", &context, context.threads(), layer, x_rows, y_rows, &bytes);
 }
 
 Status ffn(Context& context, const TensorView& x, const FfnWeights& weights, const TensorView& y) {
     DenseLayer layer;
     RowsView x_rows, y_rows;
     if (Status status = open_ffn(x, weights, &y, &layer, &x_rows, &y_rows); !status.ok()) return status;
-    return run("ffn", context, layer, x_rows, y_rows);
+    std::int64_t bytes = 0;
+    return run("ffn", &context, context.threads(), layer, x_rows, y_rows, &bytes);
 }
 
 Status linear_workspace(const TensorView& x, const PackedView& w, int threads, std::int64_t* bytes) {
     DenseLayer layer;
     RowsView x_rows;
     if (Status status = open_linear(x, w, nullptr, nullptr, &layer, &x_rows, nullptr); !status.ok()) return status;
-    *bytes = x_rows.rows ? plan_dense(layer, x_rows.rows, resolve_threads(threads)).workspace_bytes : 0;
-    return {};
+    return run("linear", nullptr, threads, layer, x_rows, {}, bytes);
 }
 
 Status ffn_workspace(const TensorView& x, const FfnWeights& weights, int threads, std::int64_t* bytes) {
     DenseLayer layer;
     RowsView x_rows;
     if (Status status = open_ffn(x, weights, nullptr, &layer, &x_rows, nullptr); !status.ok()) return status;
-    *bytes = x_rows.rows ? plan_dense(layer, x_rows.rows, resolve_threads(threads)).workspace_bytes : 0;
-    return {};
+    return run("ffn", nullptr, threads, layer, x_rows, {}, bytes);
 }
 
 }  // namespace fastffn

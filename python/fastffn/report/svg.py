@@ -6,6 +6,7 @@ Colours come from CSS variables of the page (``--ink``, ``--grid``, ``--s0`` …
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -159,6 +160,41 @@ class Chart:
             f'<svg viewBox="0 0 {WIDTH} {self.height}" role="img" xmlns="http://www.w3.org/2000/svg">'
             f"<title>{escape(self.title)}</title>{''.join(grid)}{''.join(self._parts)}</svg>"
         )
+
+
+# The colours of the report's page on white, for drawings that stand alone: not every viewer knows CSS variables.
+COLOURS = ("#4b5563", "#0067a8", "#c2410c", "#00805a", "#8b3fa0", "#a16207", "#be185d", "#0f766e")
+STYLE = (
+    "text{font-family:system-ui,-apple-system,'Segoe UI',Roboto,'Helvetica Neue',Arial,sans-serif}"
+    ".title{font-size:14px;font-weight:600;fill:#1c2026}.tick,.note{font-size:12px;fill:#57606a}.note{fill:#1c2026}"
+    ".axis{font-size:12.5px;fill:#1c2026}.grid{stroke:#e3e6ea;stroke-width:1;fill:none}"
+    ".guide{stroke:#57606a;stroke-width:1;fill:none}.line{fill:none;stroke-width:2;stroke-linejoin:round}"
+    ".line.peer{stroke-dasharray:5 4}"
+)
+
+
+def literal(chart: Chart) -> str:
+    """The SVG element with its colours spelt out, as wide as drawn, for use within or as a file of its own."""
+    drawing = re.sub(r"var\(--s(\d)\)", lambda match: COLOURS[int(match[1])], chart.render())
+    marks = {"mark peer": r'fill="#ffffff" stroke="\1"', "mark": r'fill="\1" stroke="#ffffff"'}
+    for shape, paint in marks.items():
+        drawing = re.sub(rf'class="{shape}" style="--c:(#\w+)"', f'{paint} stroke-width="1.5"', drawing)
+    return drawing.replace("<svg ", f'<svg width="{WIDTH}" height="{chart.height}" ', 1)
+
+
+def standalone(title: str, chart: Chart) -> str:
+    """An SVG file: the chart under a title."""
+    return file_of(f'<text x="16" y="20" class="title">{escape(title)}</text><g transform="translate(0 26)">{literal(chart)}</g>',
+                   chart.height + 26, title)  # fmt: skip
+
+
+def file_of(body: str, height: float, title: str) -> str:
+    """An SVG file around drawings with literal colours."""
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height:.0f}" width="{WIDTH}" height="{height:.0f}" '
+        f'role="img"><title>{escape(title)}</title><style>{STYLE}</style>'
+        f'<rect width="{WIDTH}" height="{height:.0f}" fill="#ffffff"/>{body}</svg>\n'
+    )
 
 
 def _overlap(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> bool:

@@ -198,7 +198,7 @@ class FFF(nn.Module):
         if self.master_width:
             master = FffMaster(
                 _array(self.master_up), _array(self.master_down), _maybe(self.master_b_up),
-                _maybe(self.master_b_down), float(self.mix),
+                _maybe(self.master_b_down), float(self.mix.detach()),
             )  # fmt: skip
         return FffWeights(
             nodes=_array(self.node_weight), node_biases=_maybe(self.node_bias), thresholds=_maybe(self.threshold),

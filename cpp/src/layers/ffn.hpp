@@ -1,0 +1,13 @@
+// The checks of ffn(), for layers that hold a dense one.
+#pragma once
+
+#include "fastffn/ffn.hpp"
+#include "layers/engine.hpp"
+
+namespace fastffn {
+
+// Every check of a call of ffn(). y == nullptr: of a query, which has no y; then y_rows is left alone.
+Status open_ffn(const TensorView& x, const FfnWeights& weights, const TensorView* y, DenseLayer* layer,
+                RowsView* x_rows, RowsView* y_rows);
+
+}  // namespace fastffn

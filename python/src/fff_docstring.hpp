@@ -1,0 +1,43 @@
+// Docstring of fff, which is not bound by pybind11. The first line is the signature that inspect reads.
+#pragma once
+
+namespace fastffn::python {
+
+constexpr const char* fff_docstring =
+    R"(fff($module, /, x, tree, w_up=None, w_down=None, b_up=None, b_down=None, *, activation, leaf=None, master_up=None, master_down=None, master_b_up=None, master_b_down=None, mix=None, plan='auto', out=None)
+--
+
+A fast feedforward layer: a tree chooses the few neurons that run, so time grows with the logarithm of the width.
+
+    y = Σ_trees activation(x · w_up[leaf]ᵀ + b_up[leaf]) · w_down[leaf]ᵀ + b_down[leaf]       leaf form
+    y = Σ_trees Σ_path activation(z[n]) · w_out[n],  z[n] = x · w_node[n] + b_node[n]          all-node form
+
+The leaf form is Belcak and Wattenhofer 2023 (arXiv:2308.14711), the all-node form UltraFastBERT's (arXiv:2311.10770).
+
+Args:
+    x: [..., d_model], f32, f16 or bf16; the last dimension contiguous, other strides free but not negative. NumPy,
+        torch (CPU), or any array with ``__dlpack__`` or the buffer protocol; never copied.
+    tree: bytes of :func:`fastffn.pack_tree`, of either form.
+    w_up, w_down: leaf form only: packed stacks [trees · 2^depth, d_ff, d_model] and [trees · 2^depth, d_out, d_ff], tree
+        after tree, in any format; see :func:`fastffn.pack`.
+    b_up, b_down: [trees · 2^depth, d_ff] and [trees · 2^depth, d_out], f32, f16 or bf16; None for none.
+    activation: one of :func:`fastffn.activations`.
+    leaf: forced leaves, int32 or int64, [..., trees], or [...] of one tree: 0 to 2^depth - 1, whatever the nodes say.
+        In the all-node form, nodes of the last level. None: route.
+    master_up, master_down: packed weights [d_ff', d_model] and [d_out, d_ff'] of a small dense layer that always runs,
+        with the same activation; master_b_up, master_b_down its biases.
+    mix: y = σ(mix) · tree + (1 - σ(mix)) · master (arXiv:2405.16836). None: their sum.
+    plan: "auto", "per_token" (each token walks on its own) or "grouped" (tokens share the rows of subtrees).
+    out: where to write y: [..., d_out], f32, f16 or bf16, writable, sharing no memory with the inputs. It is returned as
+        it is, and the call allocates nothing. None makes a new array.
+
+Returns:
+    y, [..., d_out]: without ``out``, an array of x's kind and dtype.
+
+Raises:
+    ValueError, TypeError, BufferError, RuntimeError, MemoryError: as :func:`fastffn.linear`.
+
+Decisions and sums are in f32 whatever the tree's formats are (leaves: as :func:`fastffn.ffn`); NaN goes left. The result
+has the same bits for any number of threads, and in the all-node form for any plan and any number of tokens.)";
+
+}  // namespace fastffn::python
