@@ -50,7 +50,8 @@ int isa_of_kernel(const std::string& kernel) {
     return 0;
 }
 
-Numbers numbers_of(fastffn::Format format) {
+Numbers numbers_of(const Packing& packing) {
+    const fastffn::Format format = packing.format == fastffn::Format::sparse24 ? packing.dense() : packing.format;
     if (format == fastffn::Format::bf16) return Numbers::bf16;
     return format == fastffn::Format::int8 ? Numbers::int8 : Numbers::f32;
 }
@@ -71,16 +72,20 @@ Contender& Comparison::contender(const std::string& isa, Role role) {
 void Comparison::set_roof(Row* row) {
     const Problem& problem = row->problem;
     if (!machine_ || !problem.multiplies()) return;
-    row->peak =
-        machine_->peak_rate(numbers_of(problem.format), isa_of_kernel(row->prepared.kernel), problem.threads).best;
+    row->peak = machine_
+                    ->peak_rate(problem.op == Op::fff ? Numbers::f32 : numbers_of(problem.format),
+                                isa_of_kernel(row->prepared.kernel), problem.threads)
+                    .best;
     // Hot weights: what this machine reads from a buffer of just their size, wherever that may lie.
     const std::int64_t bytes = row->prepared.weight_bytes;
+    // A moe's experts lie where all experts together do, as calls use others and others.
+    const std::int64_t home = problem.op == Op::moe || problem.op == Op::fff ? row->prepared.stack_bytes : bytes;
     row->bandwidth =
-        (problem.cold ? machine_->dram_rate(problem.threads) : machine_->read_rate(bytes, problem.threads)).best;
+        (problem.cold ? machine_->dram_rate(problem.threads) : machine_->read_rate(home, problem.threads)).best;
     if (row->peak <= 0 || row->bandwidth <= 0) return;
     const double compute = problem.operations() / row->peak;
     const double memory = static_cast<double>(bytes) / row->bandwidth;
-    row->bound = compute >= memory ? "compute" : problem.cold ? "DRAM" : machine_->level_of(bytes, problem.threads);
+    row->bound = compute >= memory ? "compute" : problem.cold ? "DRAM" : machine_->level_of(home, problem.threads);
     row->roof_seconds = std::max(compute, memory);
     row->percent = 100 * row->roof_seconds / row->timing.median;
 }
@@ -95,13 +100,15 @@ Row Comparison::measure(const Problem& problem) {
         Contender* other = nullptr;
         if (options_.has_baseline) {
             Problem baseline = problem;
-            baseline.format = options_.baseline_format;
+            if (problem.op == Op::fff) baseline.op = Op::ffn;  // of the same width
+            baseline.format = options_.baseline_dense ? Packing(problem.format.dense()) : options_.baseline_format;
             if (!options_.baseline_isa.empty()) baseline.isa = options_.baseline_isa;
             const bool same_isa = resolved(baseline.isa) == resolved(problem.isa);
-            if (baseline.format != problem.format || !same_isa) {
+            if (!(baseline.format == problem.format) || !same_isa || baseline.op != problem.op) {
                 other = &contender(baseline.isa, Role::baseline);
                 row.baseline_kernel = other->prepare(baseline).kernel;
-                row.baseline = fastffn::format_name(baseline.format);
+                row.baseline = baseline.format.name();
+                if (baseline.op != problem.op) row.baseline = std::string(op_name(baseline.op)) + " " + row.baseline;
                 if (!options_.baseline_isa.empty()) row.baseline += "/" + options_.baseline_isa;
             }
         }

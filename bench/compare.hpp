@@ -43,7 +43,7 @@ struct Row {
 
 // The kernel tag after the slash of "bf16/amx" as a fastffn::Isa; ref for what is unknown.
 int isa_of_kernel(const std::string& kernel);
-Numbers numbers_of(fastffn::Format format);
+Numbers numbers_of(const Packing& packing);
 
 class Comparison {
   public:

@@ -16,15 +16,21 @@ examples
   fastffn-bench --shape 4096x11008 --gated --activation silu --format bf16,int8 --tokens 1,1024 --threads 1,all
   fastffn-bench --op linear --shape 4096x4096 --format all --hot --cold --tokens 1
   fastffn-bench --format int8 --isa avx2,best --baseline int8/avx2
+  fastffn-bench --op moe --shape 2048x1024 --gated --activation silu --experts 64 --picks 8 --routing uniform,zipf
   fastffn-bench --machine                               only the machine
 
 what to measure (lists are separated by commas; every combination is a row)
-  --op LIST             ffn (default), linear, pack, unpack
+  --op LIST             ffn (default), linear, fff, moe, pack, unpack
   --shape LIST          D_MODELxD_FF, default 768x3072; for linear, pack and unpack IN_FEATURESxOUT_FEATURES
-  --activation NAME     identity, relu, relu2, gelu (default), gelu_tanh, silu
+  --activation NAME     identity, relu, relu2, gelu (default), gelu_tanh, silu, swiglu_clamped (gated)
   --gated               ffn with a gate: activation(x w_gate) * (x w_up); --no-gated undoes it for a suite
+  --experts N, --picks K  moe: experts of that shape, default 8, and how many each token uses, default 2
+  --routing LIST        moe: uniform (default); zipf: the expert of rank r as often as 1/r; one: all tokens the same.
+                        Each call has other tokens, so experts come from where a stack of their size lies
+  --leaf LIST           fff: neurons of a leaf; 0 (default): every node is a neuron. The tree is the smallest with
+                        D_FF neurons, its tokens are fresh in every call, its baseline is the dense layer of that width
   --bias                with biases
-  --format LIST         f32, f16, bf16 (default), int8; or all
+  --format LIST         f32, f16, bf16 (default), int8, sparse24; or all. With options: sparse24:values=int8
   --isa LIST            ref, avx2, avx512base, avx512vnni, avx512bf16, amx; avx512: the best of those; best (default):
                         what the library chooses; all: each that this CPU has
   --threads LIST        default 1; all: as many as the library uses by default
@@ -37,13 +43,18 @@ what to measure (lists are separated by commas; every combination is a row)
   --huge-pages          ask for huge pages for the weights (default: as NumPy arrays get them, usually not)
 
 what to compare with
-  --baseline FORMAT[/ISA]  the same layer in that format (and instruction set), default f32; none: nothing
+  --baseline FORMAT[/ISA]  the same layer in that format (and instruction set), default f32; none: nothing;
+                        dense: for sparse24 the dense format of its values
                         The two take turns within one run, so that a slow moment hits both.
 
 suites
   --suite quick         bf16, int8 and f32 on 768x3072, hot, one and all threads; under a minute
+  --suite sparse24      2:4 weights, bf16 and int8, beside dense ones on 2048x8192 and 4096x11008; 1 to 512 tokens
   --suite default       768x3072 gelu, 2048x8192 and 4096x11008 silu-gated; all formats; 1 to 1024 tokens; hot, and cold
                         up to 16 tokens; one and all threads; takes long
+  --suite moe           64 experts of 2048x1024, 8 per token, and 8 of 2048x7168, 2 per token; bf16 and int8; 1 to 2048
+                        tokens; one and all threads
+  --suite fff           trees: 768x4095 all-node and with leaves of 32, 1 to 16384 tokens, beside the dense layer
   --smoke               everything once, tiny, in seconds: does it run? The times mean nothing
                         Options after a suite narrow it: --suite default --format int8 --threads 1
 

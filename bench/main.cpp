@@ -19,10 +19,13 @@ using namespace bench;
 
 std::string describe(const Problem& problem) {
     std::string text = std::string(op_name(problem.op)) + " " + std::to_string(problem.d_model) + "x" +
-                       std::to_string(problem.d_ff) + (problem.gated ? " gated" : "") + " " +
-                       fastffn::format_name(problem.format);
+                       std::to_string(problem.d_ff) + (problem.gated ? " gated" : "") + " " + problem.format.name();
     if (!problem.isa.empty()) text += "/" + problem.isa;
     if (problem.cold) text += " cold";
+    if (problem.op == Op::moe)
+        text += ", " + std::to_string(problem.experts) + " experts, " + std::to_string(problem.picks) + " per token, " +
+                routing_name(problem.routing);
+    if (problem.op == Op::fff) text += ", " + tree_name(problem);
     text += ", threads " + std::to_string(problem.threads);
     if (problem.tokens) text += ", tokens " + std::to_string(problem.tokens);
     return text;

@@ -16,16 +16,38 @@ namespace {
 }
 
 Op parse_op(const std::string& text) {
-    for (Op op : {Op::linear, Op::ffn, Op::pack, Op::unpack}) {
+    for (Op op : {Op::linear, Op::ffn, Op::moe, Op::fff, Op::pack, Op::unpack}) {
         if (text == op_name(op)) return op;
     }
-    refuse("--op", "linear, ffn, pack or unpack", text);
+    refuse("--op", "linear, ffn, moe, fff, pack or unpack", text);
 }
 
-fastffn::Format format_named(const std::string& text) {
-    fastffn::Format format;
-    fastffn::parse_format(text.c_str(), &format).value();  // its own message lists the names
-    return format;
+Routing parse_routing(const std::string& text) {
+    for (Routing routing : {Routing::uniform, Routing::zipf, Routing::one}) {
+        if (text == routing_name(routing)) return routing;
+    }
+    refuse("--routing", "uniform, zipf or one", text);
+}
+
+// "bf16", "sparse24", "sparse24:values=int8".
+Packing format_named(const std::string& text) {
+    const std::vector<std::string> parts = split(text, ':');
+    Packing packing;
+    // Their own messages list the names.
+    fastffn::parse_format(parts.empty() ? "" : parts[0].c_str(), &packing.format).value();
+    for (std::size_t i = 1; i < parts.size(); ++i) {
+        const std::size_t equals = parts[i].find('=');
+        if (equals == std::string::npos) refuse("--format", "options such as sparse24:values=int8", text);
+        const std::string value = parts[i].substr(equals + 1);
+        std::int64_t number = 0;
+        packing.options.push_back({parts[i].substr(0, equals), parse_int(value, &number)
+                                                                   ? fastffn::OptionValue(number)
+                                                                   : fastffn::OptionValue(value)});
+    }
+    std::int64_t bytes = 0;
+    const fastffn::TensorView any(static_cast<void*>(nullptr), fastffn::DType::f32, {64, 64});
+    fastffn::packed_bytes(any, packing.format, packing.options, &bytes).value();
+    return packing;
 }
 
 fastffn::DType dtype_named(const std::string& option, const std::string& text) {
@@ -71,9 +93,38 @@ int available_threads() { return fastffn::default_threads(); }
 
 }  // namespace
 
+std::string Packing::name() const {
+    std::string text = fastffn::format_name(format);
+    for (const fastffn::PackOption& option : options) {
+        const bool is_text = option.value.kind() == fastffn::OptionValue::Kind::text;
+        text += ":" + option.name + "=" + (is_text ? option.value.text() : option.value.to_string());
+    }
+    return text;
+}
+
+fastffn::Format Packing::dense() const {
+    if (format != fastffn::Format::sparse24) return fastffn::Format::f32;
+    fastffn::Format values = fastffn::Format::bf16;
+    for (const fastffn::PackOption& option : options)
+        if (option.name == "values") fastffn::parse_format(option.value.text().c_str(), &values).value();
+    return values;
+}
+
+bool operator==(const Packing& a, const Packing& b) { return a.name() == b.name(); }
+
 const char* op_name(Op op) {
-    const char* names[] = {"linear", "ffn", "pack", "unpack"};
+    const char* names[] = {"linear", "ffn", "moe", "fff", "pack", "unpack"};
     return names[static_cast<int>(op)];
+}
+
+const char* routing_name(Routing routing) {
+    const char* names[] = {"uniform", "zipf", "one"};
+    return names[static_cast<int>(routing)];
+}
+
+std::string tree_name(const Problem& problem) {
+    const std::string depth = "tree of depth " + std::to_string(problem.depth());
+    return problem.leaf ? depth + ", leaves of " + std::to_string(problem.leaf) : depth;
 }
 
 Options parse_options(const std::vector<std::string>& arguments) {
@@ -120,6 +171,18 @@ Options parse_options(const std::vector<std::string>& arguments) {
         } else if (name == "--gated" || name == "--no-gated") {
             options.gated = name == "--gated";
             for (Shape& shape : options.shapes) shape.gated = options.gated;
+        } else if (name == "--experts") {
+            options.experts = positive(name, value());
+            for (Shape& shape : options.shapes) shape.experts = options.experts;
+        } else if (name == "--picks") {
+            options.picks = positive(name, value());
+            for (Shape& shape : options.shapes) shape.picks = options.picks;
+        } else if (name == "--leaf") {
+            options.leaves = list_of<std::int64_t>(value(), [](const std::string& text) {
+                return text == "0" ? std::int64_t{0} : positive("--leaf", text);
+            });
+        } else if (name == "--routing") {
+            options.routings = list_of<Routing>(value(), parse_routing);
         } else if (name == "--bias") {
             options.bias = true;
         } else if (name == "--format") {
@@ -129,7 +192,7 @@ Options parse_options(const std::vector<std::string>& arguments) {
                 const int count = fastffn::list_formats(formats, fastffn::format_limit);
                 options.formats.assign(formats, formats + count);
             } else {
-                options.formats = list_of<fastffn::Format>(text, format_named);
+                options.formats = list_of<Packing>(text, format_named);
             }
         } else if (name == "--isa") {
             const std::string text = value();
@@ -171,7 +234,8 @@ Options parse_options(const std::vector<std::string>& arguments) {
             options.has_baseline = text != "none";
             if (options.has_baseline) {
                 const std::size_t slash = text.find('/');
-                options.baseline_format = format_named(text.substr(0, slash));
+                options.baseline_dense = text.substr(0, slash) == "dense";
+                if (!options.baseline_dense) options.baseline_format = format_named(text.substr(0, slash));
                 options.baseline_isa =
                     slash == std::string::npos ? "" : isa_named("--baseline", text.substr(slash + 1));
             }
@@ -208,8 +272,8 @@ Options parse_options(const std::vector<std::string>& arguments) {
     if (hot_named && !cold_named) options.cold = {false};
     if (cold_named) options.cold_tokens_limit = 0;  // asked for: at any number of tokens
 
-    if (options.shapes.empty()) options.shapes = {{768, 3072, {}, {}}};
-    if (options.formats.empty()) options.formats = {fastffn::Format::bf16};
+    if (options.shapes.empty()) options.shapes = {{768, 3072, {}, {}, {}, {}}};
+    if (options.formats.empty()) options.formats = {Packing()};
     if (options.tokens.empty()) options.tokens = {1, 16, 128, 1024};
     if (options.threads.empty()) options.threads = {1};
     return options;
@@ -224,38 +288,54 @@ std::vector<Problem> expand(const Options& options) {
         for (const Shape& shape : options.shapes) {
             problem.d_model = shape.d_model;
             problem.d_ff = shape.d_ff;
-            problem.gated = op == Op::ffn && shape.gated.value_or(options.gated);
+            const bool activates = op == Op::ffn || op == Op::moe || op == Op::fff;
+            problem.gated = activates && op != Op::fff && shape.gated.value_or(options.gated);
             problem.activation =
-                op == Op::ffn ? shape.activation.value_or(options.activation) : fastffn::Activation::identity;
-            for (bool cold : options.cold) {
-                if (cold && !problem.multiplies()) continue;
-                problem.cold = cold;
-                for (fastffn::Format format : options.formats) {
-                    problem.format = format;
-                    std::vector<fastffn::DType> x_dtypes = options.x_dtypes;
-                    if (x_dtypes.empty() || !problem.multiplies()) {
-                        const bool narrow = format == fastffn::Format::bf16 && problem.multiplies();
-                        x_dtypes = {narrow ? fastffn::DType::bf16 : fastffn::DType::f32};
-                    }
-                    for (fastffn::DType x_dtype : x_dtypes) {
-                        problem.x_dtype = x_dtype;
-                        problem.y_dtype = options.y_dtype.value_or(x_dtype);
-                        for (const std::string& isa : options.isas) {
-                            problem.isa = isa;
-                            for (int threads : options.threads) {
-                                problem.threads = threads;
-                                for (std::int64_t tokens : options.tokens) {
-                                    if (cold && options.cold_tokens_limit && tokens > options.cold_tokens_limit)
-                                        continue;
-                                    problem.tokens = problem.multiplies() ? tokens : 0;
-                                    problems.push_back(problem);
-                                    if (!problem.multiplies()) break;
+                activates ? shape.activation.value_or(options.activation) : fastffn::Activation::identity;
+            problem.experts = op == Op::moe ? shape.experts.value_or(options.experts) : 0;
+            problem.picks = op == Op::moe ? shape.picks.value_or(options.picks) : 0;
+            if (problem.picks > problem.experts)
+                refuse("--picks", "at most the number of experts", std::to_string(problem.picks));
+            const std::vector<Routing> only = {Routing::uniform};
+            const std::vector<std::int64_t> no_leaf = {0};
+            for (std::int64_t leaf : op == Op::fff ? options.leaves : no_leaf)
+                for (Routing routing : op == Op::moe ? options.routings : only)
+                    for (bool cold : options.cold) {
+                        problem.routing = routing;
+                        problem.leaf = leaf;
+                        // The experts of a moe come from wherever a stack of their size lies.
+                        if (cold && (!problem.multiplies() || op == Op::moe || op == Op::fff)) continue;
+                        problem.cold = cold;
+                        for (const Packing& format : options.formats) {
+                            problem.format = format;
+                            // Rows of trees have these formats, without options.
+                            if (op == Op::fff && !(format.options.empty() && format.format <= fastffn::Format::int8))
+                                continue;
+                            std::vector<fastffn::DType> x_dtypes = options.x_dtypes;
+                            if (x_dtypes.empty() || !problem.multiplies()) {
+                                const bool is_bf16 = format == Packing() || format.dense() == fastffn::Format::bf16;
+                                const bool narrow = is_bf16 && problem.multiplies();
+                                x_dtypes = {narrow ? fastffn::DType::bf16 : fastffn::DType::f32};
+                            }
+                            for (fastffn::DType x_dtype : x_dtypes) {
+                                problem.x_dtype = x_dtype;
+                                problem.y_dtype = options.y_dtype.value_or(x_dtype);
+                                for (const std::string& isa : options.isas) {
+                                    problem.isa = isa;
+                                    for (int threads : options.threads) {
+                                        problem.threads = threads;
+                                        for (std::int64_t tokens : options.tokens) {
+                                            if (cold && options.cold_tokens_limit && tokens > options.cold_tokens_limit)
+                                                continue;
+                                            problem.tokens = problem.multiplies() ? tokens : 0;
+                                            problems.push_back(problem);
+                                            if (!problem.multiplies()) break;
+                                        }
+                                    }
                                 }
                             }
                         }
                     }
-                }
-            }
         }
     }
     return problems;
@@ -264,12 +344,17 @@ std::vector<Problem> expand(const Options& options) {
 std::string to_arguments(const Problem& problem, const Options& options) {
     std::string text = std::string("--op ") + op_name(problem.op);
     text += " --shape " + std::to_string(problem.d_model) + "x" + std::to_string(problem.d_ff);
-    text += std::string(" --format ") + fastffn::format_name(problem.format);
+    text += " --format " + problem.format.name();
     text += std::string(" --activation ") + fastffn::activation_name(problem.activation);
     text += std::string(" --x ") + fastffn::dtype_name(problem.x_dtype);
     text += std::string(" --y ") + fastffn::dtype_name(problem.y_dtype);
     text += " --threads " + std::to_string(problem.threads);
     if (problem.multiplies()) text += " --tokens " + std::to_string(problem.tokens);
+    if (problem.op == Op::moe) {
+        text += " --experts " + std::to_string(problem.experts) + " --picks " + std::to_string(problem.picks);
+        text += std::string(" --routing ") + routing_name(problem.routing);
+    }
+    if (problem.op == Op::fff) text += " --leaf " + std::to_string(problem.leaf);
     if (problem.gated) text += " --gated";
     if (problem.bias) text += " --bias";
     if (problem.cold) text += " --cold";

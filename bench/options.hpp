@@ -4,14 +4,34 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "fastffn/fastffn.hpp"
 
 namespace bench {
 
-enum class Op { linear, ffn, pack, unpack };
+enum class Op { linear, ffn, moe, fff, pack, unpack };
 const char* op_name(Op op);
+
+// Which experts the tokens of a moe choose, each k different ones: all equally likely; the expert of rank r as likely as
+// 1 / r; or the same k by every token. Every call has other tokens.
+enum class Routing { uniform, zipf, one };
+const char* routing_name(Routing routing);
+
+// A weight format with the options that it is packed with: "sparse24:values=int8".
+struct Packing {
+    fastffn::Format format = fastffn::Format::bf16;
+    fastffn::PackOptions options;
+
+    Packing() = default;
+    Packing(fastffn::Format format_, fastffn::PackOptions options_ = {})
+        : format(format_), options(std::move(options_)) {}
+    std::string name() const;
+    // The dense format of the same numbers, where the format is a sparse one; else f32.
+    fastffn::Format dense() const;
+};
+bool operator==(const Packing& a, const Packing& b);
 
 // One thing to time, fully described.
 struct Problem {
@@ -21,42 +41,63 @@ struct Problem {
     bool bias = false;
     bool cold = false;
     fastffn::Activation activation = fastffn::Activation::gelu;
-    fastffn::Format format = fastffn::Format::bf16;
-    std::string isa;  // "": what the library chooses (under FASTFFN_ISA, if that is set)
+    Packing format;
+    std::int64_t experts = 0, picks = 0;  // moe
+    Routing routing = Routing::uniform;
+    std::int64_t leaf = 0;  // fff: neurons of a leaf; 0: every node is a neuron
+    std::string isa;        // "": what the library chooses (under FASTFFN_ISA, if that is set)
     int threads = 1;
     std::int64_t tokens = 1;
     fastffn::DType x_dtype = fastffn::DType::f32, y_dtype = fastffn::DType::f32;
 
-    bool multiplies() const { return op == Op::linear || op == Op::ffn; }
-    int matrices() const { return op == Op::ffn ? (gated ? 3 : 2) : 1; }
-    std::int64_t parameters() const { return matrices() * d_model * d_ff; }
-    double operations() const { return multiplies() ? 2.0 * static_cast<double>(tokens * parameters()) : 0.0; }
+    bool multiplies() const { return op == Op::linear || op == Op::ffn || op == Op::moe || op == Op::fff; }
+    // fff: the smallest tree of at least d_ff neurons.
+    std::int64_t depth() const {
+        std::int64_t depth = 0;
+        while ((leaf ? leaf << depth : (std::int64_t{2} << depth) - 1) < d_ff) ++depth;
+        return depth;
+    }
+    std::int64_t path_rows() const { return leaf ? depth() + 2 * leaf : 2 * (depth() + 1); }  // that a token multiplies
+    int matrices() const { return op == Op::ffn || op == Op::moe ? (gated ? 3 : 2) : 1; }
+    std::int64_t parameters() const { return matrices() * d_model * d_ff; }  // moe: of one expert
+    double operations() const {
+        if (op == Op::fff) return 2.0 * static_cast<double>(tokens * path_rows() * d_model);
+        const std::int64_t rows = op == Op::moe ? tokens * picks : tokens;
+        return multiplies() ? 2.0 * static_cast<double>(rows * parameters()) : 0.0;
+    }
 };
+
+std::string tree_name(const Problem& problem);  // "tree of depth 11", "tree of depth 7, leaves of 32"
 
 struct Shape {
     std::int64_t d_model, d_ff;
     // Set by suites; a plain --shape leaves them to --gated and --activation.
     std::optional<bool> gated;
     std::optional<fastffn::Activation> activation;
+    std::optional<std::int64_t> experts, picks;
 };
 
 struct Options {
     // Any list may have several entries: every combination is a row.
     std::vector<Op> ops = {Op::ffn};
     std::vector<Shape> shapes;
-    std::vector<fastffn::Format> formats;
+    std::vector<Packing> formats;
     std::vector<std::string> isas = {""};
     std::vector<int> threads;
     std::vector<std::int64_t> tokens;
     std::vector<bool> cold = {false};
     fastffn::Activation activation = fastffn::Activation::gelu;
     bool gated = false, bias = false;
+    std::int64_t experts = 8, picks = 2;
+    std::vector<Routing> routings = {Routing::uniform};
+    std::vector<std::int64_t> leaves = {0};
     std::vector<fastffn::DType> x_dtypes;   // empty: bf16 weights take bf16, others f32
     std::optional<fastffn::DType> y_dtype;  // unset: as x
 
     bool has_baseline = true;
-    fastffn::Format baseline_format = fastffn::Format::f32;
-    std::string baseline_isa;  // "": the row's own
+    Packing baseline_format = fastffn::Format::f32;
+    bool baseline_dense = false;  // each row's own: Packing::dense()
+    std::string baseline_isa;     // "": the row's own
 
     std::int64_t cold_bytes = std::int64_t{1} << 30;
     std::int64_t cold_tokens_limit = 64;  // suites: above it cold and hot are the same, so only hot is measured

@@ -26,11 +26,17 @@ std::string gigabytes(double bytes_per_second) { return format_digits(bytes_per_
 std::string title_of(const Problem& problem) {
     std::string title =
         std::string(op_name(problem.op)) + "  " + std::to_string(problem.d_model) + "x" + std::to_string(problem.d_ff);
-    if (problem.op == Op::ffn) {
+    if (problem.op == Op::moe) {
+        title += "  " + std::to_string(problem.experts) + " experts, " + std::to_string(problem.picks) +
+                 " per token, " + routing_name(problem.routing);
+    }
+    if (problem.op == Op::fff) title += "  " + tree_name(problem);
+    if (problem.op == Op::ffn || problem.op == Op::moe || problem.op == Op::fff) {
         title += std::string("  ") + fastffn::activation_name(problem.activation) + (problem.gated ? ", gated" : "");
     }
     if (problem.bias) title += ", biases";
-    if (problem.multiplies()) title += problem.cold ? "  cold weights" : "  hot weights";
+    if (problem.multiplies() && problem.op != Op::moe && problem.op != Op::fff)
+        title += problem.cold ? "  cold weights" : "  hot weights";
     return title;
 }
 
@@ -67,9 +73,17 @@ void row_json(Json& json, const Row& row) {
     const Problem& problem = row.problem;
     json.begin_object();
     json.field("op", op_name(problem.op)).field("d_model", problem.d_model).field("d_ff", problem.d_ff);
+    if (problem.op == Op::moe) {
+        json.field("experts", problem.experts).field("picks", problem.picks);
+        json.field("routing", routing_name(problem.routing)).field("stack_bytes", row.prepared.stack_bytes);
+    }
+    if (problem.op == Op::fff) {
+        json.field("depth", problem.depth()).field("leaf", problem.leaf);
+        json.field("stack_bytes", row.prepared.stack_bytes);
+    }
     json.field("gated", problem.gated).field("bias", problem.bias);
     json.field("activation", fastffn::activation_name(problem.activation));
-    json.field("format", fastffn::format_name(problem.format));
+    json.field("format", problem.format.name());
     json.field("isa_asked", problem.isa.empty() ? "best" : problem.isa.c_str());
     json.field("x", fastffn::dtype_name(problem.x_dtype)).field("y", fastffn::dtype_name(problem.y_dtype));
     json.field("weights", problem.cold ? "cold" : "hot").field("threads", problem.threads);
@@ -167,8 +181,10 @@ std::string machine_text(const Machine& machine) {
 }
 
 Table::Table(const Options& options) : options_(options) {
+    for (const Packing& format : options.formats)
+        format_width_ = std::max(format_width_, static_cast<int>(format.name().size()));
     if (!options.has_baseline) return;
-    baseline_ = std::string("vs ") + fastffn::format_name(options.baseline_format);
+    baseline_ = "vs " + (options.baseline_dense ? "dense" : options.baseline_format.name());
     if (!options.baseline_isa.empty()) baseline_ += "/" + options.baseline_isa;
 }
 
@@ -179,16 +195,16 @@ std::string Table::add(const Row& row) {
     if (title_of(problem) != title_) {
         title_ = title_of(problem);
         text += "\n" + title_ + "\n";
-        text +=
-            "  format kernel            x      threads tokens     median        min    GB/s  GOP/s  limit    of roof";
+        text += "  " + pad_right("format", format_width_) +
+                " kernel               x      threads tokens     median        min    GB/s  GOP/s  limit    of roof";
         if (options_.has_baseline) text += pad_left(baseline_, ratio_width);
         text += "      memory\n";
     }
-    std::string line = "  " + pad_right(fastffn::format_name(problem.format), 6) + " ";
+    std::string line = "  " + pad_right(problem.format.name(), format_width_) + " ";
     if (!row.error.empty()) {
         return text + line + (problem.isa.empty() ? "" : "(" + problem.isa + ") ") + "failed: " + row.error + "\n";
     }
-    line += pad_right(row.prepared.kernel.empty() ? "–" : row.prepared.kernel, 17) + " ";
+    line += pad_right(row.prepared.kernel.empty() ? "–" : row.prepared.kernel, 20) + " ";
     line += pad_right(dtypes_of(problem), 6) + " " + pad_left(std::to_string(problem.threads), 7);
     line += pad_left(problem.tokens ? std::to_string(problem.tokens) : "–", 7);
     line += pad_left(format_time(row.timing.median), 11) + pad_left(format_time(row.timing.minimum), 11);
@@ -208,7 +224,8 @@ std::string Table::add(const Row& row) {
 
 std::string Table::legend() const {
     std::string text =
-        "\nGB/s: packed weight bytes over time (pack, unpack: bytes read and written). GOP/s: a multiply and an add "
+        "\nGB/s: packed weight bytes over time (moe: of the experts in use; pack, unpack: bytes read and written). "
+        "GOP/s: a multiply and an add "
         "are two.\n"
         "of roof: median against the faster-than-possible call that only computes at the kernel's peak, or only reads "
         "its\n"

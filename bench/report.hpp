@@ -24,6 +24,7 @@ class Table {
   private:
     const Options& options_;
     std::string title_, baseline_;  // the baseline's name, as the column's head shows it
+    int format_width_ = 6;
     bool any_noisy_ = false;
 };
 

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <stdexcept>
 
+#include "routing.hpp"
 #include "stats.hpp"
 #include "team.hpp"
 
@@ -23,7 +24,7 @@ std::int64_t round_up(std::int64_t value, std::int64_t unit) { return (value + u
 
 }  // namespace
 
-void Runner::make_source(std::int64_t rows, std::int64_t columns, std::uint64_t seed) {
+void Runner::make_source(fastffn::Format format, std::int64_t rows, std::int64_t columns, std::uint64_t seed) {
     const std::int64_t bytes = rows * columns * 4;
     if (source_.bytes() != bytes) {
         source_ = Buffer();
@@ -32,22 +33,36 @@ void Runner::make_source(std::int64_t rows, std::int64_t columns, std::uint64_t 
     // A trained layer's scale, so that activations see the range they see in a model.
     fill_random(source_.data(), rows * columns, DType::f32, 1.7f / std::sqrt(static_cast<float>(columns)), seed);
     source_view_ = TensorView(source_.data(), DType::f32, {rows, columns});
+    if (format != fastffn::Format::sparse24) return;
+    // Two of every four to zero, each of the six ways in turn.
+    constexpr int zeros[6][2] = {{0, 1}, {0, 2}, {0, 3}, {1, 2}, {1, 3}, {2, 3}};
+    auto* values = reinterpret_cast<float*>(source_.data());
+    for (std::int64_t row = 0; row < rows; ++row)
+        for (std::int64_t k = 0; k < columns; k += 4)
+            for (int zero : zeros[(row * 5 + k / 4 * 7) % 6])
+                if (k + zero < columns) values[row * columns + k + zero] = 0;
 }
 
 void Runner::make_weights(const Problem& problem) {
-    const std::string key = std::string(problem.op == Op::ffn ? "ffn" : "matrix") + (problem.gated ? " gated " : " ") +
-                            std::to_string(problem.d_model) + "x" + std::to_string(problem.d_ff) + " " +
-                            fastffn::format_name(problem.format) + (problem.cold ? " cold" : " hot");
+    const std::string key = std::string(problem.op == Op::linear ? "matrix" : "ffn") + std::to_string(problem.experts) +
+                            (problem.gated ? " gated " : " ") + std::to_string(problem.d_model) + "x" +
+                            std::to_string(problem.d_ff) + " " + problem.format.name() +
+                            (problem.cold ? " cold" : " hot");
     if (weights_.key == key) return;
     weights_ = Weights();  // give the memory back first
 
     // up and gate are d_ff x d_model, down is d_model x d_ff; each starts on a cache line.
-    const TensorView up_shape(static_cast<void*>(nullptr), DType::f32, {problem.d_ff, problem.d_model});
-    const TensorView down_shape(static_cast<void*>(nullptr), DType::f32, {problem.d_model, problem.d_ff});
+    const bool stack = problem.op == Op::moe;
+    const std::int64_t ff = problem.d_ff, model = problem.d_model, count = problem.experts;
+    void* const none = nullptr;
+    const TensorView up_shape =
+        stack ? TensorView(none, DType::f32, {count, ff, model}) : TensorView(none, DType::f32, {ff, model});
+    const TensorView down_shape =
+        stack ? TensorView(none, DType::f32, {count, model, ff}) : TensorView(none, DType::f32, {model, ff});
     std::int64_t up_bytes = 0, down_bytes = 0;
-    fastffn::packed_bytes(up_shape, problem.format, &up_bytes).value();
-    fastffn::packed_bytes(down_shape, problem.format, &down_bytes).value();
-    std::int64_t sizes[3] = {up_bytes, problem.gated ? up_bytes : 0, problem.op == Op::ffn ? down_bytes : 0};
+    fastffn::packed_bytes(up_shape, problem.format.format, problem.format.options, &up_bytes).value();
+    fastffn::packed_bytes(down_shape, problem.format.format, problem.format.options, &down_bytes).value();
+    std::int64_t sizes[3] = {up_bytes, problem.gated ? up_bytes : 0, problem.op == Op::linear ? 0 : down_bytes};
     std::int64_t offsets[3], stride = 0;
     for (int i = 0; i < 3; ++i) {
         offsets[i] = stride;
@@ -63,9 +78,17 @@ void Runner::make_weights(const Problem& problem) {
     weights.memory = Buffer(stride * copies, options_.huge_pages);
     for (int i = 0; i < 3; ++i) {
         if (sizes[i] == 0) continue;
-        make_source(i == 2 ? problem.d_model : problem.d_ff, i == 2 ? problem.d_ff : problem.d_model,
-                    static_cast<std::uint64_t>(i) + 1);
-        fastffn::pack(source_view_, problem.format, weights.memory.data() + offsets[i], sizes[i]).value();
+        make_source(problem.format.format, i == 2 ? problem.d_model : problem.d_ff,
+                    i == 2 ? problem.d_ff : problem.d_model, static_cast<std::uint64_t>(i) + 1);
+        TensorView source = source_view_;
+        if (stack) {  // the same values in every expert's own memory
+            source = i == 2 ? down_shape : up_shape;
+            source.data = source_.data();
+            source.strides[0] = 0;
+        }
+        fastffn::pack(source, problem.format.format, problem.format.options, weights.memory.data() + offsets[i],
+                      sizes[i])
+            .value();
     }
     for (std::int64_t copy = 0; copy < copies; ++copy) {
         std::byte* base = weights.memory.data() + copy * stride;
@@ -86,9 +109,14 @@ Prepared Runner::prepare(const Problem& problem) {
     next_copy_ = 0;
     context_ = std::make_unique<fastffn::Context>(problem.threads);
     Prepared prepared;
-    if (problem.multiplies()) {
+    trees_.reset();
+    if (problem.op == Op::fff) {
+        trees_ = std::make_unique<Trees>(problem, options_.huge_pages);
+        prepared.weight_bytes = trees_->touched_bytes();
+        prepared.stack_bytes = trees_->stack_bytes();
+    } else if (problem.multiplies()) {
         make_weights(problem);
-        const std::int64_t out = problem.op == Op::ffn ? problem.d_model : problem.d_ff;
+        const std::int64_t out = problem.op == Op::linear ? problem.d_ff : problem.d_model;
         const std::int64_t x_bytes = problem.tokens * problem.d_model * fastffn::dtype_bytes(problem.x_dtype);
         const std::int64_t y_bytes = problem.tokens * out * fastffn::dtype_bytes(problem.y_dtype);
         x_ = Buffer(x_bytes);
@@ -101,12 +129,18 @@ Prepared Runner::prepare(const Problem& problem) {
         bias_up_ = TensorView(bias_.data(), DType::f32, {problem.d_ff});
         bias_down_ = TensorView(bias_.data() + problem.d_ff * 4, DType::f32, {problem.d_model});
         prepared.weight_bytes = weights_.bytes;
+        if (problem.op == Op::moe) {
+            make_routings(problem);
+            prepared.stack_bytes = weights_.bytes;
+            prepared.weight_bytes = static_cast<std::int64_t>(static_cast<double>(weights_.bytes) * active_experts_ /
+                                                              static_cast<double>(problem.experts));
+        }
     } else {
-        make_source(problem.d_ff, problem.d_model, 1);
+        make_source(problem.format.format, problem.d_ff, problem.d_model, 1);
         std::int64_t bytes = 0;
-        fastffn::packed_bytes(source_view_, problem.format, &bytes).value();
+        fastffn::packed_bytes(source_view_, problem.format.format, problem.format.options, &bytes).value();
         packed_ = Buffer(bytes, options_.huge_pages);
-        fastffn::pack(source_view_, problem.format, packed_.data(), bytes).value();
+        fastffn::pack(source_view_, problem.format.format, problem.format.options, packed_.data(), bytes).value();
         prepared.weight_bytes = bytes;
     }
     call();
@@ -120,13 +154,16 @@ Prepared Runner::prepare(const Problem& problem) {
 
 void Runner::call() {
     if (problem_.op == Op::pack) {
-        fastffn::pack(source_view_, problem_.format, packed_.data(), packed_.bytes()).value();
+        fastffn::pack(source_view_, problem_.format.format, problem_.format.options, packed_.data(), packed_.bytes())
+            .value();
         return;
     }
     if (problem_.op == Op::unpack) {
         fastffn::unpack({packed_.data(), packed_.bytes()}, source_view_).value();
         return;
     }
+    if (problem_.op == Op::moe) return call_moe();
+    if (problem_.op == Op::fff) return trees_->call(*context_);
     const WeightSet& weights = weights_.copies[next_copy_];
     if (++next_copy_ == weights_.copies.size()) next_copy_ = 0;
     if (problem_.op == Op::linear) {
@@ -144,6 +181,48 @@ void Runner::call() {
         if (problem_.gated) layer.b_gate = &bias_up_;
     }
     fastffn::ffn(*context_, x_view_, layer, y_view_).value();
+}
+
+void Runner::make_routings(const Problem& problem) {
+    const std::int64_t slots = problem.tokens * problem.picks;
+    // Enough that few tokens go through all experts before they see one again.
+    routings_ = std::clamp<std::int64_t>(8 * problem.experts / slots, 16, 256);
+    next_routing_ = 0;
+    ids_ = Buffer(routings_ * slots * 4);
+    active_experts_ = fill_routings(problem, routings_, reinterpret_cast<std::int32_t*>(ids_.data()));
+    pick_weights_ = Buffer(slots * 4);
+    auto* weights = reinterpret_cast<float*>(pick_weights_.data());
+    for (std::int64_t i = 0; i < slots; ++i) weights[i] = 1.0f / static_cast<float>(problem.picks);
+}
+
+void Runner::call_moe() {
+    const WeightSet& weights = weights_.copies[0];
+    const TensorView ids(ids_.data() + next_routing_ * problem_.tokens * problem_.picks * 4, DType::i32,
+                         {problem_.tokens, problem_.picks});
+    const TensorView pick_weights(pick_weights_.data(), DType::f32, {problem_.tokens, problem_.picks});
+    if (++next_routing_ == routings_) next_routing_ = 0;
+    fastffn::MoeExperts experts;
+    experts.w_up = weights.up;
+    experts.w_gate = weights.gate;
+    experts.w_down = weights.down;
+    TensorView up = bias_up_, down = bias_down_;
+    if (problem_.bias) {  // every expert has the same
+        for (TensorView* bias : {&up, &down}) {
+            bias->ndim = 2;
+            bias->shape[1] = bias->shape[0];
+            bias->shape[0] = problem_.experts;
+            bias->strides[0] = 0;
+            bias->strides[1] = 1;
+        }
+        experts.b_up = &up;
+        experts.b_down = &down;
+        if (problem_.gated) experts.b_gate = &up;
+    }
+    fastffn::MoeWeights layer;
+    layer.experts = &experts;
+    layer.stacks = 1;
+    layer.activation = problem_.activation;
+    fastffn::moe(*context_, x_view_, ids, &pick_weights, layer, y_view_).value();
 }
 
 std::vector<double> Runner::burst(double seconds) {

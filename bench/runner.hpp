@@ -9,12 +9,14 @@
 #include "buffer.hpp"
 #include "fastffn/fastffn.hpp"
 #include "options.hpp"
+#include "trees.hpp"
 
 namespace bench {
 
 struct Prepared {
     std::string kernel;                // that the call ran, such as "bf16/amx"
-    std::int64_t weight_bytes = 0;     // packed, headers included
+    std::int64_t weight_bytes = 0;     // packed, headers included; moe: of the experts that one call uses
+    std::int64_t stack_bytes = 0;      // moe: of all experts
     std::int64_t workspace_bytes = 0;  // that one call took beyond its arguments
 };
 
@@ -49,15 +51,22 @@ class Runner : public Contender {
     };
 
     void make_weights(const Problem& problem);
-    void make_source(std::int64_t rows, std::int64_t columns, std::uint64_t seed);
+    void make_routings(const Problem& problem);
+    void call_moe();
+    void make_source(fastffn::Format format, std::int64_t rows, std::int64_t columns, std::uint64_t seed);
     void call();
 
     Options options_;
+    std::unique_ptr<Trees> trees_;
     Weights weights_;  // those of the last problem; rows that share weights follow each other
     Buffer source_;    // an f32 matrix, before packing
     Buffer x_, y_, bias_, packed_;
     Problem problem_;
     std::unique_ptr<fastffn::Context> context_;
+    // moe: ids and weights of some calls, one after another, and the experts that all those calls name, counted per call.
+    Buffer ids_, pick_weights_;
+    std::int64_t routings_ = 0, next_routing_ = 0;
+    double active_experts_ = 0;  // per call, on average
     fastffn::TensorView x_view_, y_view_, source_view_, bias_up_, bias_down_;
     std::size_t next_copy_ = 0;
     double expected_ = 0;  // seconds per call

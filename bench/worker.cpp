@@ -94,7 +94,7 @@ std::string Worker::ask(const std::string& line, const std::string& expected_wor
 Prepared Worker::prepare(const Problem& problem) {
     std::istringstream answer(ask("problem " + to_arguments(problem, options_), "ready"));
     Prepared prepared;
-    answer >> prepared.kernel >> prepared.weight_bytes >> prepared.workspace_bytes;
+    answer >> prepared.kernel >> prepared.weight_bytes >> prepared.stack_bytes >> prepared.workspace_bytes;
     if (prepared.kernel == "-") prepared.kernel.clear();
     return prepared;
 }
@@ -119,8 +119,8 @@ int serve() {
                 const Options options = parse_options(split(rest, ' '));
                 if (!runner) runner = std::make_unique<Runner>(options);
                 const Prepared prepared = runner->prepare(expand(options).at(0));
-                std::printf("ready %s %lld %lld\n", prepared.kernel.empty() ? "-" : prepared.kernel.c_str(),
-                            static_cast<long long>(prepared.weight_bytes),
+                std::printf("ready %s %lld %lld %lld\n", prepared.kernel.empty() ? "-" : prepared.kernel.c_str(),
+                            static_cast<long long>(prepared.weight_bytes), static_cast<long long>(prepared.stack_bytes),
                             static_cast<long long>(prepared.workspace_bytes));
             } else if (word == "burst" && runner) {
                 std::string times;

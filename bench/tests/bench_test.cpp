@@ -1,4 +1,5 @@
 // Checks of what fastffn-bench computes itself: statistics, parsing, rows, JSON, roofs. Not of any speed.
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
@@ -12,6 +13,7 @@
 #include "json.hpp"
 #include "machine.hpp"
 #include "options.hpp"
+#include "routing.hpp"
 #include "stats.hpp"
 #include "text.hpp"
 
@@ -141,6 +143,26 @@ void test_options() {
     CHECK(expand(parse_options({"--suite", "default", "--format", "int8", "--threads", "1", "--cold"})).size() ==
           3 * 4);
 
+    // A moe has experts and routings, and counts the work of the picks.
+    const Options mixture =
+        parse_options({"--op", "moe,ffn", "--shape", "64x96", "--gated", "--experts", "12", "--picks", "3", "--routing",
+                       "uniform,zipf,one", "--tokens", "5", "--hot", "--cold"});
+    const std::vector<Problem> mixtures = expand(mixture);
+    CHECK(mixtures.size() == 3 + 2);
+    CHECK(mixtures[0].experts == 12 && mixtures[0].picks == 3 && mixtures[1].routing == Routing::zipf);
+    CHECK(near(mixtures[0].operations(), 2.0 * 5 * 3 * 3 * 64 * 96) && mixtures[3].experts == 0);
+    const Options heard_mixture = parse_options(split(to_arguments(mixtures[1], mixture), ' '));
+    CHECK(to_arguments(expand(heard_mixture).at(0), heard_mixture) == to_arguments(mixtures[1], mixture));
+    const std::vector<Problem> suite = expand(parse_options({"--suite", "moe", "--threads", "1"}));
+    CHECK(suite.size() == 2 * 2 * 5 && suite[0].experts == 64 && suite.back().picks == 2 && suite[0].gated);
+    CHECK(contains(refusal({"--routing", "some"}), "--routing: expected uniform, zipf or one"));
+    try {
+        expand(parse_options({"--op", "moe", "--experts", "2", "--picks", "3"}));
+        CHECK(false);
+    } catch (const std::invalid_argument& error) {
+        CHECK(contains(error.what(), "--picks"));
+    }
+
     CHECK(contains(refusal({"--nonsense"}), "unknown option '--nonsense'"));
     CHECK(contains(refusal({"--shape", "768"}), "--shape: expected sizes such as 768x3072"));
     CHECK(contains(refusal({"--format", "int3"}), "'int3'"));
@@ -148,7 +170,16 @@ void test_options() {
     CHECK(contains(refusal({"--tokens", "0"}), "--tokens: expected a number of 1 or more, found '0'"));
     CHECK(contains(refusal({"--tokens"}), "--tokens: expected a value"));
     CHECK(contains(refusal({"--gated=yes"}), "--gated takes no value"));
-    CHECK(contains(refusal({"--suite", "huge"}), "--suite: expected default or quick, found 'huge'"));
+    // A tree is the smallest with so many neurons, and counts the work of a path.
+    const std::vector<Problem> trees =
+        expand(parse_options({"--op", "fff", "--shape", "768x3072", "--leaf", "0,32", "--gated", "--tokens", "2"}));
+    CHECK(trees.size() == 2 && trees[0].leaf == 0 && trees[1].leaf == 32 && !trees[0].gated);
+    CHECK(trees[0].depth() == 11 && trees[0].operations() == 2.0 * 2 * 24 * 768);
+    CHECK(trees[1].depth() == 7 && trees[1].operations() == 2.0 * 2 * (7 + 64) * 768);
+    CHECK(to_arguments(trees[1], parse_options({})).find("--leaf 32") != std::string::npos);
+    CHECK(contains(refusal({"--leaf", "-1"}), "--leaf"));
+    CHECK(
+        contains(refusal({"--suite", "huge"}), "--suite: expected default, quick, moe, sparse24 or fff, found 'huge'"));
     CHECK(contains(refusal({"--baseline", "f32/xyz"}), "--baseline"));
     CHECK(contains(refusal({"--x", "int8"}), "--x: expected f32, f16 or bf16"));
     CHECK(contains(refusal({"--cold-bytes", "lots"}), "--cold-bytes"));
@@ -159,7 +190,8 @@ void test_options() {
                                "--cold-bytes", "--huge-pages", "--baseline",   "--suite",
                                "--smoke",      "--seconds",    "--rounds",     "--machine-seconds",
                                "--json",       "--machine",    "--no-machine", "--list",
-                               "--version",    "--help",       "--bias",       "--no-gated"}) {
+                               "--version",    "--help",       "--bias",       "--no-gated",
+                               "--experts",    "--picks",      "--routing"}) {
         CHECK(contains(help_text(), option));
     }
 }
@@ -243,9 +275,36 @@ void test_random() {
     for (std::uint16_t half : halves) CHECK((half & 0x7c00) != 0x7c00);  // no infinity, no NaN
 }
 
+void test_routings() {
+    Problem problem;
+    problem.op = Op::moe;
+    problem.experts = 7;
+    problem.picks = 3;
+    for (Routing routing : {Routing::uniform, Routing::zipf, Routing::one})
+        for (std::int64_t tokens : {1, 2, 50}) {
+            problem.routing = routing;
+            problem.tokens = tokens;
+            constexpr std::int64_t calls = 20;
+            std::vector<std::int32_t> ids(static_cast<std::size_t>(calls * tokens * 3), -1);
+            const double used = fill_routings(problem, calls, ids.data());
+            CHECK(used >= 3 && used <= 7 && (routing != Routing::one || used == 3));
+            std::int64_t counts[7] = {};
+            for (std::size_t i = 0; i < ids.size(); i += 3) {
+                CHECK(ids[i] >= 0 && ids[i] < 7 && ids[i] != ids[i + 1] && ids[i] != ids[i + 2] &&
+                      ids[i + 1] != ids[i + 2]);
+                for (std::size_t j = i; j < i + 3; ++j) ++counts[ids[j]];
+            }
+            std::sort(counts, counts + 7);
+            // With replacement 3 of 7 would hit rank 1 with 1/2.59 per pick; without, it is in most tokens.
+            if (tokens == 50 && routing == Routing::zipf) CHECK(counts[6] > 2 * counts[0] && counts[6] > 700);
+            if (tokens == 50 && routing == Routing::uniform) CHECK(counts[6] < 1.3 * static_cast<double>(counts[0]));
+        }
+}
+
 }  // namespace
 
 int main() {
+    test_routings();
     test_statistics();
     test_text();
     test_options();

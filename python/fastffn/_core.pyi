@@ -22,6 +22,7 @@ def ffn(
     b_gate: Any = None,
     *,
     activation: str,
+    segments: Any = None,
     out: None = None,
 ) -> _X: ...
 @overload
@@ -35,8 +36,98 @@ def ffn(
     b_gate: Any = None,
     *,
     activation: str,
+    segments: Any = None,
     out: _Y,
 ) -> _Y: ...
+@overload
+def moe(
+    x: _X,
+    ids: Any,
+    weights: Any,
+    w_up: Any,
+    w_down: Any,
+    w_gate: Any = None,
+    b_up: Any = None,
+    b_down: Any = None,
+    b_gate: Any = None,
+    *,
+    activation: str,
+    shared: Any = None,
+    special: Any = None,
+    weights_on_input: bool = False,
+    load: Any = None,
+    out: None = None,
+) -> _X: ...
+@overload
+def moe(
+    x: Any,
+    ids: Any,
+    weights: Any,
+    w_up: Any,
+    w_down: Any,
+    w_gate: Any = None,
+    b_up: Any = None,
+    b_down: Any = None,
+    b_gate: Any = None,
+    *,
+    activation: str,
+    shared: Any = None,
+    special: Any = None,
+    weights_on_input: bool = False,
+    load: Any = None,
+    out: _Y,
+) -> _Y: ...
+@overload
+def route_topk(
+    logits: _X,
+    k: int | None,
+    *,
+    score: str = "softmax",
+    renormalize: bool = False,
+    scale: float = 1.0,
+    bias: Any = None,
+    correction_bias: Any = None,
+    groups: int = 1,
+    topk_groups: int | None = None,
+    group_score: str = "max",
+    top_p: float = 1.0,
+    gamma: Any = None,
+    norm_eps: float = 1e-06,
+    capacity_factor: float | None = None,
+    out: None = None,
+) -> tuple[_X, _X]: ...
+@overload
+def route_topk(
+    logits: Any,
+    k: int | None,
+    *,
+    score: str = "softmax",
+    renormalize: bool = False,
+    scale: float = 1.0,
+    bias: Any = None,
+    correction_bias: Any = None,
+    groups: int = 1,
+    topk_groups: int | None = None,
+    group_score: str = "max",
+    top_p: float = 1.0,
+    gamma: Any = None,
+    norm_eps: float = 1e-06,
+    capacity_factor: float | None = None,
+    out: _Y,
+) -> _Y: ...
+def route_expert_choice(
+    logits: Any, k: int | None, capacity: int | None, capacity_factor: float | None, score: str, out: Any
+) -> tuple[Any, Any]: ...
+def route_hash(tokens: Any, table: Any, out: Any) -> tuple[Any, Any]: ...
+def limit_capacity(
+    ids: Any, weights: Any, num_experts: int, capacity: int | None, capacity_factor: float | None
+) -> tuple[Any, Any]: ...
+def expert_load(ids: Any, num_experts: int) -> Any: ...
+def router_logits(x: Any, w: Any, bias: Any, previous: Any, mix: Any, out: Any) -> Any: ...
+def router_scores() -> tuple[str, ...]: ...
+def moe_workspace(threads: int, *args: Any, **keywords: Any) -> int: ...
+def seconds_per_moe(repeats: int, *args: Any, **keywords: Any) -> float: ...
+def seconds_per_route(repeats: int, *args: Any, **keywords: Any) -> float: ...
 @overload
 def fff(
     x: _X,
@@ -91,6 +182,9 @@ def pack_factors(u: _X, v: Any, factors: str) -> _X: ...
 def unpack(packed: _X, dtype: str) -> _X: ...
 def inspect(packed: Any) -> tuple[str, int, int, int, int, dict[str, Any]]: ...
 def verify(packed: Any) -> None: ...
+def mask24(scores: _X, transposable: bool) -> _X: ...
+def check24(w: Any) -> tuple[tuple[int, int, int, int, int], tuple[int, int, int] | None]: ...
+def patterns24() -> tuple[int, ...]: ...
 def formats() -> tuple[str, ...]: ...
 def activations() -> tuple[str, ...]: ...
 def active_kernel(format: str, options: dict[str, Any]) -> str: ...

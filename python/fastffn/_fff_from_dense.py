@@ -2,8 +2,10 @@
 
 No tree has been published that replaces a trained dense layer as it is. This one is honest about being a start: routing is
 fitted to where the layer's neurons are active on calibration inputs, each leaf gets the neurons that matter most there, and
-what the others did on average goes into the leaf's bias. What it loses depends on how clustered the activations are: with
-sparse (ReLU) activations it may be little, with GELU it is usually much. Measure it, and train on from it.
+what the others did is made up for as far as a bias and the leaf's own neurons can. What it loses depends on how clustered
+the inputs are. On real transformers it is much: with 16 leaves of 96 of the 1536 neurons, all-MiniLM-L6-v2's layers
+(GELU) are off by 8 to 34% of their outputs' spread on new tokens, little less than with one such leaf for all tokens;
+SmolLM2-135M's (SiLU, gated) by 44 to 86%. Measure it on your layer, and train on from it.
 """
 
 from __future__ import annotations
@@ -26,8 +28,10 @@ def fff_from_dense(
     x: Any,
     w_up: Any,
     w_down: Any,
+    w_gate: Any = None,
     b_up: Any = None,
     b_down: Any = None,
+    b_gate: Any = None,
     *,
     depth: int,
     leaf_width: int,
@@ -45,10 +49,12 @@ def fff_from_dense(
     3. The leaf's output bias gets the mean of what the other neurons added there; with `refit`, the leaf's w_down is also
        moved by ridge regression towards the dense layer's outputs on its tokens.
 
+    Leaves have no gate. Of a gated layer, act(gate x) · up x, a leaf's neurons are act(gate x), and what the products with
+    up x add is fitted linearly, as well as that goes: there is even less to expect before training.
+
     Args:
         x: calibration inputs [..., d_model], the more the better: those the layer truly sees; 2^depth tokens at least.
-        w_up, w_down, b_up, b_down: [d_ff, d_model], [d_out, d_ff], [d_ff], [d_out], as in :func:`fastffn.ffn`. A gated
-            layer has no counterpart among trees.
+        w_up, w_down, w_gate, b_up, b_down, b_gate: of the dense layer, as in :func:`fastffn.ffn`.
         depth, leaf_width: of the tree; 2^depth · leaf_width below d_ff leaves neurons out for good, and a leaf_width of
             d_ff loses nothing (and gains nothing).
         activation: as in :func:`fastffn.ffn`.
@@ -61,10 +67,9 @@ def fff_from_dense(
     Raises:
         ValueError: shapes that do not belong together, too few tokens, numbers out of range.
     """
-    from fastffn.report.layers import activate
-
-    rows, up, down, bias_up, bias_down = _checked(x, w_up, w_down, b_up, b_down, depth, leaf_width)
-    hidden = activate(activation, rows @ up.T + bias_up)
+    dense = _Dense(x, w_up, w_down, w_gate, b_up, b_down, b_gate, activation)
+    _check_sizes(dense, depth, leaf_width)
+    rows, down, hidden = dense.rows, dense.down, dense.hidden
     strength = np.linalg.norm(down, axis=0)
     features = hidden * strength
     generator = np.random.default_rng(seed)
@@ -85,11 +90,11 @@ def fff_from_dense(
     leaf_b_up, leaf_b_down = np.empty(shape_up[:2], np.float32), np.empty(shape_down[:2], np.float32)
     for leaf, group in enumerate(groups):
         # Ties in x may leave a leaf without tokens: it serves like a leaf of the whole layer.
-        here = hidden[group] if len(group) else hidden
-        order = np.argsort(-np.square(here * strength, dtype=np.float64).sum(axis=0), kind="stable")
+        here = group if len(group) else np.arange(len(rows))
+        order = np.argsort(-np.square(hidden[here] * strength, dtype=np.float64).sum(axis=0), kind="stable")
         kept = np.sort(order[:leaf_width])
-        leaf_up[leaf], leaf_b_up[leaf] = up[kept], bias_up[kept]
-        leaf_down[leaf], leaf_b_down[leaf] = _outputs(here, kept, down, bias_down, refit)
+        leaf_up[leaf], leaf_b_up[leaf] = dense.leaf_up[kept], dense.leaf_b_up[kept]
+        leaf_down[leaf], leaf_b_down[leaf] = _outputs(dense, here, kept, refit)
     return FffWeights(
         nodes=nodes[None], node_biases=biases[None], w_up=leaf_up[None], w_down=leaf_down[None], b_up=leaf_b_up[None],
         b_down=leaf_b_down[None], activation=activation,
@@ -128,58 +133,86 @@ def _hyperplane(rows: F32, scores: F64) -> tuple[F32, float]:
 
 
 def _ridge(a: F64, b: F64) -> F64:
-    """argmin ‖a·w - b‖² + λ‖w‖², λ a hundredth of the mean eigenvalue, and more where rows are few."""
-    gram = a.T @ a
-    few = 1 + 10 * a.shape[1] / max(a.shape[0], 1)
-    scale = 0.01 * few * float(np.trace(gram)) / max(a.shape[1], 1) + 1e-30
-    solved: F64 = np.linalg.solve(gram + scale * np.eye(a.shape[1]), a.T @ b)
+    """argmin ‖a·w - b‖² + λ‖w‖², λ a twentieth of the mean eigenvalue, and more where rows are few.
+
+    Of λ from 0.01 to 0.2 this was the best on tokens not seen, at leaves of 96 neurons with 160 to 200 tokens each.
+    """
+    rows, width = a.shape
+    scale = 0.05 * (1 + 10 * width / max(rows, 1)) * float(np.square(a).sum()) / max(width, 1) + 1e-30
+    if rows < width:  # the same numbers from the smaller system
+        solved: F64 = a.T @ np.linalg.solve(a @ a.T + scale * np.eye(rows), b)
+        return solved
+    solved = np.linalg.solve(a.T @ a + scale * np.eye(width), a.T @ b)
     return solved
 
 
-def _outputs(hidden: F32, kept: I64, down: F32, bias: F32, refit: bool) -> tuple[F32, F32]:
-    """A leaf's w_down and b_down."""
-    others = np.ones(down.shape[1], bool)
-    others[kept] = False
-    lost = hidden[:, others].astype(np.float64) @ down[:, others].T.astype(np.float64)
-    mean = lost.mean(axis=0)
-    weights = down[:, kept].astype(np.float64)
-    if refit and others.any():
-        used = hidden[:, kept].astype(np.float64)
-        centre = used.mean(axis=0)
+def _outputs(dense: _Dense, group: I64, kept: I64, refit: bool) -> tuple[F32, F32]:
+    """A leaf's w_down and b_down, from its tokens and the neurons it keeps."""
+    weights = dense.down[:, kept].astype(np.float64)
+    if dense.basis is not dense.hidden:
+        # The multiple of a neuron that is nearest to what it does in the dense layer.
+        near, true = dense.basis[np.ix_(group, kept)], dense.hidden[np.ix_(group, kept)]
+        weights = weights * ((near * true).sum(axis=0) / np.maximum(np.square(near).sum(axis=0), 1e-30))
+    elif len(kept) == dense.down.shape[1]:
+        return dense.down[:, kept], dense.b_down  # nothing is lost
+    used = dense.basis[np.ix_(group, kept)].astype(np.float64)
+    lost = dense.target[group] - used @ weights.T
+    mean, centre = lost.mean(axis=0), used.mean(axis=0)
+    if refit:
         moved = _ridge(used - centre, lost - mean)
-        weights = weights + moved.T
-        mean = mean - centre @ moved
-    return weights.astype(np.float32), (bias + mean).astype(np.float32)
+        weights, mean = weights + moved.T, mean - centre @ moved
+    return weights.astype(np.float32), mean.astype(np.float32)
 
 
-def _checked(
-    x: Any, w_up: Any, w_down: Any, b_up: Any, b_down: Any, depth: int, leaf_width: int
-) -> tuple[F32, F32, F32, F32, F32]:
-    """All as f32 NumPy: rows [tokens, d_model], weights, and biases that are zero where there are none."""
-    from fastffn._fff_load import _f32
+class _Dense:
+    """The dense layer and what it does to the calibration rows; all f32 NumPy.
 
-    operation = "fff_from_dense"
-    up, down, inputs = _f32(w_up), _f32(w_down), _f32(x)
-    if up.ndim != 2 or down.ndim != 2 or down.shape[1] != up.shape[0]:
+    rows [tokens, d_model]; hidden [tokens, d_ff], what w_down multiplies; basis [tokens, d_ff], what leaves can compute of it:
+    act(leaf_up x + leaf_b_up), the same array as hidden unless there is a gate.
+    """
+
+    def __init__(
+        self, x: Any, w_up: Any, w_down: Any, w_gate: Any, b_up: Any, b_down: Any, b_gate: Any, activation: str
+    ) -> None:
+        from fastffn._fff_load import _f32
+        from fastffn.report.layers import activate
+
+        up, self.down, inputs = _f32(w_up), _f32(w_down), _f32(x)
+        if up.ndim != 2 or self.down.ndim != 2 or self.down.shape[1] != up.shape[0]:
+            raise ValueError(
+                f"fff_from_dense: w_up and w_down have shapes {up.shape} and {self.down.shape}, expected (d_ff, d_model) and "
+                "(d_out, d_ff)"
+            )
+        d_ff, d_model = up.shape
+        if inputs.ndim < 1 or inputs.shape[-1] != d_model:
+            raise ValueError(f"fff_from_dense: x has shape {inputs.shape}, expected (..., {d_model})")
+        self.rows = inputs.reshape(-1, d_model)
+        if not np.isfinite(self.rows).all():
+            raise ValueError("fff_from_dense: x has values that are not finite")
+        gate = None if w_gate is None else _f32(w_gate)
+        if gate is not None and gate.shape != up.shape:
+            raise ValueError(f"fff_from_dense: w_gate has shape {gate.shape}, expected {up.shape} as w_up")
+        biases = {}
+        for name, bias, size in (
+            ("b_up", b_up, d_ff),
+            ("b_down", b_down, self.down.shape[0]),
+            ("b_gate", b_gate, d_ff),
+        ):
+            biases[name] = np.zeros(size, np.float32) if bias is None else _f32(bias)
+            if biases[name].shape != (size,):
+                raise ValueError(f"fff_from_dense: {name} has shape {biases[name].shape}, expected ({size},)")
+        self.b_down = biases["b_down"]
+        self.leaf_up, self.leaf_b_up = (up, biases["b_up"]) if gate is None else (gate, biases["b_gate"])
+        self.basis = activate(activation, self.rows @ self.leaf_up.T + self.leaf_b_up)
+        self.hidden = self.basis if gate is None else self.basis * (self.rows @ up.T + biases["b_up"])
+        self.target = self.hidden @ self.down.T + self.b_down
+
+
+def _check_sizes(dense: _Dense, depth: int, leaf_width: int) -> None:
+    tokens, d_ff = dense.hidden.shape
+    if not 0 <= depth <= 20 or tokens < 1 << depth:
         raise ValueError(
-            f"{operation}: w_up and w_down have shapes {up.shape} and {down.shape}, expected (d_ff, d_model) and (d_out, d_ff)"
-        )
-    d_ff, d_model = up.shape
-    if inputs.ndim < 1 or inputs.shape[-1] != d_model:
-        raise ValueError(f"{operation}: x has shape {inputs.shape}, expected (..., {d_model})")
-    rows = inputs.reshape(-1, d_model)
-    if not 0 <= depth <= 20 or len(rows) < 1 << depth:
-        raise ValueError(
-            f"{operation}: depth is {depth} and x has {len(rows)} tokens, expected 2^depth tokens at least"
+            f"fff_from_dense: depth is {depth} and x has {tokens} tokens, expected 2^depth tokens at least"
         )
     if not 1 <= leaf_width <= d_ff:
-        raise ValueError(f"{operation}: leaf_width is {leaf_width}, expected 1 to d_ff, {d_ff}")
-    if not np.isfinite(rows).all():
-        raise ValueError(f"{operation}: x has values that are not finite")
-    given = []
-    for name, bias, size in (("b_up", b_up, d_ff), ("b_down", b_down, down.shape[0])):
-        array = np.zeros(size, np.float32) if bias is None else _f32(bias)
-        if array.shape != (size,):
-            raise ValueError(f"{operation}: {name} has shape {array.shape}, expected ({size},)")
-        given.append(array)
-    return rows, up, down, given[0], given[1]
+        raise ValueError(f"fff_from_dense: leaf_width is {leaf_width}, expected 1 to d_ff, {d_ff}")

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 F32 = NDArray[np.float32]
 TIE_RULES = ("ge", "gt")
+ACTIVATIONS = ("identity", "relu", "relu2", "gelu", "gelu_tanh", "silu")
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,8 @@ class FffWeights:
             object.__setattr__(self, "tie", "ge" if leaf else "gt")
         elif self.tie not in TIE_RULES:
             raise ValueError(f"FffWeights: tie is {self.tie!r}, expected 'ge' or 'gt'")
+        if self.activation not in ACTIVATIONS:
+            raise ValueError(f"FffWeights: activation is {self.activation!r}, expected one of {', '.join(ACTIVATIONS)}")
         trees, count, d_model = self.nodes.shape
         self._expect("node_biases", (trees, count))
         self._expect("thresholds", (trees, count))

@@ -67,6 +67,10 @@ def pack(w: Array | tuple[Array, Any], format: str, **options: Any) -> Array:
             "lowrank" takes a pair of factors for w: (u, v), u [rank, in_features], v [out_features, rank], in the order
             in which they are applied: w ≈ v @ u, as :func:`fastffn.factorize` returns them.
         **options: what the format lets you choose; None means its default. Formats without options take none.
+            "sparse24" (two of every four consecutive weights of a row may be nonzero) has values="bf16" (the default),
+            "f16", "f32" or "int8": how the kept weights are stored, and with them the numbers that are multiplied.
+            Where a weight is not kept, x is not multiplied: NaN or infinity there reaches no sum (with int8 values it
+            makes the token's row NaN, as with "int8").
             "lowrank" has factors="bf16" (the default), "f16", "f32" or "int8": the format of u and v.
 
     Returns:
@@ -74,13 +78,15 @@ def pack(w: Array | tuple[Array, Any], format: str, **options: Any) -> Array:
         every instruction set, so it may be saved and loaded on another machine.
 
     Raises:
-        ValueError: an unknown format; options that it does not have or values they do not take; a shape or dtype that does not fit; finite weights beyond the range of the format;
-            for int8, NaN or infinite weights.
+        ValueError: an unknown format; options that it does not have or values they do not take; a shape or dtype that
+            does not fit; finite weights beyond the range of the format; for int8, NaN or infinite weights; for sparse24,
+            more than two nonzero weights in a group.
         TypeError: w is no array.
         BufferError: w cannot be read where it is.
     """
     if format == "lowrank":
-        return _pack_pair(w, **options)
+        packed: Array = _pack_pair(w, **options)
+        return packed
     if isinstance(w, tuple):
         raise TypeError(f"pack: w is a tuple, expected an array; only 'lowrank' packs pairs of factors, not '{format}'")
     return _core.pack(w, format, options)
@@ -89,12 +95,13 @@ def pack(w: Array | tuple[Array, Any], format: str, **options: Any) -> Array:
 def _pack_pair(w: Any, factors: str | None = None, **unknown: Any) -> Any:
     if unknown:
         raise ValueError(f"pack: format 'lowrank' has no option {', '.join(unknown)}; it has factors")
-    if not isinstance(w, (tuple, list)) or len(w) != 2:
+    pair = tuple(w) if isinstance(w, (tuple, list)) or (hasattr(w, "u") and hasattr(w, "v")) else ()
+    if len(pair) != 2:
         raise TypeError(
             "pack: format 'lowrank' packs a pair of factors, expected w = (u, v) with u [rank, in_features] and "
             "v [out_features, rank]; fastffn.factorize makes them of a weight"
         )
-    return _core.pack_factors(w[0], w[1], factors or "bf16")
+    return _core.pack_factors(pair[0], pair[1], factors or "bf16")
 
 
 def unpack(packed: Array, dtype: Any = "f32") -> Array:

@@ -5,6 +5,7 @@
 #include <chrono>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "arguments.hpp"
 #include "contexts.hpp"
@@ -74,10 +75,11 @@ Activation activation_argument(PyObject* object) {
 
 struct Ffn {
     static constexpr const char* operation = "ffn";
-    enum { X, WUp, WDown, WGate, BUp, BDown, BGate, ActivationName, Out, count };
+    enum { X, WUp, WDown, WGate, BUp, BDown, BGate, ActivationName, SegmentList, Out, count };
     static Parameters parameters;
 
     Call call{operation};
+    std::vector<Segment> segments;
     Array x, b_up, b_down, b_gate;
     PackedArray w_up, w_down, w_gate;
     FfnWeights weights;
@@ -102,6 +104,40 @@ struct Ffn {
         weights.b_up = read_bias("b_up", slots[BUp], &b_up);
         weights.b_down = read_bias("b_down", slots[BDown], &b_down);
         weights.b_gate = read_bias("b_gate", slots[BGate], &b_gate);
+        if (slots[SegmentList]) read_segments(slots[SegmentList]);
+    }
+    void read_segments(PyObject* object) {
+        const auto wrong = [&] {
+            raise(PyExc_TypeError, "ffn: segments has type " + type_name(object) +
+                                       ", expected a sequence of pairs of integers (start, length)");
+        };
+        const py::object items = py::reinterpret_steal<py::object>(PySequence_Fast(object, ""));
+        if (!items) {
+            PyErr_Clear();
+            wrong();
+        }
+        for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(items.ptr()); ++i) {
+            const py::object pair =
+                py::reinterpret_steal<py::object>(PySequence_Fast(PySequence_Fast_GET_ITEM(items.ptr(), i), ""));
+            if (!pair || PySequence_Fast_GET_SIZE(pair.ptr()) != 2) {
+                PyErr_Clear();
+                wrong();
+            }
+            long long values[2];
+            for (int k = 0; k < 2; ++k) {
+                const py::object index =
+                    py::reinterpret_steal<py::object>(PyNumber_Index(PySequence_Fast_GET_ITEM(pair.ptr(), k)));
+                values[k] = index ? PyLong_AsLongLong(index.ptr()) : -1;
+                if (PyErr_Occurred()) {
+                    PyErr_Clear();
+                    wrong();
+                }
+            }
+            segments.push_back({values[0], values[1]});
+        }
+        static const Segment none{};  // an empty list must reach the library as such, not as "no list"
+        weights.segments = segments.empty() ? &none : segments.data();
+        weights.segment_count = static_cast<std::int64_t>(segments.size());
     }
     const TensorView* read_bias(const char* name, PyObject* object, Array* bias) {
         if (!object) return nullptr;
@@ -114,7 +150,10 @@ struct Ffn {
     Status run(Context& context, const TensorView& y) const { return ffn(context, x.view, weights, y); }
 };
 Parameters Ffn::parameters{
-    "ffn", {"x", "w_up", "w_down", "w_gate", "b_up", "b_down", "b_gate", "activation", "out", nullptr}, 3, 7};
+    "ffn",
+    {"x", "w_up", "w_down", "w_gate", "b_up", "b_down", "b_gate", "activation", "segments", "out", nullptr},
+    3,
+    7};
 
 // The result's shape is x's with the last weight's rows. Errors of x and the weights come from the query for workspace,
 // which makes every check of the call but those of the result.

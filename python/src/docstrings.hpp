@@ -31,7 +31,7 @@ Sums are f32 (int32 for int8). f32 and f16 weights use x in f32, bf16 weights ro
 each token of x to [-127, 127] with scale absmax / 127. The result has the same bits for any number of threads.)";
 
 constexpr const char* ffn_docstring =
-    R"(ffn($module, /, x, w_up, w_down, w_gate=None, b_up=None, b_down=None, b_gate=None, *, activation, out=None)
+    R"(ffn($module, /, x, w_up, w_down, w_gate=None, b_up=None, b_down=None, b_gate=None, *, activation, segments=None, out=None)
 --
 
 The feed-forward layer of a transformer, with packed weights, in one pass.
@@ -48,7 +48,14 @@ Args:
     w_down: packed weights [d_model_out, d_ff].
     b_up, b_gate: [d_ff]; b_down: [d_model_out]; f32, f16 or bf16; None for none.
     activation: one of :func:`fastffn.activations`: "identity", "relu", "relu2", "gelu" (the exact one, with erf),
-        "gelu_tanh", "silu". There is no default, because models differ.
+        "gelu_tanh", "silu"; "swiglu_clamped", with w_gate only, is GPT-OSS's (clamp(up, ±7) + 1) · g · σ(1.702 g) with
+        g = min(gate, 7). There is no default, because models differ.
+    segments: pairs (start, length) of hidden columns, ascending and disjoint: y is that of weights sliced to them (rows of
+        w_up, w_gate and their biases, columns of w_down; b_down whole), without a copy. A prefix is a MatFormer's
+        sub-model (arXiv:2310.07707); parallel layers lie side by side in one weight (FFN Fusion, arXiv:2503.18908).
+        Columns outside cost nothing in w_up and w_gate, nor (but for the rest of a block of 64) in w_down where that is
+        f32, f16, bf16 or low-rank (blocks of 256); other formats of w_down are read whole. Weights of those blocks must
+        be finite. None for all of d_ff.
     out: where to write y: [..., d_model_out], f32, f16 or bf16, writable, sharing no memory with the inputs. It is
         returned as it is, and the call allocates nothing. None makes a new array.
 

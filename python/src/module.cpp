@@ -7,8 +7,11 @@
 #include "errors.hpp"
 #include "fff.hpp"
 #include "machine.hpp"
+#include "moe.hpp"
 #include "owned_array.hpp"
 #include "packed_argument.hpp"
+#include "route.hpp"
+#include "sparse24.hpp"
 
 namespace py = pybind11;
 
@@ -25,5 +28,8 @@ PYBIND11_MODULE(_core, module) {
     register_owned_array(module);
     register_weights(module);
     register_calls(module);
+    register_moe(module);
+    register_routes(module);
     register_fff(module);
+    register_sparse24(module);
 }

@@ -24,27 +24,23 @@ struct ExpertStack {
     std::vector<std::byte> b_up, b_gate, b_down;  // f32
     TensorView up_bias, gate_bias, down_bias;
 
-    static std::vector<std::byte> pack_one(Format format, const float* w, std::int64_t count, std::int64_t out,
+    static std::vector<std::byte> pack_one(const Kind& format, const float* w, std::int64_t count, std::int64_t out,
                                            std::int64_t in) {
         const TensorView view =
             count ? TensorView(w, DType::f32, {count, out, in}) : TensorView(w, DType::f32, {out, in});
-        std::int64_t bytes = 0;
-        fastffn::packed_bytes(view, format, &bytes).value();
-        std::vector<std::byte> packed(static_cast<std::size_t>(bytes));
-        fastffn::pack(view, format, packed.data(), bytes).value();
-        return packed;
+        return pack_weights(view, format);
     }
 
-    static void make(Format format, std::int64_t count, std::int64_t out, std::int64_t in, unsigned seed,
+    static void make(const Kind& format, std::int64_t count, std::int64_t out, std::int64_t in, unsigned seed,
                      std::vector<std::vector<std::byte>>* single, std::vector<std::byte>* stack) {
-        const auto w = random_array(DType::f32, count * out * in, seed, 1 / std::sqrt(static_cast<float>(in)));
+        const auto w = random_weights(format, DType::f32, count * out, in, seed, 1 / std::sqrt(static_cast<float>(in)));
         const auto* floats = reinterpret_cast<const float*>(w.data());
         *stack = pack_one(format, floats, count, out, in);
         for (std::int64_t e = 0; e < count; ++e) single->push_back(pack_one(format, floats + e * out * in, 0, out, in));
     }
 
-    ExpertStack(Format up_format, Format down_format, Format gate_format, std::int64_t count_, const MoeShape& shape,
-                std::int64_t d_ff_, unsigned seed)
+    ExpertStack(const Kind& up_format, const Kind& down_format, const Kind& gate_format, std::int64_t count_,
+                const MoeShape& shape, std::int64_t d_ff_, unsigned seed)
         : count(count_), d_ff(d_ff_) {
         make(up_format, count, d_ff, shape.d_model, seed, &up, &up_stack);
         make(down_format, count, shape.d_out, d_ff, seed + 1, &down, &down_stack);
@@ -56,6 +52,34 @@ struct ExpertStack {
         up_bias = TensorView(b_up.data(), DType::f32, {count, d_ff});
         gate_bias = TensorView(b_gate.data(), DType::f32, {count, d_ff});
         down_bias = TensorView(b_down.data(), DType::f32, {count, shape.d_out});
+    }
+
+    // The same layer made of pairs of factors.
+    void low_rank(Format factors, std::int64_t rank, const MoeShape& shape) {
+        auto make_pairs = [&](std::int64_t out, std::int64_t in, std::int64_t r, unsigned seed,
+                              std::vector<std::vector<std::byte>>* single, std::vector<std::byte>* stack) {
+            const auto inner = random_array(DType::f32, count * r * in, seed, 1 / std::sqrt(static_cast<float>(in)));
+            const auto outer =
+                random_array(DType::f32, count * out * r, seed + 1, 1 / std::sqrt(static_cast<float>(r)));
+            auto pack = [&](std::int64_t e, bool all) {
+                const std::byte *u_data = inner.data() + e * r * in * 4, *v_data = outer.data() + e * out * r * 4;
+                const TensorView u =
+                    all ? TensorView(u_data, DType::f32, {count, r, in}) : TensorView(u_data, DType::f32, {r, in});
+                const TensorView v =
+                    all ? TensorView(v_data, DType::f32, {count, out, r}) : TensorView(v_data, DType::f32, {out, r});
+                std::int64_t bytes = 0;
+                fastffn::packed_factors_bytes(u, v, factors, &bytes).value();
+                std::vector<std::byte> packed(static_cast<std::size_t>(bytes));
+                fastffn::pack_factors(u, v, factors, packed.data(), bytes).value();
+                return packed;
+            };
+            *stack = pack(0, true);
+            single->clear();
+            for (std::int64_t e = 0; e < count; ++e) single->push_back(pack(e, false));
+        };
+        make_pairs(d_ff, shape.d_model, rank, 71, &up, &up_stack);
+        make_pairs(shape.d_out, d_ff, rank + 3, 73, &down, &down_stack);
+        if (shape.gated) make_pairs(d_ff, shape.d_model, rank + 1, 75, &gate, &gate_stack);
     }
 
     fastffn::MoeExperts experts() const {
@@ -125,7 +149,7 @@ struct MoeProblem {
     std::vector<std::int32_t> ids;
     std::vector<float> weights;
 
-    MoeProblem(Format format, const MoeShape& shape_) : shape(shape_) {
+    MoeProblem(const Kind& format, const MoeShape& shape_) : shape(shape_) {
         stacks.emplace_back(format, format, format, shape.experts, shape, shape.d_ff, shape.seed * 100);
         fill();
     }

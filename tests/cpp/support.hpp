@@ -32,6 +32,31 @@ inline std::vector<Format> all_formats() {
     return {formats, formats + count};
 }
 
+// A format with the options that it is packed with; a Format alone takes its defaults.
+struct Kind {
+    Format format;
+    fastffn::PackOptions options;
+
+    Kind(Format format_, fastffn::PackOptions options_ = {}) : format(format_), options(std::move(options_)) {}
+    operator Format() const { return format; }
+    std::string name() const {
+        std::string text = fastffn::format_name(format);
+        for (const auto& option : options) text += " " + option.name + "=" + option.value.to_string();
+        return text;
+    }
+};
+
+// Every format of this build, with each option that has kernels of its own.
+inline std::vector<Kind> all_kinds() {
+    std::vector<Kind> kinds;
+    for (Format format : all_formats()) {
+        if (format == Format::sparse24)
+            for (const char* values : {"bf16", "f16", "f32", "int8"}) kinds.push_back({format, {{"values", values}}});
+        else kinds.push_back(format);
+    }
+    return kinds;
+}
+
 inline std::uint32_t bits_of(float x) {
     std::uint32_t bits;
     std::memcpy(&bits, &x, 4);
@@ -68,13 +93,27 @@ inline std::vector<std::byte> random_array(DType dtype, std::int64_t count, unsi
     return bytes;
 }
 
-inline std::vector<std::byte> pack_random(Format format, std::int64_t out, std::int64_t in, unsigned seed) {
-    const auto weights = random_array(DType::f32, out * in, seed, 1 / std::sqrt(static_cast<float>(in)));
-    const TensorView w(weights.data(), DType::f32, {out, in});
+// Random weights [out, in] that the format can hold: for sparse24, two of every four in a row are zero.
+inline std::vector<std::byte> random_weights(Format format, DType dtype, std::int64_t out, std::int64_t in,
+                                             unsigned seed, float scale = 1) {
+    auto weights = random_array(dtype, out * in, seed, scale);
+    if (format != Format::sparse24) return weights;
+    const auto element = static_cast<std::size_t>(fastffn::dtype_bytes(dtype));
+    std::mt19937 generator(seed + 1);
+    for (std::int64_t row = 0; row < out; row++)
+        for (std::int64_t k = 0; k < in; k += 4) {
+            const std::int64_t first = generator() % 4, second = (first + 1 + generator() % 3) % 4;
+            for (std::int64_t zero : {first, second})
+                if (k + zero < in) std::memset(weights.data() + (row * in + k + zero) * element, 0, element);
+        }
+    return weights;
+}
+
+inline std::vector<std::byte> pack_weights(const TensorView& w, const Kind& kind) {
     std::int64_t bytes = 0;
-    fastffn::packed_bytes(w, format, &bytes).value();
+    fastffn::packed_bytes(w, kind.format, kind.options, &bytes).value();
     std::vector<std::byte> packed(static_cast<std::size_t>(bytes));
-    fastffn::pack(w, format, packed.data(), bytes).value();
+    fastffn::pack(w, kind.format, kind.options, packed.data(), bytes).value();
     return packed;
 }
 
@@ -92,6 +131,12 @@ inline std::vector<std::byte> pack_random_pair(Format factors, std::int64_t out,
 
 constexpr Format factor_formats[] = {Format::f32, Format::f16, Format::bf16, Format::int8};
 
+inline std::vector<std::byte> pack_random(const Kind& kind, std::int64_t out, std::int64_t in, unsigned seed) {
+    const float scale = 1 / std::sqrt(static_cast<float>(in));
+    const auto weights = random_weights(kind.format, DType::f32, out, in, seed, scale);
+    return pack_weights(TensorView(weights.data(), DType::f32, {out, in}), kind);
+}
+
 inline PackedView view(const std::vector<std::byte>& packed) {
     return {packed.data(), static_cast<std::int64_t>(packed.size())};
 }
@@ -103,7 +148,8 @@ struct Problem {
     bool gated;
     std::vector<std::byte> w_up, w_gate, w_down, b_up, b_gate, b_down, x;
 
-    Problem(Format format, DType dtype_, std::int64_t tokens_, std::int64_t d_model_, std::int64_t d_ff_, bool gated_)
+    Problem(const Kind& format, DType dtype_, std::int64_t tokens_, std::int64_t d_model_, std::int64_t d_ff_,
+            bool gated_)
         : tokens(tokens_), d_model(d_model_), d_ff(d_ff_), dtype(dtype_), gated(gated_) {
         w_up = pack_random(format, d_ff, d_model, 1);
         w_down = pack_random(format, d_model, d_ff, 2);

@@ -10,7 +10,7 @@ namespace {
 using namespace support;
 
 void check_child(int parent_threads, int child_threads) {
-    for (Format format : all_formats()) {
+    for (const Kind& format : all_kinds()) {
         const Problem problem(format, DType::f32, 64, 259, 771, true);
         fastffn::Context context(parent_threads);
         auto expected = problem.output();
@@ -30,7 +30,7 @@ void check_child(int parent_threads, int child_threads) {
             _exit(0);
         }
         const int end = wait_for(child);
-        CHECK(end == 0) << fastffn::format_name(format) << ": the child ended with " << end
+        CHECK(end == 0) << format.name() << ": the child ended with " << end
                         << (end == 128 + SIGALRM ? " (it hung)" : "");
         auto y = problem.output();
         CHECK(problem.run(context, y).ok() && y == expected) << "the parent after the fork";

@@ -1,44 +1,11 @@
 // No byte outside an array is read or written: every array lies right against a page that may not be touched, at its end
 // and then at its beginning, and inputs cannot be written. Results are those from plain memory, bit for bit.
-#include <sys/mman.h>
-
-#include <new>
-
 #include "check.hpp"
+#include "guarded.hpp"
 #include "support.hpp"
 
 namespace {
 using namespace support;
-
-enum class Side { end, begin };
-
-class Guarded {
-  public:
-    Guarded(std::size_t bytes, Side side) : bytes_(bytes) {
-        const std::size_t page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
-        inner_ = (bytes + page - 1) / page * page;
-        if (inner_ == 0) inner_ = page;
-        total_ = inner_ + 2 * page;
-        base_ = static_cast<std::byte*>(mmap(nullptr, total_, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
-        if (base_ == MAP_FAILED) throw std::bad_alloc();
-        mprotect(base_ + page, inner_, PROT_READ | PROT_WRITE);
-        data_ = base_ + page + (side == Side::end ? inner_ - bytes : 0);
-        inner_base_ = base_ + page;
-    }
-    Guarded(const std::vector<std::byte>& content, Side side) : Guarded(content.size(), side) {
-        if (!content.empty()) std::memcpy(data_, content.data(), content.size());
-        mprotect(inner_base_, inner_, PROT_READ);
-    }
-    ~Guarded() { munmap(base_, total_); }
-    Guarded(const Guarded&) = delete;
-    Guarded& operator=(const Guarded&) = delete;
-    std::byte* data() const { return data_; }
-    std::int64_t size() const { return static_cast<std::int64_t>(bytes_); }
-
-  private:
-    std::byte *base_, *inner_base_, *data_;
-    std::size_t bytes_, inner_, total_;
-};
 
 struct Shape {
     std::int64_t tokens, d_model, d_ff;
@@ -98,13 +65,13 @@ void check_ffn(const Problem& problem, const char* name, Side side, bool gaps) {
     CHECK(gaps_kept) << "bytes between the rows of y were written";
 }
 
-void check_ffn(Format format, DType dtype, const Shape& s, Side side, bool gated, bool gaps) {
+void check_ffn(const Kind& format, DType dtype, const Shape& s, Side side, bool gated, bool gaps) {
     const Problem problem(format, dtype, s.tokens, s.d_model, s.d_ff, gated);
-    check_ffn(problem, fastffn::format_name(format), side, gaps);
+    check_ffn(problem, format.name().c_str(), side, gaps);
 }
 
 TEST(ffn_against_guard_pages) {
-    for (Format format : all_formats())
+    for (const Kind& format : all_kinds())
         for (DType dtype : float_dtypes)
             for (const Shape& shape : shapes)
                 for (Side side : {Side::end, Side::begin})
@@ -114,7 +81,7 @@ TEST(ffn_against_guard_pages) {
 
 // Decode: many columns, one row, more than one thread.
 TEST(wide_ffn_against_guard_pages) {
-    for (Format format : all_formats())
+    for (const Kind& format : all_kinds())
         for (std::int64_t tokens : {1, 4, 130})
             for (Side side : {Side::end, Side::begin})
                 check_ffn(format, DType::f32, {tokens, 257, 1031}, side, true, true);
@@ -152,7 +119,7 @@ TEST(pack_factors_against_guard_pages) {
 }
 
 TEST(linear_against_guard_pages) {
-    for (Format format : all_formats())
+    for (const Kind& format : all_kinds())
         for (DType dtype : float_dtypes)
             for (const Shape& s : shapes)
                 for (Side side : {Side::end, Side::begin}) {
@@ -170,16 +137,16 @@ TEST(linear_against_guard_pages) {
 }
 
 TEST(pack_and_unpack_against_guard_pages) {
-    for (Format format : all_formats())
+    for (const Kind& format : all_kinds())
         for (const Shape& s : shapes)
             for (Side side : {Side::end, Side::begin})
                 for (DType dtype : float_dtypes) {
-                    const Guarded plain(random_array(dtype, s.d_ff * s.d_model, 1), side);
+                    const Guarded plain(random_weights(format, dtype, s.d_ff, s.d_model, 1), side);
                     const TensorView w(plain.data(), dtype, {s.d_ff, s.d_model});
                     std::int64_t bytes = 0;
-                    fastffn::packed_bytes(w, format, &bytes).value();
+                    fastffn::packed_bytes(w, format, format.options, &bytes).value();
                     const Guarded packed(static_cast<std::size_t>(bytes), side);
-                    fastffn::pack(w, format, packed.data(), bytes).value();
+                    fastffn::pack(w, format, format.options, packed.data(), bytes).value();
                     const Guarded back(static_cast<std::size_t>(s.d_ff * s.d_model * fastffn::dtype_bytes(dtype)),
                                        side);
                     const Status status =

@@ -23,19 +23,21 @@ int child_kernels() {
     const fastffn::CpuReport& report = fastffn::cpu_report();
     std::printf("isa %s %s\nreason %s\n", fastffn::isa_name(report.found), fastffn::isa_name(report.chosen),
                 report.reason.c_str());
-    for (Format format : all_formats())
+    for (const Kind& format : all_kinds())
         for (std::int64_t tokens : {1, 40}) {
             fastffn::Context context(1);
             const Problem problem(format, DType::f32, tokens, 100, 70, true);
             auto y = problem.output();
             const Status call = problem.run(context, y);
             std::string name;
-            const Status active = fastffn::active_kernel(format, &name);
+            const Status active = fastffn::active_kernel(format, format.options, &name);
             if (!call.ok() || !active.ok()) {
                 std::printf("error %d %d %s\n", static_cast<int>(call.code()), static_cast<int>(active.code()),
                             call.message().c_str());
             } else {
-                std::printf("ran %s %s %s\n", fastffn::format_name(format), name.c_str(), context.last_kernel());
+                std::string numbers = fastffn::format_name(format);
+                for (const auto& option : format.options) numbers += "-" + option.value.text();
+                std::printf("ran %s %s %s\n", numbers.c_str(), name.c_str(), context.last_kernel());
             }
         }
     return 0;
@@ -84,6 +86,9 @@ void check_tags(const std::string& text, Isa level) {
         CHECK(std::strcmp(active, last) == 0) << format << ": active " << active << ", ran " << last;
         const char* const tag = std::strchr(last, '/');
         CHECK(tag != nullptr && std::strncmp(last, format, static_cast<std::size_t>(tag - last)) == 0) << last;
+        // "sparse24-int8" multiplies what "int8" does.
+        const char* const values = std::strchr(format, '-');
+        const char* const numbers = values ? values + 1 : format;
         if (tag == nullptr) continue;
         int found = -1;
         for (int i = 0; i < fastffn::isa_count; i++)
@@ -92,7 +97,7 @@ void check_tags(const std::string& text, Isa level) {
                 found = i;
         CHECK(found >= 0 && found <= static_cast<int>(level)) << last << " at level " << fastffn::isa_name(level);
         // Levels that were made for a format run it; a level with vectors runs no plain loops.
-        const bool is_bf16 = std::strcmp(format, "bf16") == 0, is_int8 = std::strcmp(format, "int8") == 0;
+        const bool is_bf16 = std::strcmp(numbers, "bf16") == 0, is_int8 = std::strcmp(numbers, "int8") == 0;
         if (level == Isa::amx && (is_bf16 || is_int8)) CHECK(found == static_cast<int>(Isa::amx)) << last;
         if (level == Isa::avx512bf16 && is_bf16) CHECK(found == static_cast<int>(Isa::avx512bf16)) << last;
         if (level == Isa::avx512vnni && is_int8) CHECK(found == static_cast<int>(Isa::avx512vnni)) << last;
@@ -100,7 +105,7 @@ void check_tags(const std::string& text, Isa level) {
         if (level >= Isa::avx2) CHECK(found >= static_cast<int>(Isa::avx2)) << last;
         if (level == Isa::ref) CHECK(found == 0) << last;
     }
-    CHECK(lines == 2 * static_cast<int>(all_formats().size())) << text;
+    CHECK(lines == 2 * static_cast<int>(all_kinds().size())) << text;
 }
 
 TEST(forced_levels_run) {

@@ -31,7 +31,7 @@ bool refused_everywhere(const PackedView& packed, std::string* message) {
 }
 
 TEST(whole_weights_pass) {
-    for (Format format : all_formats()) {
+    for (const Kind& format : all_kinds()) {
         const auto packed = pack_random(format, 40, 33, 1);
         PackedInfo info;
         CHECK(fastffn::inspect(view(packed), &info).ok());
@@ -59,7 +59,7 @@ std::uint32_t header_checksum(const PackedHeader& header) {
 
 // What a later version may add to a format must not be ignored by this one.
 TEST(unknown_options) {
-    for (Format format : all_formats())
+    for (const Kind& format : all_kinds())
         for (int option = 0; option < 3; option++) {
             auto packed = pack_random(format, 40, 33, 1);
             PackedHeader header;
@@ -84,7 +84,7 @@ TEST(any_address) {
 }
 
 TEST(every_header_bit) {
-    for (Format format : all_formats()) {
+    for (const Kind& format : all_kinds()) {
         auto packed = pack_random(format, 40, 33, 1);
         for (int byte = 0; byte < 64; byte++)
             for (int bit = 0; bit < 8; bit++) {
@@ -108,7 +108,7 @@ TEST(every_header_bit) {
 }
 
 TEST(every_truncation) {
-    for (Format format : all_formats()) {
+    for (const Kind& format : all_kinds()) {
         const auto packed = pack_random(format, 40, 33, 1);
         std::string message;
         for (std::size_t bytes = 0; bytes < packed.size(); bytes++) {
@@ -153,7 +153,7 @@ TEST(no_pointer) {
 }
 
 TEST(damaged_payload_is_found_by_verify) {
-    for (Format format : all_formats()) {
+    for (const Kind& format : all_kinds()) {
         auto packed = pack_random(format, 40, 33, 1);
         for (std::size_t at = 64; at < packed.size(); at += 37) {
             packed[at] ^= std::byte{4};
@@ -169,7 +169,7 @@ TEST(damaged_payload_is_found_by_verify) {
 
 // A payload of any bits may give nonsense, but reads and writes nothing outside (sanitizers watch).
 TEST(any_payload_is_safe) {
-    for (Format format : all_formats()) {
+    for (const Kind& format : all_kinds()) {
         auto packed = pack_random(format, 40, 33, 1);
         std::mt19937 bits(3);
         for (int round = 0; round < 20; round++) {
@@ -184,13 +184,9 @@ TEST(any_payload_is_safe) {
 }
 
 TEST(stacks) {
-    for (Format format : all_formats()) {
-        const auto plain = random_array(DType::f32, 3 * 20 * 33, 1);
-        const TensorView w(plain.data(), DType::f32, {3, 20, 33});
-        std::int64_t bytes = 0;
-        fastffn::packed_bytes(w, format, &bytes).value();
-        std::vector<std::byte> packed(static_cast<std::size_t>(bytes));
-        fastffn::pack(w, format, packed.data(), bytes).value();
+    for (const Kind& format : all_kinds()) {
+        const auto plain = random_weights(format, DType::f32, 3 * 20, 33, 1);
+        const auto packed = pack_weights(TensorView(plain.data(), DType::f32, {3, 20, 33}), format);
         PackedInfo info;
         fastffn::inspect(view(packed), &info).value();
         CHECK(info.count == 3 && info.out_features == 20 && info.in_features == 33);
@@ -200,10 +196,7 @@ TEST(stacks) {
         // Each matrix of the stack is packed as it would be alone.
         for (int i = 0; i < 3; i++) {
             const TensorView one(plain.data() + i * 20 * 33 * 4, DType::f32, {20, 33});
-            std::int64_t one_bytes = 0;
-            fastffn::packed_bytes(one, format, &one_bytes).value();
-            std::vector<std::byte> alone(static_cast<std::size_t>(one_bytes));
-            fastffn::pack(one, format, alone.data(), one_bytes).value();
+            const auto alone = pack_weights(one, format);
             const auto payload = alone.size() - 64;
             CHECK(std::memcmp(packed.data() + 64 + static_cast<std::size_t>(i) * payload, alone.data() + 64, payload) ==
                   0);
@@ -219,7 +212,7 @@ TEST(stacks) {
 
 TEST(strided_sources) {
     const std::int64_t out = 21, in = 34;
-    const auto plain = random_array(DType::f32, out * in, 1);
+    const auto plain = random_weights(Format::sparse24, DType::f32, out, in, 1);  // what every format can hold
     std::vector<float> transposed(static_cast<std::size_t>(out * in)), reversed(static_cast<std::size_t>(out * in));
     const float* const values = reinterpret_cast<const float*>(plain.data());
     for (std::int64_t o = 0; o < out; o++)
@@ -233,15 +226,10 @@ TEST(strided_sources) {
     TensorView backwards(reversed.data() + out * in - 1, DType::f32, {out, in});
     backwards.strides[0] = -in;
     backwards.strides[1] = -1;
-    for (Format format : all_formats()) {
-        std::int64_t bytes = 0;
-        fastffn::packed_bytes(contiguous, format, &bytes).value();
-        std::vector<std::byte> a(static_cast<std::size_t>(bytes)), b(a.size()), c(a.size());
-        fastffn::pack(contiguous, format, a.data(), bytes).value();
-        fastffn::pack(columns, format, b.data(), bytes).value();
-        CHECK(fastffn::pack(backwards, format, c.data(), bytes).ok());
-        CHECK(a == b) << fastffn::format_name(format);
-        CHECK(a == c) << fastffn::format_name(format);
+    for (const Kind& format : all_kinds()) {
+        const auto a = pack_weights(contiguous, format);
+        CHECK(a == pack_weights(columns, format)) << format.name();
+        CHECK(a == pack_weights(backwards, format)) << format.name();
     }
 }
 
@@ -290,6 +278,35 @@ TEST(unpack_refuses) {
     TensorView strided(w.data(), DType::f32, {3, 4});
     strided.strides[0] = 5;
     CHECK(refused(strided));
+}
+
+// Options go into the header and come back; what a format has not is refused before anything is written.
+TEST(options) {
+    std::vector<float> w(12);
+    const TensorView plain(w.data(), DType::f32, {3, 4});
+    for (const Kind& kind : all_kinds()) {
+        const auto packed = pack_weights(plain, kind);
+        PackedInfo info;
+        fastffn::inspect(view(packed), &info).value();
+        CHECK(info.options.size() == kind.options.size()) << kind.name();
+        for (std::size_t i = 0; i < kind.options.size() && i < info.options.size(); i++)
+            CHECK(info.options[i].name == kind.options[i].name &&
+                  info.options[i].value.text() == kind.options[i].value.text());
+        std::string name;
+        CHECK(fastffn::active_kernel(kind.format, kind.options, &name).ok() && !name.empty()) << kind.name();
+    }
+    std::int64_t bytes = 0;
+    auto refused = [&](Format format, const fastffn::PackOptions& options, const char* text) {
+        const Status status = fastffn::packed_bytes(plain, format, options, &bytes);
+        CHECK(status.code() == StatusCode::invalid_argument && status.message() == text) << status.message();
+        std::string name;
+        CHECK(!fastffn::active_kernel(format, options, &name).ok());
+    };
+    refused(Format::bf16, {{"values", "int8"}}, "pack: format 'bf16' has no option 'values'; it takes none");
+    refused(Format::sparse24, {{"group", 32}}, "pack: format 'sparse24' has no option 'group'; it takes values");
+    refused(Format::sparse24, {{"values", 0.5}},
+            "pack: option 'values' of format 'sparse24' is 0.5, expected bf16, f16, f32 or int8");
+    refused(Format::sparse24, {{"values", "f16"}, {"values", "f16"}}, "pack: option 'values' is given twice");
 }
 
 TEST(names) {

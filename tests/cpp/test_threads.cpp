@@ -10,10 +10,12 @@ namespace {
 using namespace support;
 
 // Large enough that the library does use its threads, small enough for a sanitizer.
-Problem problem_for(Format format, std::int64_t tokens) { return Problem(format, DType::f32, tokens, 259, 771, true); }
+Problem problem_for(const Kind& format, std::int64_t tokens) {
+    return Problem(format, DType::f32, tokens, 259, 771, true);
+}
 
 TEST(same_bits_for_any_number_of_threads) {
-    for (Format format : all_formats())
+    for (const Kind& format : all_kinds())
         for (std::int64_t tokens : {1, 5, 40, 150}) {
             const Problem problem = problem_for(format, tokens);
             auto expected = problem.output();
@@ -24,15 +26,14 @@ TEST(same_bits_for_any_number_of_threads) {
                 auto y = problem.output();
                 for (int again = 0; again < 2; again++) {
                     problem.run(context, y).value();
-                    CHECK(y == expected) << fastffn::format_name(format) << ", " << tokens << " tokens, " << threads
-                                         << " threads";
+                    CHECK(y == expected) << format.name() << ", " << tokens << " tokens, " << threads << " threads";
                 }
             }
         }
 }
 
 TEST(callers_side_by_side) {
-    for (Format format : all_formats()) {
+    for (const Kind& format : all_kinds()) {
         std::vector<std::thread> callers;
         std::atomic<int> wrong{0}, errors{0};
         const Problem problem = problem_for(format, 20);
@@ -50,7 +51,7 @@ TEST(callers_side_by_side) {
             });
         for (auto& caller : callers) caller.join();
         CHECK(errors == 0) << errors.load();
-        CHECK(wrong == 0) << fastffn::format_name(format) << ": " << wrong.load() << " of 24";
+        CHECK(wrong == 0) << format.name() << ": " << wrong.load() << " of 24";
     }
 }
 

@@ -6,7 +6,7 @@ namespace {
 using namespace support;
 
 TEST(query_is_what_a_call_takes) {
-    for (Format format : all_formats())
+    for (const Kind& format : all_kinds())
         for (DType dtype : float_dtypes)
             for (std::int64_t tokens : {0, 1, 2, 16, 17, 128, 700})
                 for (int threads : {1, 2, 5})
@@ -24,8 +24,8 @@ TEST(query_is_what_a_call_takes) {
                         auto y = problem.output();
                         problem.run(context, y).value();
                         CHECK(context.workspace_bytes() == bytes)
-                            << fastffn::format_name(format) << " tokens " << tokens << " threads " << threads
-                            << ": took " << context.workspace_bytes() << ", said " << bytes;
+                            << format.name() << " tokens " << tokens << " threads " << threads << ": took "
+                            << context.workspace_bytes() << ", said " << bytes;
                         fastffn::Context other(threads);
                         CHECK(fastffn::linear_workspace(x, view(problem.w_up), threads, &bytes).ok());
                         std::vector<std::byte> wide(
@@ -33,8 +33,7 @@ TEST(query_is_what_a_call_takes) {
                         fastffn::linear(other, x, view(problem.w_up), nullptr,
                                         TensorView(wide.data(), dtype, {tokens, 300}))
                             .value();
-                        CHECK(other.workspace_bytes() == bytes)
-                            << "linear " << fastffn::format_name(format) << " tokens " << tokens;
+                        CHECK(other.workspace_bytes() == bytes) << "linear " << format.name() << " tokens " << tokens;
                     }
 }
 
@@ -51,20 +50,16 @@ TEST(query_refuses_what_the_call_refuses) {
 }
 
 // A weight of one value, from a source of one element with strides of 0: quick to make at any size.
-std::vector<std::byte> pack_constant(Format format, std::int64_t out, std::int64_t in) {
-    const float value = 0.01f;
+std::vector<std::byte> pack_constant(const Kind& format, std::int64_t out, std::int64_t in) {
+    const float value = format == Format::sparse24 ? 0.0f : 0.01f;
     TensorView w(&value, DType::f32, {out, in});
     w.strides[0] = w.strides[1] = 0;
-    std::int64_t bytes = 0;
-    fastffn::packed_bytes(w, format, &bytes).value();
-    std::vector<std::byte> packed(static_cast<std::size_t>(bytes));
-    fastffn::pack(w, format, packed.data(), bytes).value();
-    return packed;
+    return pack_weights(w, format);
 }
 
 // A gated 4096×11008 call over 1024 tokens takes at most 8 MB.
 TEST(workspace_of_a_large_layer) {
-    for (Format format : all_formats()) {
+    for (const Kind& format : all_kinds()) {
         const auto w_up = pack_constant(format, 11008, 4096), w_down = pack_constant(format, 4096, 11008);
         fastffn::FfnWeights weights;
         weights.w_up = weights.w_gate = view(w_up);
@@ -74,7 +69,7 @@ TEST(workspace_of_a_large_layer) {
         for (int threads : {1, 2}) {
             std::int64_t bytes = 0;
             fastffn::ffn_workspace(TensorView(&none, DType::bf16, {1024, 4096}), weights, threads, &bytes).value();
-            CHECK(bytes <= 8'000'000) << fastffn::format_name(format) << ", " << threads << " threads: " << bytes;
+            CHECK(bytes <= 8'000'000) << format.name() << ", " << threads << " threads: " << bytes;
         }
     }
 }
@@ -108,13 +103,13 @@ TEST(no_memory_left) {
 TEST(one_context_for_many_shapes) {
     fastffn::Context shared(2);
     for (std::int64_t tokens : {1, 300, 3, 64})
-        for (Format format : all_formats()) {
+        for (const Kind& format : all_kinds()) {
             const Problem problem(format, DType::bf16, tokens, 70, 200, true);
             fastffn::Context fresh(2);
             auto a = problem.output(), b = problem.output();
             problem.run(fresh, a).value();
             problem.run(shared, b).value();
-            CHECK(a == b) << fastffn::format_name(format) << " " << tokens;
+            CHECK(a == b) << format.name() << " " << tokens;
         }
 }
 

@@ -8,13 +8,20 @@ from typing import Any
 import numpy as np
 
 # Error of y against float64, as a share of its largest value: the dtype's own rounding, with room for small sums.
-TOLERANCE = {"f32": 2e-6, "f16": 2e-3, "bf16": 1.6e-2, "int8": 3e-2}
+TOLERANCE = {"f32": 2e-6, "f16": 2e-3, "bf16": 1.6e-2, "int8": 3e-2, "sparse24": 1.6e-2}
 
 
 def weights(rows: int, columns: int, seed: int = 0) -> np.ndarray:
-    """A [rows, columns] f32 matrix whose products with unit vectors have unit size."""
+    """A [rows, columns] f32 matrix whose products with unit vectors have unit size; 2:4, so that every format can hold it."""
     generator = np.random.default_rng(seed)
-    return (generator.standard_normal((rows, columns)) / math.sqrt(columns)).astype(np.float32)
+    return two_of_four((generator.standard_normal((rows, columns)) / math.sqrt(columns / 2)).astype(np.float32))
+
+
+def two_of_four(w: np.ndarray, seed: int = 0) -> np.ndarray:
+    """The weights with two of every four consecutive ones set to zero, at random places."""
+    groups = np.random.default_rng(seed).random((*w.shape[:-1], -(-w.shape[-1] // 4), 4))
+    keep = groups >= np.sort(groups, axis=-1)[..., 2:3]
+    return np.where(keep.reshape(*w.shape[:-1], -1)[..., : w.shape[-1]], w, np.zeros((), w.dtype))
 
 
 def tokens(*shape: int, seed: int = 1) -> np.ndarray:

@@ -11,19 +11,43 @@ import numpy as np
 
 import fastffn as ff
 from reference import tolerance
-from reference.formats import FORMATS
+from reference.formats import FORMATS, arithmetic, pack_arguments, prepare_weights
 
 SMALL = os.environ.get("FASTFFN_TEST_SIZE", "full") == "small"
 
 DTYPES = {"f32": np.dtype(np.float32), "f16": np.dtype(np.float16), "bf16": np.dtype(ml_dtypes.bfloat16)}
 ACTIVATIONS = ("identity", "relu", "relu2", "gelu", "gelu_tanh", "silu")
 
-__all__ = ["ACTIVATIONS", "DTYPES", "FORMATS", "SMALL", "Layer", "check", "normal", "packed_values"]
+__all__ = [
+    "ACTIVATIONS",
+    "DTYPES",
+    "FORMATS",
+    "SMALL",
+    "Layer",
+    "active_kernel",
+    "arithmetic",
+    "check",
+    "normal",
+    "pack",
+    "packed_values",
+    "prepare_weights",
+]
 
 
 def normal(rng, shape, dtype="f32", scale=1.0):
     """Normally distributed array of one of our dtypes."""
     return (rng.standard_normal(shape) * scale).astype(DTYPES[dtype])
+
+
+def pack(w, fmt):
+    """Packed weights in one of FORMATS: w itself, or what prepare_weights() leaves of it."""
+    name, options = pack_arguments(fmt)
+    return ff.pack(prepare_weights(fmt, w), name, **options)
+
+
+def active_kernel(fmt):
+    name, options = pack_arguments(fmt)
+    return ff.active_kernel(name, **options)
 
 
 def packed_values(packed):
@@ -52,7 +76,7 @@ class Layer:
         shapes = {"w_up": (self.d_ff, self.d_model), "w_down": (d_out, self.d_ff)}
         if self.gated:
             shapes["w_gate"] = (self.d_ff, self.d_model)
-        self.packed = {n: ff.pack(normal(rng, s, scale=s[1] ** -0.5), self.fmt) for n, s in shapes.items()}
+        self.packed = {n: pack(normal(rng, s, scale=s[1] ** -0.5), self.fmt) for n, s in shapes.items()}
         self.biases = {}
         if self.bias:
             self.biases = {"b" + n[1:]: normal(rng, s[0], self.bias) for n, s in shapes.items()}

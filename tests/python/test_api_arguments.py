@@ -38,17 +38,23 @@ def test_argument_lists() -> None:
     assert error_of(TypeError, ff.linear, X, UP, x=X) == "linear() got multiple values for argument 'x'"
     assert error_of(TypeError, ff.linear, X, UP, b=X) == "linear() got an unexpected keyword argument 'b'"
     assert error_of(TypeError, ff.ffn, X, UP, DOWN) == (
-        "ffn() missing required keyword argument: 'activation' (one of identity, relu, relu2, gelu, gelu_tanh, silu)"
+        "ffn() missing required keyword argument: 'activation' (one of identity, relu, relu2, gelu, gelu_tanh, silu, "
+        "swiglu_clamped)"
     )
 
 
 def test_activations() -> None:
     assert error_of(ValueError, ff.ffn, X, UP, DOWN, activation="swish") == (
-        "ffn: activation 'swish' is not known; expected identity, relu, relu2, gelu, gelu_tanh or silu"
+        "ffn: activation 'swish' is not known; expected identity, relu, relu2, gelu, gelu_tanh, silu or swiglu_clamped"
     )
     assert error_of(TypeError, ff.ffn, X, UP, DOWN, activation=3) == (
         "ffn: activation has type int, expected a name such as 'silu'"
     )
+
+
+def test_an_activation_that_needs_a_gate() -> None:
+    message = error_of(ValueError, ff.ffn, X, UP, DOWN, activation="swiglu_clamped")
+    assert message.startswith("ffn: ") and "swiglu_clamped" in message and "w_gate" in message
 
 
 def test_things_that_are_no_arrays() -> None:
@@ -229,7 +235,7 @@ def test_workspace_queries() -> None:
 def test_signatures_can_be_inspected() -> None:
     assert str(inspect.signature(ff.linear)) == "(x, w, bias=None, *, out=None)"
     assert str(inspect.signature(ff.ffn)) == (
-        "(x, w_up, w_down, w_gate=None, b_up=None, b_down=None, b_gate=None, *, activation, out=None)"
+        "(x, w_up, w_down, w_gate=None, b_up=None, b_down=None, b_gate=None, *, activation, segments=None, out=None)"
     )
     for name in ff.__all__:
         if not name.startswith("__"):

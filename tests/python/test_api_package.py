@@ -57,7 +57,7 @@ def test_diagnostics() -> None:
         line.split(maxsplit=1) for line in result.stdout.splitlines() if not line.startswith((" ", "isa", "cuda"))
     )
     assert rows["fastffn"].startswith(ff.__version__)
-    assert rows["kernels"] == "f32/ref, f16/ref, bf16/ref, int8/ref"
+    assert rows["kernels"] == "f32/ref, f16/ref, bf16/ref, int8/ref, sparse24/ref"
     assert rows["threads"].startswith("2, ") and "2 usable" not in rows["threads"]
     assert rows["FASTFFN_ISA"] == "ref" and rows["OMP_NUM_THREADS"] == "2"
     assert {"python", "numpy", "torch", "cpu", "caches"} <= set(rows)
@@ -159,8 +159,9 @@ def test_command_line_errors() -> None:
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_examples(path: Path) -> None:
-    if "import torch" in path.read_text():
-        pytest.importorskip("torch")
+    for module in ("torch", "sklearn"):
+        if f"\nimport {module}" in path.read_text() or f"\nfrom {module}" in path.read_text():
+            pytest.importorskip(module)
     arguments = ["--quick"] if path.stem == "call_overhead" else []
     result = python("-W", "error", str(path), *arguments)
     assert result.returncode == 0, result.stderr

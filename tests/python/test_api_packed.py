@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import fastffn as ff
-from api_support import tokens, weights
+from api_support import tokens, two_of_four, weights
 
 FORMATS = ff.formats()
 
@@ -50,7 +50,7 @@ def test_unpack(format: str) -> None:
         scale = np.abs(w).max(axis=1, keepdims=True) / 127
         assert (np.abs(unpacked - w) <= scale * 0.5001).all()
     else:
-        dtype = {"f16": np.float16, "bf16": ml_dtypes.bfloat16}[format]
+        dtype = {"f16": np.float16, "bf16": ml_dtypes.bfloat16, "sparse24": ml_dtypes.bfloat16}[format]
         assert np.array_equal(unpacked, w.astype(dtype).astype(np.float32))
 
 
@@ -71,7 +71,7 @@ def test_unpack_dtypes() -> None:
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_stacks(format: str) -> None:
-    w = tokens(3, 20, 17)
+    w = two_of_four(tokens(3, 20, 17))
     packed = ff.pack(w, format)
     info = ff.info(packed)
     assert (info.count, info.shape) == (3, (3, 20, 17))
@@ -168,7 +168,7 @@ def test_what_pack_refuses() -> None:
     w = weights(8, 8)
     with pytest.raises(ValueError) as error:
         ff.pack(w, "int3")
-    assert str(error.value) == "pack: format 'int3' is not known; expected f32, f16, bf16 or int8"
+    assert str(error.value) == "pack: format 'int3' is not known; expected f32, f16, bf16, int8, sparse24 or lowrank"
     for bad in (np.nan, np.inf):
         broken = w.copy()
         broken[3, 2] = bad

@@ -18,7 +18,7 @@ from api_support import tokens, weights
 D_MODEL, D_FF = 64, 160
 LAYERS = [
     (ff.pack(weights(D_FF, D_MODEL, seed), format), ff.pack(weights(D_MODEL, D_FF, seed + 1), format))
-    for seed, format in enumerate(ff.formats() * 2)
+    for seed, format in enumerate(("f32", "f16", "bf16", "int8") * 2)
 ]
 
 

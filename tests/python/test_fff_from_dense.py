@@ -99,6 +99,18 @@ def test_more_width_loses_less() -> None:
     assert errors == sorted(errors, reverse=True) and errors[-1] < 1e-5
 
 
+def test_a_gated_layer_keeps_its_gates() -> None:
+    gate = np.random.default_rng(5).standard_normal((D_FF, D_MODEL)).astype(np.float32) / D_MODEL**0.5
+    parts = {**layer(), "w_gate": gate, "b_gate": np.full(D_FF, -0.5, np.float32)}
+    x, new = clustered(1024), clustered(400, seed=7)
+    weights = ff.fff_from_dense(x, **parts, depth=3, leaf_width=12, activation="silu")
+    assert weights.w_up is not None
+    assert all((row == gate).all(axis=1).any() for row in weights.w_up[0, 0])
+    found = error(weights, parts, new, "silu")
+    alone = error(ff.fff_from_dense(x, **parts, depth=0, leaf_width=12, activation="silu"), parts, new, "silu")
+    assert found < 0.3 and found < 0.5 * alone, (found, alone)
+
+
 def test_the_same_seed_the_same_tree() -> None:
     trees = [ff.fff_from_dense(clustered(300), **layer(), depth=3, leaf_width=6, activation="gelu") for _ in range(2)]
     for name in ("nodes", "w_up", "w_down", "b_down"):
@@ -126,6 +138,7 @@ def test_without_biases_and_from_torch() -> None:
         (r"x has shape \(5, 3\), expected \(..., 12\)", {"x": np.zeros((5, 3))}),
         (r"w_up and w_down have shapes \(48, 12\) and \(48, 10\)", {"w_down": np.zeros((48, 10))}),
         (r"b_up has shape \(47,\), expected \(48,\)", {"b_up": np.zeros(47)}),
+        (r"w_gate has shape \(48, 11\), expected \(48, 12\)", {"w_gate": np.zeros((48, 11))}),
         ("depth is 3 and x has 7 tokens", {"x": np.zeros((7, 12))}),
         ("leaf_width is 49, expected 1 to d_ff, 48", {"leaf_width": 49}),
         ("x has values that are not finite", {"x": np.full((8, 12), np.nan)}),

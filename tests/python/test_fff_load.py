@@ -142,6 +142,8 @@ def test_weights_refuse_shapes_that_do_not_belong_together() -> None:
         ff.FffWeights(good.nodes)
     with pytest.raises(ValueError, match="tie is 'right', expected 'ge' or 'gt'"):
         ff.FffWeights(**parts, tie="right")
+    with pytest.raises(ValueError, match="activation is 'tanh', expected one of identity"):
+        ff.load_fastfeedforward(state_of("fastfeedforward"), use_b2=True, activation="tanh")
     with pytest.raises(ValueError, match="b_down belongs to the leaf form"):
         ff.FffWeights(good.nodes, w_out=np.zeros((1, 3, 2), np.float32), b_down=good.b_down)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,15 @@ torch = pytest.importorskip("torch")
 from fastffn.torch import FFF, AllNodeFFF, auxiliary_loss, balance_loss, hardening_loss, mixture  # noqa: E402
 
 ACTIVATIONS = ("identity", "relu", "relu2", "gelu", "gelu_tanh", "silu")
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Layers this small gain nothing from more, and on a busy machine lose much."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def module_of(weights: ff.FffWeights, **options: Any) -> Any:

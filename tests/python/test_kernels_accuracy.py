@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import fastffn as ff
-from kernel_support import FORMATS, normal
+from kernel_support import FORMATS, arithmetic, normal, pack, prepare_weights
 from reference import ffn as oracle
 from reference.activations import ACTIVATIONS
 
@@ -19,6 +19,7 @@ def rounding_noise(values, fmt, is_weight):
     A rounding to steps of size s errs by s/√12 rms. bf16: s = 2^-7 of the power of two below |v|, so s/|v| is 2^-7 to
     2^-8, on average (rms) 0.75 · 2^-7. int8: s = max|row| / 127.
     """
+    fmt = arithmetic(fmt)
     if fmt == "int8":
         return rms(np.abs(values).max(axis=-1) / 127) / np.sqrt(12) / rms(values)
     if fmt == "bf16":
@@ -42,8 +43,9 @@ def test_error_against_exact_mathematics(fmt, activation, gated, tokens):
     }
     if gated:
         plain["w_gate"] = normal(rng, (d_ff, d_model), scale=d_model**-0.5)
+    plain = {n: prepare_weights(fmt, w) for n, w in plain.items()}
     exact = oracle.ffn(x, **plain, activation=activation)
-    y = ff.ffn(x, **{n: ff.pack(w, fmt) for n, w in plain.items()}, activation=activation)
+    y = ff.ffn(x, **{n: pack(w, fmt) for n, w in plain.items()}, activation=activation)
     error = rms(y - exact) / rms(exact)
 
     up = oracle.linear(x, plain["w_up"])
@@ -52,8 +54,8 @@ def test_error_against_exact_mathematics(fmt, activation, gated, tokens):
     second = np.hypot(rounding_noise(hidden, fmt, False), rounding_noise(plain["w_down"], fmt, True))
     # Errors of up and gate reach the hidden value with weights of order one: slope · rms(z) / rms(activation(z)) <= 2.
     predicted = np.sqrt((2 * first) ** 2 * (2 if gated else 1) + second**2)
-    if fmt in ("f32", "f16"):
+    if arithmetic(fmt) in ("f32", "f16"):
         predicted += 8 * np.sqrt(d_ff) * 2.0**-24  # accumulation
     assert error <= 1.5 * predicted
-    if fmt in ("bf16", "int8"):
+    if arithmetic(fmt) in ("bf16", "int8"):
         assert error >= 0.2 * predicted, "better than its roundings allow: was the format used at all?"

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from kernel_support import ACTIVATIONS, DTYPES, FORMATS, SMALL, Layer, normal
+from kernel_support import ACTIVATIONS, DTYPES, FORMATS, SMALL, Layer, arithmetic, normal, pack, prepare_weights
 
 formats = pytest.mark.parametrize("fmt", FORMATS)
 dtypes = pytest.mark.parametrize("dtype", DTYPES)
@@ -24,6 +24,17 @@ def test_every_kind(fmt, dtype, activation, gated, bias):
     rng = np.random.default_rng(1)
     for tokens in (1, 3, 21):
         layer.check(normal(rng, (tokens, 50), dtype))
+
+
+@formats
+@dtypes
+@pytest.mark.parametrize("bias", [None, "same"], ids=["", "bias"])
+def test_clamped_swiglu(fmt, dtype, bias):
+    """GPT-OSS's activation, on inputs wide enough for both clamps."""
+    layer = Layer(fmt, 50, 70, True, dtype if bias else None, "swiglu_clamped")
+    rng = np.random.default_rng(10)
+    for tokens in (1, 3, 21):
+        layer.check(normal(rng, (tokens, 50), dtype, scale=5))
 
 
 @formats
@@ -101,15 +112,18 @@ def test_formats_mix(fmt):
     rng = np.random.default_rng(8)
     x = normal(rng, (19, 64))
     plain = {"w_up": normal(rng, (96, 64), scale=0.125), "w_gate": normal(rng, (96, 64), scale=0.125)}
-    w_down = ff.pack(normal(rng, (64, 96), scale=0.1), "f32")
+    # What every format can hold, so that they stand for the same layer.
+    plain = {n: prepare_weights("sparse24-f32", w) for n, w in plain.items()}
+    w_down = ff.pack(prepare_weights("sparse24-f32", normal(rng, (64, 96), scale=0.1)), "f32")
     exact = ff.ffn(x, **{n: ff.pack(w, "f32") for n, w in plain.items()}, w_down=w_down, activation="silu")
     for other in FORMATS:
-        mixed = ff.ffn(x, ff.pack(plain["w_up"], fmt), w_down, ff.pack(plain["w_gate"], other), activation="silu")
+        mixed = ff.ffn(x, pack(plain["w_up"], fmt), w_down, pack(plain["w_gate"], other), activation="silu")
         error = np.linalg.norm(mixed - exact) / np.linalg.norm(exact)
         # int8 has the coarsest steps: about 1% of the rms of a row, on x, up and gate.
-        assert error < (0.05 if "int8" in (fmt, other) else 0.02 if "bf16" in (fmt, other) else 0.002)
+        numbers = (arithmetic(fmt), arithmetic(other))
+        assert error < (0.05 if "int8" in numbers else 0.02 if "bf16" in numbers else 0.002)
         again = ff.ffn(
-            x, ff.pack(plain["w_up"], other), ff.pack(np.asarray(ff.unpack(w_down, "f32")), fmt), activation="relu"
+            x, pack(plain["w_up"], other), pack(np.asarray(ff.unpack(w_down, "f32")), fmt), activation="relu"
         )
         expected = np.maximum(x @ plain["w_up"].T, 0) @ np.asarray(ff.unpack(w_down, "f32")).T
         assert np.linalg.norm(again - expected) / np.linalg.norm(expected) < 0.05

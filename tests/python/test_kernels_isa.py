@@ -10,7 +10,8 @@ import pytest
 
 import fastffn as ff
 from fastffn import _core
-from kernel_support import FORMATS, Layer, normal
+from kernel_support import FORMATS, Layer, active_kernel, normal
+from reference.formats import pack_arguments
 
 LEVELS = ("ref", "avx2", "avx512base", "avx512vnni", "avx512bf16", "amx")
 # What each level runs for each format: the best kernels at or below it.
@@ -20,6 +21,11 @@ KERNELS = {
     "bf16": ("ref", "avx2", "avx512base", "avx512base", "avx512bf16", "amx"),
     "int8": ("ref", "avx2", "avx2", "avx512vnni", "avx512vnni", "amx"),
 }
+KERNELS |= {f"sparse24-{values}": row for values, row in KERNELS.items()}
+
+
+def kernel(fmt, level):
+    return f"{pack_arguments(fmt)[0]}/{KERNELS[fmt][LEVELS.index(level)]}"
 
 
 def run_python(program, isa, *arguments):
@@ -36,10 +42,13 @@ from fastffn import _core
 m = _core.machine()
 print("level", m["isa_found"], m["isa_chosen"])
 x = np.ones((%d, 40), np.float32)
+plain = np.ones((24, 40), np.float32)
+plain[:, ::4] = plain[:, 1::4] = 0
 for f in ff.formats():
-    w = ff.pack(np.ones((24, 40), np.float32), f)
-    ff.linear(x, w)
-    print("ran", f, ff.active_kernel(f), _core.last_kernel())
+    for values in ("bf16", "f16", "f32", "int8") if f == "sparse24" else (None,):
+        w = ff.pack(plain, f, values=values)
+        ff.linear(x, w)
+        print("ran", f + (f"-{values}" if values else ""), ff.active_kernel(f, values=values), _core.last_kernel())
 """
 
 
@@ -59,8 +68,9 @@ def test_forced(level, tokens, best):
     assert result.returncode == 0, result.stderr
     lines = [line.split() for line in result.stdout.splitlines()]
     assert lines[0] == ["level", best, level]
+    assert {line[1] for line in lines[1:]} == set(KERNELS)
     for _, fmt, active, last in lines[1:]:
-        assert active == last == f"{fmt}/{KERNELS[fmt][LEVELS.index(level)]}"
+        assert active == last == kernel(fmt, level)
 
 
 @pytest.mark.parametrize("name", ["sse2", "AVX2", "avx512f", " "])
@@ -97,16 +107,16 @@ def test_this_run():
     for fmt in FORMATS:
         for tokens in (1, 40):
             Layer(fmt, 40, 24)(normal(np.random.default_rng(1), (tokens, 40)))
-            assert _core.last_kernel() == ff.active_kernel(fmt) == f"{fmt}/{KERNELS[fmt][LEVELS.index(level)]}"
+            assert _core.last_kernel() == active_kernel(fmt) == kernel(fmt, level)
 
 
-@pytest.mark.parametrize("fmt", ["bf16", "int8"])
+@pytest.mark.parametrize("fmt", ["bf16", "int8", "sparse24-bf16", "sparse24-int8"])
 def test_emulated_amx_runs_amx_instructions(fmt):
     try:
         count = ctypes.CDLL(None).amx_emulator_count
     except AttributeError:
         pytest.skip("not under the AMX emulator")
-    if not ff.active_kernel(fmt).endswith("/amx"):
+    if not active_kernel(fmt).endswith("/amx"):
         pytest.skip("not on the amx level")
     count.restype = ctypes.c_ulonglong
     before = count()

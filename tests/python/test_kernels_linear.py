@@ -4,7 +4,17 @@ import numpy as np
 import pytest
 
 import fastffn as ff
-from kernel_support import DTYPES, FORMATS, SMALL, check, normal, packed_values
+from kernel_support import (
+    DTYPES,
+    FORMATS,
+    SMALL,
+    arithmetic,
+    check,
+    normal,
+    pack,
+    packed_values,
+    prepare_weights,
+)
 from reference import tolerance
 
 formats = pytest.mark.parametrize("fmt", FORMATS)
@@ -14,7 +24,7 @@ EDGES = (1, 15, 17, 64, 257) if SMALL else (1, 3, 15, 16, 17, 32, 63, 64, 65, 13
 def check_linear(fmt, x, out_features, bias=None, seed=0):
     rng = np.random.default_rng([seed, out_features])
     depth = x.shape[-1]
-    w = ff.pack(normal(rng, (out_features, depth), scale=depth**-0.5), fmt)
+    w = pack(normal(rng, (out_features, depth), scale=depth**-0.5), fmt)
     b = None if bias is None else normal(rng, out_features, bias)
     expected = tolerance.linear(
         tolerance.Bounded.exact(x), packed_values(w), fmt, None if b is None else b.astype(np.float64)
@@ -57,18 +67,18 @@ def test_every_weight_counts(fmt):
     """A one in one place, and nothing else: each weight is multiplied by its own element of x, exactly."""
     depth, out_features = 70, 35
     rng = np.random.default_rng(5)
-    w = ff.pack(normal(rng, (out_features, depth)), fmt)
+    w = pack(normal(rng, (out_features, depth)), fmt)
     values = packed_values(w)
     x = np.eye(depth, dtype=np.float32)
     y = ff.linear(x, w)
-    if fmt == "int8":
+    if arithmetic(fmt) == "int8":
         # scale(x) = 1 / 127, code 127: 127 · (1 / 127) is not exactly 1 in f32.
         np.testing.assert_allclose(y, values.T, rtol=4 * tolerance.U)
     else:
         np.testing.assert_array_equal(y, values.T)
     # One token at a time takes the other regime.
     rows = np.stack([ff.linear(x[i : i + 1], w)[0] for i in range(depth)])
-    np.testing.assert_allclose(rows, values.T, rtol=4 * tolerance.U if fmt == "int8" else 0)
+    np.testing.assert_allclose(rows, values.T, rtol=4 * tolerance.U if arithmetic(fmt) == "int8" else 0)
 
 
 @formats
@@ -80,5 +90,6 @@ def test_small_integers_are_exact(fmt):
         w = rng.integers(-7, 8, (67, 130)).astype(np.float32)
         # int8 is exact when the largest of each row is 127 steps of 1.
         x[:, 0] = w[:, 0] = 127
-        y = ff.linear(x, ff.pack(w, fmt))
+        w = prepare_weights(fmt, w)
+        y = ff.linear(x, pack(w, fmt))
         np.testing.assert_array_equal(y, x.astype(np.float64) @ w.astype(np.float64).T)

@@ -294,3 +294,23 @@ def test_random_layers(fmt, seed):
     activation = ACTIVATIONS[rng.integers(len(ACTIVATIONS))]
     layer = Layer(fmt, d_model, d_ff, ranks, KINDS[seed % 3], rng.choice([bias, None]), activation, d_out, seed)
     layer.check(normal(rng, (tokens, d_model), dtype, scale=float(np.exp(rng.uniform(-2, 1)))))
+
+
+@factors
+@pytest.mark.parametrize("tokens", [1, 50])
+def test_experts(fmt, tokens):
+    """Stacks of pairs as experts: the sum of the layers one by one."""
+    rng = np.random.default_rng(15)
+    experts = [Layer(fmt, 40, 300, (9, 12, 7), "gated", None, "silu", seed=seed) for seed in range(3)]
+    stacks = {
+        name: ff.pack(tuple(np.stack([e.plain[name][i] for e in experts]) for i in (0, 1)), "lowrank", factors=fmt)
+        for name in experts[0].plain
+    }
+    x = normal(rng, (tokens, 40))
+    ids = rng.integers(0, 3, (tokens, 2)).astype(np.int32)
+    weights = rng.uniform(0.1, 1, (tokens, 2)).astype(np.float32)
+    y = ff.moe(x, ids, weights, **stacks, activation="silu")
+    each = np.stack([layer(x) for layer in experts])
+    expected = sum(weights[:, j, None] * each[ids[:, j], np.arange(tokens)] for j in range(2))
+    limit = {"f32": 3e-6, "f16": 3e-6, "bf16": 5e-3, "int8": 2e-2}[fmt]
+    assert np.linalg.norm(y - expected) < limit * np.linalg.norm(expected)

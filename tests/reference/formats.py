@@ -7,12 +7,54 @@
 | bf16   | bf16                                         | bf16                                         |
 | int8   | int8 and a scale per row (absmax / 127)      | int8 and a scale per token (absmax / 127)    |
 
+sparse24 keeps two of every four consecutive weights of a row; its kept weights and its activations are those of the
+format named after the dash, its "values": sparse24-bf16, sparse24-f16, sparse24-f32, sparse24-int8.
+
 All roundings are to nearest, ties to even.
 """
 
 import numpy as np
 
-FORMATS = ("f32", "f16", "bf16", "int8")
+SPARSE24 = ("sparse24-bf16", "sparse24-f16", "sparse24-f32", "sparse24-int8")
+FORMATS = ("f32", "f16", "bf16", "int8", *SPARSE24)
+
+
+def pack_arguments(fmt):
+    """Name and options of ff.pack for a format as FORMATS calls it."""
+    name, _, values = fmt.partition("-")
+    return name, ({"values": values} if values else {})
+
+
+def arithmetic(fmt):
+    """Which numbers a format multiplies: "f32", "f16", "bf16" or "int8"."""
+    return fmt.rpartition("-")[2]
+
+
+def prepare_weights(fmt, w):
+    """Weights that a format can hold, near any w: 2:4 formats keep the two largest of every four, ties to the left."""
+    if fmt not in SPARSE24:
+        return w
+    depth = w.shape[-1]
+    padded = np.zeros((*w.shape[:-1], -(-depth // 4), 4), np.float64)
+    padded.reshape(*w.shape[:-1], -1)[..., :depth] = np.abs(w.astype(np.float64))
+    order = np.argsort(-padded, axis=-1, kind="stable")  # NaN comes last: tests with NaN prune by themselves
+    keep = np.zeros(padded.shape, bool)
+    np.put_along_axis(keep, order[..., :2], True, axis=-1)
+    return np.where(keep.reshape(*w.shape[:-1], -1)[..., :depth], w, np.zeros((), w.dtype))
+
+
+def kept_positions(w):
+    """Which weights sparse24 multiplies, for values w [..., out, in] that it stores: the nonzero ones, and where a group of
+    four has fewer than two, zeros at fixed positions (3 beside another one; 2 beside 3; 2 and 3 in an empty group)."""
+    depth = w.shape[-1]
+    groups = np.zeros((*w.shape[:-1], -(-depth // 4) * 4), bool)
+    groups[..., :depth] = w != 0
+    groups = groups.reshape(*w.shape[:-1], -1, 4)
+    count = groups.sum(-1)
+    kept = groups.copy()
+    kept[..., 3] |= count < 2
+    kept[..., 2] |= (count == 0) | ((count == 1) & groups[..., 3])
+    return kept.reshape(*w.shape[:-1], -1)[..., :depth]
 
 
 def round_f32(x):
@@ -58,10 +100,11 @@ def quantise_rows(x):
 
 def weight_values(w, fmt):
     """The numbers that a packed weight of this format stands for, w of shape [..., out, in]."""
-    if fmt == "int8":
+    w = prepare_weights(fmt, np.asarray(w))
+    if arithmetic(fmt) == "int8":
         codes, scale = quantise_rows(w)
         return codes * scale
-    return ROUND[fmt](w)
+    return ROUND[arithmetic(fmt)](w)
 
 
 # Tokens whose largest magnitude is below this count as zero under int8: 127 / max|x| overflows f32 near 3.7e-37.
@@ -70,7 +113,7 @@ INT8_SMALLEST_ROW = 1e-35
 
 def activation_values(x, fmt):
     """The numbers that a format multiplies in place of the activations x of shape [..., in]."""
-    if fmt == "int8":
+    if arithmetic(fmt) == "int8":
         codes, scale = quantise_rows(x)
         return np.where(scale * 127 < INT8_SMALLEST_ROW, 0, codes * scale)
-    return round_bf16(x) if fmt == "bf16" else np.asarray(x, np.float64)
+    return round_bf16(x) if arithmetic(fmt) == "bf16" else np.asarray(x, np.float64)

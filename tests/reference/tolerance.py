@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .activations import ACTIVATIONS, SLOPE
-from .formats import INT8_SMALLEST_ROW, ROUND, round_bf16
+from .formats import INT8_SMALLEST_ROW, ROUND, arithmetic, round_bf16
 
 U = 2.0**-24
 SMALLEST_NORMAL = 2.0**-126
@@ -91,6 +91,7 @@ def quantised(x):
 def linear(x, w, fmt, bias=None):
     """x ± error [..., in] times the values w [out, in] of a packed weight: [..., out]."""
     depth = w.shape[-1]
+    fmt = arithmetic(fmt)
     if fmt == "bf16":
         x = rounded(x, round_bf16)
     elif fmt == "int8":
@@ -134,11 +135,26 @@ def multiply(a, b):
     return Bounded(value, error + U * (np.abs(value) + error) + SMALLEST)
 
 
+def clamped_swiglu(gate, up):
+    """(clamp(up, ±7) + 1) · g · σ(1.702 g), g = min(gate, 7) (GPT-OSS): clamping widens no error, and the slope of the rest
+    is that of silu."""
+    g = np.minimum(gate.value, 7)
+    gated = Bounded(
+        ACTIVATIONS["silu"](1.702 * g) / 1.702,
+        SLOPE["silu"] * gate.error + ACTIVATION_UNITS * U * np.abs(g) + SMALLEST_NORMAL,
+    )
+    linear_part = np.clip(up.value, -7, 7) + 1
+    return multiply(gated, Bounded(linear_part, up.error + U * np.abs(linear_part)))
+
+
 def ffn(x, w_up, w_down, fmt, w_gate=None, b_up=None, b_down=None, b_gate=None, activation="gelu"):
-    """The dense or gated layer on the values of packed weights; x [..., d_model] is what the caller passes, exact."""
-    x = Bounded.exact(x)
+    """The dense or gated layer on the values of packed weights; x [..., d_model] is what the caller passes, exact or a
+    Bounded."""
+    x = x if isinstance(x, Bounded) else Bounded.exact(x)
     up = linear(x, w_up, fmt, b_up)
-    if w_gate is None:
+    if activation == "swiglu_clamped":
+        hidden = clamped_swiglu(linear(x, w_gate, fmt, b_gate), up)
+    elif w_gate is None:
         hidden = activate(up, activation)
     else:
         hidden = multiply(activate(linear(x, w_gate, fmt, b_gate), activation), up)

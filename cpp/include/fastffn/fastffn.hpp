@@ -9,6 +9,8 @@
 #include "fastffn/moe.hpp"           // mixture of experts
 #include "fastffn/pack_options.hpp"  // what formats let the caller of pack choose
 #include "fastffn/packed.hpp"        // formats: pack, unpack, inspect
+#include "fastffn/route.hpp"         // routers of a mixture of experts
+#include "fastffn/sparse24.hpp"      // 2:4 masks and checks of plain weights
 #include "fastffn/status.hpp"        // errors
 #include "fastffn/tensor.hpp"        // dtypes and array views
 #include "fastffn/version.hpp"       // version numbers

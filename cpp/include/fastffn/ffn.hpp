@@ -28,6 +28,11 @@ namespace fastffn {
 const char* activation_name(Activation activation) noexcept;
 Status parse_activation(const char* name, Activation* activation);
 
+// Hidden columns [start, start + length): rows of w_up and w_gate, columns of w_down.
+struct Segment {
+    std::int64_t start, length;
+};
+
 struct FfnWeights {
     PackedView w_up, w_down;
     PackedView w_gate;                 // data == nullptr: not gated
@@ -35,6 +40,11 @@ struct FfnWeights {
     const TensorView* b_down = nullptr;
     const TensorView* b_gate = nullptr;
     Activation activation = Activation::gelu;
+    // Uses these hidden columns alone, ascending and disjoint, and b_down whole: y is that of weights sliced to them. A prefix is
+    // a MatFormer's sub-model (Devvrit et al. 2023, arXiv:2310.07707); layers packed side by side are parallel layers in one
+    // call (FFN Fusion, Bercovich et al. 2025, arXiv:2503.18908). nullptr: all of d_ff.
+    const Segment* segments = nullptr;
+    std::int64_t segment_count = 0;
 };
 
 Status linear(Context& context, const TensorView& x, const PackedView& w, const TensorView* bias, const TensorView& y);

@@ -7,6 +7,9 @@
 // weight goes; linear and ffn run it in one pass (FlashSVD, Shao et al. 2025, arXiv:2508.01506, single-pass form): the hidden
 // activations [tokens, d_ff] exist only as a tile, x · uᵀ only for a tile of tokens. Where w_up and w_gate were packed with the
 // same u, x · uᵀ is computed once for both.
+//
+// Sums are f32 throughout. The factors' format rounds what it multiplies as it does everywhere (bf16 to bf16, int8 to int8 per
+// token): x and h as they meet u, p and s = h · u_downᵀ as they meet v. f16 factors keep all of these in f32, so s may pass 65504.
 #pragma once
 
 #include <cstdint>

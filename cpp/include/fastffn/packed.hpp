@@ -18,7 +18,12 @@ enum class Format : std::uint8_t {
     f32 = 1,
     f16 = 2,
     bf16 = 3,
-    int8 = 4,     // symmetric per output row; activations quantised per token at run time; int32 accumulation
+    int8 = 4,  // symmetric per output row; activations quantised per token at run time; int32 accumulation
+    // Two of every four consecutive weights of a row. Option "values": how the kept ones are stored, "bf16" (default),
+    // "f16", "f32" or "int8"; activations and sums are then those of that format. More than two nonzero weights in a group
+    // are refused; -0 is zero. Positions that are not kept are skipped: NaN or infinity in x there reaches no sum. (A group
+    // with fewer than two nonzero weights keeps zeros at fixed places; formats/sparse24/layout.hpp says which.)
+    sparse24 = 5,
     lowrank = 6,  // a product of two thin matrices, each in a format of its own; see lowrank.hpp
     // -1, 0 and 1 times a scale (BitNet). Options "act", "group", "scale": see formats/ternary. Activations as int8 or int4.
     ternary = 7,

@@ -33,9 +33,14 @@ struct MatrixView {
     std::int64_t in_features;
     std::uint32_t flags;          // as in the packed header
     std::uint32_t parameters[2];  // as in the packed header
+    // Columns that the panels were packed with, where this is a view of some of them; 0: in_features.
+    std::int64_t packed_features = 0;
 };
 
 namespace {
+inline std::int64_t packed_columns(const MatrixView& matrix) {
+    return matrix.packed_features ? matrix.packed_features : matrix.in_features;
+}
 inline std::int64_t panels_of(const MatrixView& matrix) { return divide_up(matrix.out_features, panel_columns); }
 }  // namespace
 
@@ -81,6 +86,10 @@ struct FormatKernels {
     std::int64_t (*prepared_bytes)(std::int64_t total_rows, const MatrixView& matrix) noexcept;
     void (*prepare)(const PrepareArgs& args) noexcept;
     void (*multiply)(const MultiplyArgs& args) noexcept;
+
+    // Bytes of a panel per column of the reduction dimension, where columns from a multiple of 64 on are a view of their
+    // own (MatrixView::packed_features); 0: the format has no such views.
+    std::int64_t column_bytes = 0;
 };
 
 }  // namespace fastffn

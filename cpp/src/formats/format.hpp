@@ -50,6 +50,8 @@ struct FormatDefinition {
     // The whole matrix to dst, [out_features, in_features] of dtype f32, f16 or bf16, where rows have work in common; false
     // when memory ran out. nullptr: row by row.
     bool (*unpack_all)(const MatrixView& matrix, std::byte* dst, DType dtype) noexcept = nullptr;
+    // What verify_packed() and unpack() look for beside the checksum: bytes that no pack() writes; `fault` names them.
+    bool (*payload_valid)(const MatrixView& matrix, std::string* fault) = nullptr;
 };
 
 // The options of a call of `operation` into a header whose format and dims are set.
@@ -85,6 +87,6 @@ const FormatKernels& format_kernels(const FormatDefinition& format, const Packed
 Status open_packed(const PackedView& packed, const char* operation, const char* name, PackedMatrix* matrix);
 
 extern const FormatDefinition f32_format, f16_format, bf16_format, int8_format;
-extern const FormatDefinition lowrank_format, ternary_format, int4_format;
+extern const FormatDefinition lowrank_format, sparse24_format, ternary_format, int4_format;
 
 }  // namespace fastffn

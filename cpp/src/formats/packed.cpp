@@ -72,6 +72,12 @@ Status open_and_verify(const PackedView& packed, const char* operation, const ch
     if (checksum(matrix->payload, bytes) != matrix->header.payload_check)
         return {StatusCode::corrupt,
                 std::string(operation) + ": " + name + " has damaged weights (their checksum differs)"};
+    std::string fault;
+    for (std::int64_t i = 0; matrix->format->payload_valid && i < matrix->header.count; ++i)
+        if (!matrix->format->payload_valid(matrix->view(i), &fault))
+            return {StatusCode::corrupt, std::string(operation) + ": " + name + " has damaged weights (" +
+                                             (matrix->header.count > 1 ? "matrix " + std::to_string(i) + ": " : "") +
+                                             fault + ")"};
     return {};
 }
 

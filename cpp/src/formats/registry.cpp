@@ -9,7 +9,14 @@ namespace fastffn {
 
 namespace {
 const FormatDefinition* const formats[] = {
-    &f32_format, &f16_format, &bf16_format, &int8_format, &lowrank_format, &ternary_format, &int4_format,
+    &f32_format,       //
+    &f16_format,       //
+    &bf16_format,      //
+    &int8_format,      //
+    &sparse24_format,  //
+    &lowrank_format,   //
+    &ternary_format,   //
+    &int4_format,      //
 };
 }  // namespace
 

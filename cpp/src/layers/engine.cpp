@@ -33,8 +33,7 @@ struct Blocks {
     std::int64_t tasks() const { return column_tasks * row_splits; }
 };
 
-Blocks plan_blocks(const Operand& operand, std::int64_t rows, int threads) {
-    const std::int64_t panels = panels_of(operand.matrix);
+Blocks plan_blocks(const Operand& operand, std::int64_t panels, std::int64_t rows, int threads) {
     Blocks b{};
     if (rows <= operand.kernels->few_rows) {
         const std::int64_t share = divide_up(panels, threads * tasks_per_worker);
@@ -53,6 +52,50 @@ Blocks plan_blocks(const Operand& operand, std::int64_t rows, int threads) {
     b.rows_per_split = round_up(divide_up(rows, b.row_splits), 16);
     b.row_splits = divide_up(rows, b.rows_per_split);
     return b;
+}
+
+Blocks plan_blocks(const Operand& operand, std::int64_t rows, int threads) {
+    return plan_blocks(operand, panels_of(operand.matrix), rows, threads);
+}
+
+// What the down projection multiplies at a time: hidden columns [begin, end), begin a multiple of 64.
+struct Piece {
+    std::int64_t begin, end;
+    std::int64_t offset;  // of its prepared rows from prepared_hidden
+
+    MatrixView down(const DenseLayer& layer) const {
+        MatrixView view = layer.down.matrix;
+        if (begin == 0 && end == view.in_features) return view;
+        view.packed_features = view.in_features;
+        view.in_features = end - begin;
+        view.payload += begin * layer.down.kernels->column_bytes;
+        return view;
+    }
+};
+
+// use(piece) for each: all columns, or around each segment where the format lets them be views of their own. Segments that
+// touch within 64 columns are one piece. `tokens`: the rows that offsets are for.
+template <class Use>
+void for_each_piece(const DenseLayer& layer, std::int64_t tokens, const Use& use) {
+    const Segments& segments = layer.segments;
+    if (!layer.has_hidden) return;
+    if (segments.count == 0 || layer.down.kernels->column_bytes == 0)
+        return use(Piece{0, layer.up.matrix.out_features, 0});
+    std::int64_t offset = 0;
+    for (std::int64_t i = 0; i < segments.count;) {
+        Piece piece{segments.list[i].start / 64 * 64, 0, offset};
+        do {
+            piece.end = segments.list[i].start + segments.list[i].length;
+        } while (++i < segments.count && segments.list[i].start / 64 * 64 <= piece.end);
+        use(piece);
+        offset += round_up(layer.down.kernels->prepared_bytes(tokens, piece.down(layer)), 64);
+    }
+}
+
+std::int64_t count_pieces(const DenseLayer& layer) {
+    std::int64_t count = 0;
+    for_each_piece(layer, 1, [&](const Piece&) { ++count; });
+    return count;
 }
 
 std::int64_t largest_tile_floats(const Operand& operand, std::int64_t token_tile, int threads) {
@@ -83,7 +126,11 @@ class TileCall {
     std::int64_t tasks(std::int64_t phase) const {
         switch (phase) {
             case prepare_x: return prepare_tasks(x_.cols) * (two_forms() ? 2 : 1);
-            case hidden: return layer_.has_hidden ? plan_blocks(layer_.up, rows_, plan_.threads).tasks() : 0;
+            case hidden: {
+                std::int64_t tasks = 0;
+                for_each_piece(layer_, rows_, [&](const Piece& piece) { tasks += hidden_blocks(piece).tasks(); });
+                return tasks;
+            }
             case prepare_hidden: return keeps_rows() ? prepare_tasks(d_ff()) : 0;
             default: return plan_blocks(layer_.down, rows_, plan_.threads).tasks();
         }
@@ -115,20 +162,30 @@ class TileCall {
         std::int64_t first_panel, panels, col0, cols, real_cols, row0, rows;
     };
     Part part_of(const Operand& operand, std::int64_t task) const {
-        const Blocks blocks = plan_blocks(operand, rows_, plan_.threads);
+        return part_of(plan_blocks(operand, rows_, plan_.threads), 0, operand.matrix.out_features, task);
+    }
+    // The same for columns [begin, end).
+    Part part_of(const Blocks& blocks, std::int64_t begin, std::int64_t end, std::int64_t task) const {
         Part part{};
-        part.first_panel = task / blocks.row_splits * blocks.panels_per_task;
-        part.panels = least(blocks.panels_per_task, panels_of(operand.matrix) - part.first_panel);
+        part.first_panel = begin / panel_columns + task / blocks.row_splits * blocks.panels_per_task;
+        part.panels = least(blocks.panels_per_task, divide_up(end, panel_columns) - part.first_panel);
         part.col0 = part.first_panel * panel_columns;
         part.cols = part.panels * panel_columns;
-        part.real_cols = least(part.cols, operand.matrix.out_features - part.col0);
+        part.real_cols = least(part.cols, end - part.col0);
         part.row0 = task % blocks.row_splits * blocks.rows_per_split;
         part.rows = least(blocks.rows_per_split, rows_ - part.row0);
         return part;
     }
+    Blocks hidden_blocks(const Piece& piece) const {
+        return plan_blocks(layer_.up, divide_up(piece.end - piece.begin, panel_columns), rows_, plan_.threads);
+    }
     void multiply(const Operand& operand, const std::byte* prepared, const Part& part, float* into) const {
+        multiply(operand.matrix, operand, prepared, part, into);
+    }
+    void multiply(const MatrixView& matrix, const Operand& operand, const std::byte* prepared, const Part& part,
+                  float* into) const {
         operand.kernels->multiply(
-            {operand.matrix, prepared, rows_, part.row0, part.rows, part.first_panel, part.panels, into, part.cols});
+            {matrix, prepared, rows_, part.row0, part.rows, part.first_panel, part.panels, into, part.cols});
     }
 
     void run_prepare_x(std::int64_t task) const {
@@ -149,10 +206,17 @@ class TileCall {
 
     // Hidden columns: up (and gate), activation, and the hidden tile into the down projection's prepared form.
     void run_hidden(std::int64_t task, int worker) const {
+        for_each_piece(layer_, rows_, [&](const Piece& piece) {
+            const Blocks blocks = hidden_blocks(piece);
+            if (task >= 0 && task < blocks.tasks())
+                run_hidden_part(piece, part_of(blocks, piece.begin, piece.end, task), worker);
+            task -= blocks.tasks();
+        });
+    }
+    void run_hidden_part(const Piece& piece, const Part& part, int worker) const {
         const FormatKernels& down = *layer_.down.kernels;
-        const Part part = part_of(layer_.up, task);
         float* up = tile(worker);
-        multiply(layer_.up, workspace_ + plan_.prepared_x, part, up);
+        const bool used = layer_.segments.any(part.col0, part.real_cols);
         float bias_buffer[2][longest_run_panels * panel_columns];
         ActivateArgs act{};
         act.activation = layer_.activation;
@@ -168,17 +232,21 @@ class TileCall {
                 reinterpret_cast<float*>(workspace_ + plan_.hidden) + part.row0 * plan_.hidden_stride + part.col0;
             act.hidden_stride = plan_.hidden_stride;
         }
-        if (layer_.has_gate) {
+        if (used) multiply(layer_.up, workspace_ + plan_.prepared_x, part, up);
+        if (used && layer_.has_gate) {
             float* gate = up + plan_.tile_bytes / 8;  // the second half of the worker's tiles
             multiply(layer_.gate, workspace_ + plan_.prepared_x_gate, part, gate);
             act.gate = gate;
             act.gate_bias = load_bias(layer_.gate.bias, part.col0, part.cols, bias_buffer[1]);
         }
-        layer_.elementwise->activate(act);
-        if (!keeps_rows())
+        if (used) layer_.elementwise->activate(act);
+        layer_.segments.zero_others(act.hidden, act.hidden_stride, part.rows, part.col0, part.real_cols);
+        if (!keeps_rows()) {
+            const MatrixView view = piece.down(layer_);
             down.prepare({reinterpret_cast<const std::byte*>(up), DType::f32, part.cols * 4, part.rows, part.real_cols,
-                          part.row0, part.col0, rows_, d_ff(), workspace_ + plan_.prepared_hidden,
-                          &layer_.down.matrix});
+                          part.row0, part.col0 - piece.begin, rows_, piece.end - piece.begin,
+                          workspace_ + plan_.prepared_hidden + piece.offset, &view});
+        }
     }
 
     void run_prepare_hidden(std::int64_t task) const {
@@ -193,7 +261,14 @@ class TileCall {
         const Operand& down = layer_.down;
         const Part part = part_of(down, task);
         float* sums = tile(worker);
-        multiply(down, workspace_ + (layer_.has_hidden ? plan_.prepared_hidden : plan_.prepared_x), part, sums);
+        if (!layer_.has_hidden) multiply(down, workspace_ + plan_.prepared_x, part, sums);
+        bool first = true;
+        for_each_piece(layer_, rows_, [&](const Piece& piece) {
+            float* product = first ? sums : sums + plan_.tile_bytes / 8;  // the second half of the worker's tiles
+            multiply(piece.down(layer_), down, workspace_ + plan_.prepared_hidden + piece.offset, part, product);
+            if (!first) layer_.elementwise->add({sums, part.cols, product, part.cols, part.rows, part.cols});
+            first = false;
+        });
         float bias_buffer[longest_run_panels * panel_columns];
         const float* bias = load_bias(down.bias, part.col0, part.cols, bias_buffer);
         for (std::int64_t row = 0; row < part.rows;) {
@@ -251,8 +326,13 @@ DensePlan plan_dense(const DenseLayer& layer, std::int64_t tokens, int threads) 
     plan.prepared_x = take(first.kernels->prepared_bytes(plan.token_tile, first.matrix));
     plan.prepared_x_gate =
         two_forms ? take(layer.gate.kernels->prepared_bytes(plan.token_tile, layer.gate.matrix)) : plan.prepared_x;
-    if (layer.has_hidden)
-        plan.prepared_hidden = take(layer.down.kernels->prepared_bytes(plan.token_tile, layer.down.matrix));
+    if (layer.has_hidden) {
+        std::int64_t bytes = 0;
+        for_each_piece(layer, plan.token_tile, [&](const Piece& piece) {
+            bytes = piece.offset + layer.down.kernels->prepared_bytes(plan.token_tile, piece.down(layer));
+        });
+        plan.prepared_hidden = take(bytes);
+    }
     if (keeps_rows) plan.hidden = take(plan.token_tile * plan.hidden_stride * 4);
     std::int64_t floats = largest_tile_floats(layer.down, plan.token_tile, plan.threads);
     if (layer.has_hidden) {
@@ -264,7 +344,7 @@ DensePlan plan_dense(const DenseLayer& layer, std::int64_t tokens, int threads) 
             if (gate_floats > floats) floats = gate_floats;
         }
     }
-    plan.tile_bytes = round_up(floats * 4, 64) * (layer.has_gate ? 2 : 1);
+    plan.tile_bytes = round_up(floats * 4, 64) * (layer.has_gate || count_pieces(layer) > 1 ? 2 : 1);
     plan.tiles = take(plan.tile_bytes * plan.threads);
     plan.workspace_bytes = offset;
     return plan;

@@ -9,6 +9,7 @@
 #include "fastffn/context.hpp"
 #include "formats/format.hpp"
 #include "layers/rows.hpp"
+#include "layers/segments.hpp"
 
 namespace fastffn {
 
@@ -25,6 +26,7 @@ struct DenseLayer {
     bool has_hidden = false, has_gate = false;
     Activation activation{};
     const ElementwiseKernels* elementwise = nullptr;
+    Segments segments;
 
     const Operand& first() const { return has_hidden ? up : down; }
 };

@@ -36,10 +36,19 @@ struct TreePlan {
     std::int64_t span = 0;          // tokens that are in flight at once: all, or a part of very many
     std::int64_t tile = 0;          // tokens of a task
     std::int64_t sort_level = 0;    // grouped: the level at which tokens are sorted; levels: never
+    bool stream = false;            // y is large: written past the caches
     std::int64_t column_tasks = 1;  // per token: tasks that share a token's sum
-    std::int64_t z = 0, node = 0, x_copy = 0, order = 0, chunks = 0, counts = 0, sums = 0;  // offsets
-    std::int64_t scratch = 0, scratch_bytes = 0;                                            // per worker
+    std::int64_t z = 0, node = 0, x_copy = 0, order = 0, chunks = 0, counts = 0;  // offsets
+    std::int64_t sums = -1;                       // f32 rows of y, where several trees add to one in 16 bits
+    std::int64_t scratch = 0, scratch_bytes = 0;  // per worker
     std::int64_t workspace_bytes = 0;
+
+    // The next so many bytes of the workspace, from a cache line on.
+    std::int64_t take(std::int64_t bytes) {
+        const std::int64_t at = workspace_bytes;
+        workspace_bytes += round_up(bytes, 64);
+        return at;
+    }
 };
 
 // y_dtype: of the sums; d_model and x's layout decide whether rows are copied.

@@ -107,6 +107,25 @@ Status open_linear(const TensorView& x, const PackedView& w, const TensorView* b
 
 }  // namespace
 
+Status check_segments(const FfnWeights& weights, std::int64_t d_ff) {
+    auto fail = [](const std::string& text) { return Status(StatusCode::invalid_argument, "ffn: segments " + text); };
+    if (!weights.segments) return {};
+    if (weights.segment_count < 1) return fail("is empty, expected at least one (start, length)");
+    std::int64_t past = 0;
+    for (std::int64_t i = 0; i < weights.segment_count; ++i) {
+        const Segment& s = weights.segments[i];
+        const std::string name = "holds (" + std::to_string(s.start) + ", " + std::to_string(s.length) + ")";
+        if (s.start < 0 || s.length < 1 || s.start > d_ff || s.length > d_ff - s.start)
+            return fail(name + ", expected a length of at least 1 within the " + std::to_string(d_ff) +
+                        " hidden columns of w_up");
+        if (s.start < past)
+            return fail(name + ", which starts before column " + std::to_string(past) +
+                        "; expected ascending segments that do not overlap");
+        past = s.start + s.length;
+    }
+    return {};
+}
+
 Status open_ffn(const TensorView& x, const FfnWeights& weights, const TensorView* y, DenseLayer* layer,
                 RowsView* x_rows, RowsView* y_rows) {
     if (Status status = check_environment(); !status.ok()) return status;
@@ -136,6 +155,8 @@ Status open_ffn(const TensorView& x, const FfnWeights& weights, const TensorView
                                                   std::to_string(down.out_features) + ", " +
                                                   std::to_string(up.out_features) + ") from x " + x.shape_string() +
                                                   " and w_up " + matrix_shape(up)};
+    if (Status status = check_segments(weights, up.out_features); !status.ok()) return status;
+    if (weights.segments) layer->segments = {weights.segments, weights.segment_count};
     layer->up.bias = weights.b_up;
     layer->gate.bias = weights.b_gate;
     layer->down.bias = weights.b_down;

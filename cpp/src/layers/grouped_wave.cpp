@@ -12,6 +12,11 @@ constexpr std::int64_t smallest_row_split = 48;
 // elsewhere; below the other one thread is faster than waking a second.
 constexpr std::int64_t smallest_task_work = 16 << 10, serial_work = 192 << 10;
 
+// A wave of several groups ends here, though there may be room: every output task reads the wave's hidden rows again, about a
+// third of these bytes, and they should still lie in L2. On Zen 4 (1 MiB of L2 and a fast L3) 1.6 MB to 12 MB differ by
+// 3 %, in favour of the small ones.
+constexpr std::int64_t usual_wave = 3200000;
+
 std::int64_t least(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
 std::int64_t most(std::int64_t a, std::int64_t b) { return a > b ? a : b; }
 
@@ -29,6 +34,7 @@ std::int64_t hidden_work(const Batch& batch) {
 struct Used {
     std::int64_t x = 0, x_gate = 0, prepared_hidden = 0, hidden = 0;
 
+    std::int64_t total() const { return x + x_gate + prepared_hidden + hidden; }
     bool fits(const GroupedPlan& plan) const {
         return x <= plan.prepared_x_bytes && x_gate <= plan.prepared_x_gate_bytes &&
                prepared_hidden <= plan.prepared_hidden_bytes && hidden <= plan.hidden_bytes;
@@ -74,8 +80,10 @@ void split_hidden(const GroupedPlan& plan, Wave* wave) {
         const std::int64_t task_rows = few ? batch.rows : round_up(least(batch.rows, largest_task_rows), 16);
         std::int64_t per_task = least(target / panel_work, tile_floats / (task_rows * panel_columns));
         per_task = least(per_task, longest_run_panels);
-        if (!few) per_task = most(per_task / block, 1) * block;
-        batch.panels_per_task = most(per_task, 1);
+        per_task = most(per_task, 1);
+        if (few) per_task = divide_up(panels, divide_up(panels, per_task));  // nearly equal tasks
+        else per_task = round_up(divide_up(panels, divide_up(panels, most(per_task / block, 1) * block)), block);
+        batch.panels_per_task = per_task;
         batch.row_splits = 1;
         if (!few) {
             batch.row_splits = divide_up(batch.rows, largest_task_rows);
@@ -150,7 +158,7 @@ bool next_wave(const GroupedLayer& layer, const GroupedPlan& plan, const SortedP
         while (active.group >= stack->first_group + stack->groups()) ++stack;
         const std::int64_t rows = rows_of_part(plan, *stack, active.count - start->pick);
         const Used more = with(used, *stack, rows);
-        if (wave->count && !more.fits(plan)) break;
+        if (wave->count && (!more.fits(plan) || more.total() > usual_wave)) break;
         Batch& batch = wave->batches[wave->count++];
         batch = {};
         batch.stack = stack;

@@ -12,6 +12,22 @@ constexpr std::int64_t longest_run_panels = 64;
 // Rows of one task: as the dense engine's token tile, more gain nothing.
 constexpr std::int64_t largest_task_rows = 256;
 
+// Few tokens keep their sums row by row, many panel by panel: each panel of all tokens is then one range of lines.
+constexpr std::int64_t row_major_tokens = 16;
+
+// Where the f32 sums of a token tile lie.
+struct SumsLayout {
+    std::int64_t token_stride, panel_stride;  // floats
+
+    SumsLayout(std::int64_t tokens, std::int64_t panels)
+        : token_stride(tokens <= row_major_tokens ? panels * panel_columns : panel_columns),
+          // One line more than a power of two, so that the panels of a token fall into different cache sets.
+          panel_stride(tokens <= row_major_tokens ? panel_columns : (tokens + 1) * panel_columns) {}
+    static std::int64_t bytes(std::int64_t tokens, std::int64_t panels) {
+        return (tokens + (tokens <= row_major_tokens ? 0 : 1)) * panels * panel_columns * 4;
+    }
+};
+
 // Rows of one group within a wave.
 struct Batch {
     const GroupStack* stack;

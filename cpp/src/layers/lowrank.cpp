@@ -45,6 +45,7 @@ LowRankLayer low_rank_layer(const DenseLayer& dense) noexcept {
     layer.has_gate = dense.has_gate;
     layer.activation = dense.activation;
     layer.elementwise = dense.elementwise;
+    layer.segments = dense.segments;
     layer.down = open(dense.down);
     if (dense.has_hidden) layer.up = open(dense.up);
     if (dense.has_gate) {

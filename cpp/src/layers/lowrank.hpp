@@ -34,6 +34,7 @@ struct LowRankLayer {
     bool shared_x = false;  // two projections of the same prepared blocks of x
     Activation activation{};
     const ElementwiseKernels* elementwise = nullptr;
+    Segments segments;
 
     const LowRankOperand& first() const { return has_hidden ? up : down; }
 };

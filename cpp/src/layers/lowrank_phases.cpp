@@ -6,8 +6,10 @@ namespace fastffn {
 
 namespace {
 
-// Tasks per worker where columns allow: enough that one slow worker leaves little to wait for.
-constexpr std::int64_t tasks_per_worker = 12;
+// Few rows: tasks per worker, at most. Runs of panels should be long, as a block of u holds only 8 KiB of each (bf16) and what
+// is fetched ahead of a run's end belongs to another worker: 768×3072 of rank 384, one token, two threads: 24 tasks of a panel
+// of 107 GB/s, two per worker 117.
+constexpr std::int64_t most_tasks_per_worker = 2;
 // With many rows tasks are larger, as they share weights in the cache; below this many per worker they are cut further.
 constexpr std::int64_t fewest_tasks = 3;
 // Preparing runs at 10 to 20 GB/s of f32: less than this is a few microseconds, one task.
@@ -27,7 +29,16 @@ struct Split {
 Split split(std::int64_t panels, std::int64_t rows, const FormatKernels& kernels, int threads) {
     Split s{panels, 1, rows, rows};
     if (rows <= kernels.few_rows) {
-        s.panels_per_task = least(divide_up(panels, threads * tasks_per_worker), longest_low_rank_run);
+        // As many tasks per worker as leave none of them waiting longer than one task each would.
+        std::int64_t shortest = 0;
+        for (std::int64_t each = 1; each <= most_tasks_per_worker; ++each) {
+            const std::int64_t run = least(divide_up(panels, threads * each), longest_low_rank_run);
+            const std::int64_t waits = divide_up(divide_up(panels, run), threads) * run;
+            if (shortest == 0 || waits <= shortest) {
+                shortest = waits;
+                s.panels_per_task = run;
+            }
+        }
         return s;
     }
     s.panels_per_task = kernels.block_panels;
@@ -85,6 +96,7 @@ class PhasedTile {
             }
             case hidden: {
                 const Split s = hidden_split();
+                if (tile_.used_block(slot_down, s.panel(task)) != s.panel(task)) return;
                 return tile_.hidden_block(s.panel(task), s.row(task), s.row_count(task), tile);
             }
             case project_hidden: return run_project(slot_down, task, tile);
@@ -142,7 +154,8 @@ class PhasedTile {
         const Split s = projection(slot);
         const std::int64_t row = s.row(task), rows = s.row_count(task), panel = s.panel(task);
         const std::int64_t panels = s.panel_count(task);
-        for (std::int64_t block = 0; block < op.view.blocks(); ++block)
+        for (std::int64_t block = tile_.used_block(slot, 0); block < op.view.blocks();
+             block = tile_.used_block(slot, block + 1))
             tile_.add_block(slot, block, row, rows, panel, panels, scratch);
         if (!op.kernels->whole_rows) tile_.prepare_sums(slot, row, rows, panel, panels);
     }

@@ -34,6 +34,7 @@ void LowRankTile::hidden_block(std::int64_t block, std::int64_t row0, std::int64
         act.gate_bias = load_bias(layer_.gate.bias, col0, cols, bias[1]);
     }
     layer_.elementwise->activate(act);
+    layer_.segments.zero_others(tile, cols, rows, col0, cols);
     if (counts.load(std::memory_order_relaxed)) hidden_count += rows * real_cols;
     // Columns past the last are no part of `cols`: whatever act(0) is, the kernels put zeros there.
     down.kernels->prepare({reinterpret_cast<const std::byte*>(tile), DType::f32, cols * 4, rows, real_cols, row0, 0,

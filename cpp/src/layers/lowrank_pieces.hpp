@@ -51,7 +51,16 @@ class LowRankTile {
         prepare_x(*operand(slot).kernels, operand(slot).outer, 0, row0, rows, prepared(slot));
     }
 
-    // sums += block · u_blockᵀ for panels [panel, panel + panels) of the rank; the first block starts them. scratch: a tile.
+    // The first block of u at or after `block` that the call uses, blocks() when there is none: all of x, segments of h.
+    std::int64_t used_block(int slot, std::int64_t block) const {
+        const LowRankView& view = operand(slot).view;
+        if (slot == slot_down && layer_.has_hidden)
+            while (block < view.blocks() && !layer_.segments.any(block * lowrank_block, view.block_columns(block)))
+                ++block;
+        return block;
+    }
+
+    // sums += block · u_blockᵀ for panels [panel, panel + panels) of the rank; the first used block starts them. scratch: a tile.
     void add_block(int slot, std::int64_t block, std::int64_t row0, std::int64_t rows, std::int64_t panel,
                    std::int64_t panels, float* scratch) const {
         const LowRankOperand& op = operand(slot);
@@ -59,12 +68,13 @@ class LowRankTile {
         float* to = sums(slot) + row0 * stride + panel * panel_columns;
         MultiplyArgs args{
             op.view.inner(block), block_memory(slot, block), rows_, row0, rows, panel, panels, to, stride};
-        if (block > 0) {
+        const bool starts = block == used_block(slot, 0);
+        if (!starts) {
             args.tile = scratch;
             args.tile_stride = cols;
         }
         op.kernels->multiply(args);
-        if (block > 0) layer_.elementwise->add({to, stride, scratch, cols, rows, cols});
+        if (!starts) layer_.elementwise->add({to, stride, scratch, cols, rows, cols});
     }
 
     // Columns of the sums into the form that v's kernels eat: whole panels, all of them where the kernels need whole rows.

@@ -45,7 +45,8 @@ void run_tile(const LowRankLayer& layer, const LowRankTile& tile, float* scratch
         if (project_gate) prepare_all(slot_gate);
     }
     const LowRankView& down = layer.down.view;
-    for (std::int64_t block = 0; block < down.blocks(); ++block) {
+    for (std::int64_t block = tile.used_block(slot_down, 0); block < down.blocks();
+         block = tile.used_block(slot_down, block + 1)) {
         if (layer.has_hidden) tile.hidden_block(block, 0, rows, scratch);
         else tile.prepare_x_block(slot_down, block, 0, rows);
         add_all(tile, slot_down, block, scratch);

@@ -88,7 +88,7 @@ def calibrate_on(opened: LanguageModel | EmbeddingModel, tokens: int = TOKENS) -
             lambda ffn, step: model.hidden(chunks, ffn, step=step),
         )
     encoder = opened.model
-    sentences = [opened.tokenizer.encode(sentence) for sentence in sentences_of(text, tokens // 32)]
+    sentences = [opened.tokenizer.encode(sentence) for sentence in sentences_of(text, tokens // 64)]
     return Calibration(
         opened.label,
         encoder.config.layers,

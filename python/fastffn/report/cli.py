@@ -60,6 +60,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--formats", type=_names, metavar="A,B", help="weight formats (default: all; f32 always runs)")
     parser.add_argument(
+        "--methods", type=_names, metavar="A,B", help="methods beside formats: experts, lowrank, trees; or none (all)"
+    )
+    parser.add_argument(
         "--tokens", type=_numbers, default=(1, 16, 128, 1024), metavar="A,B", help="tokens per timed call"
     )
     parser.add_argument("--text-tokens", type=_positive, default=2048, metavar="N", help="tokens for the perplexity")
@@ -107,7 +110,8 @@ def _report(options: argparse.Namespace) -> int:
     if options.quick:
         settings = settings.quick()
     threads = variants.set_threads(options.threads, not options.no_torch)
-    rows = variants.all_variants(options.formats, not options.no_torch)
+    methods = () if options.methods == ("none",) else options.methods
+    rows = variants.all_variants(options.formats, not options.no_torch, methods)
 
     paths: list[tuple[Path, str | None]] = []
     if options.model is not None:

@@ -82,6 +82,11 @@ def _model(model: ModelResult, report: Report) -> str:
         f"{draw(model, report.roof)}</figure>\n"
         for name, text, draw in plots.PLOTS
     )
+    figures += "".join(
+        f"<figure><figcaption><h3>{escape(figure.title)}</h3><p>{escape(figure.text)}</p></figcaption>"
+        f"{figure.svg}</figure>\n"
+        for figure in model.figures
+    )
     return (
         f"<section>\n<h2>{escape(title)}</h2>\n<p>{escape(shape)}. Read {model.text_tokens} tokens of prose.</p>\n"
         f"{_times(model)}{_over_torch(model)}{_quality(model)}{_key(model)}"
@@ -103,10 +108,13 @@ def _caption(name: str, text: str, model: ModelResult) -> str:
 
 def _times(model: ModelResult) -> str:
     baseline = model.variant(BASELINE)
-    header = ["", "FFN weights", *(f"T={tokens}" for tokens in model.tokens)]
+    active = any(variant.active is not None for variant in model.variants)
+    header = ["", "FFN weights", *(["used per token"] if active else []), *(f"T={tokens}" for tokens in model.tokens)]
     rows = []
     for variant in model.variants:
         cells = [escape(variant.name), table.size_text(variant.bytes)]
+        if active:
+            cells.append(table.active_text(variant))
         for tokens in model.tokens:
             ratio = table.ratio_text(model.speedup(variant, baseline, tokens))
             cells.append(f"{table.time_text(variant.timings[tokens].median)} ms<small>{ratio}</small>")

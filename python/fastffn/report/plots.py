@@ -23,19 +23,21 @@ COLOURS = 8
 
 
 def styles_of(model: ModelResult) -> dict[str, Style]:
-    """A colour per weight format; a peer takes the colour of its dtype, dashed and with square marks."""
-    formats = [variant.name for variant in model.variants if variant.ours]
+    """A colour per row that was timed; a peer takes the colour of its dtype, dashed and with square marks."""
+    formats = [variant.name for variant in model.timed if variant.ours]
     styles = {name: Style(index % COLOURS) for index, name in enumerate(formats)}
     for variant in model.variants:
-        if not variant.ours:
+        if variant.like is not None:
+            styles[variant.name] = styles.get(variant.like, Style(COLOURS - 1))
+        elif not variant.ours:
             dtype = variant.name.rpartition(" ")[2]
             styles[variant.name] = Style(styles[dtype].colour if dtype in styles else COLOURS - 1, peer=True)
     return styles
 
 
 def _peers_below(model: ModelResult) -> list[VariantResult]:
-    """The rows in drawing order: where marks meet, ours are on top."""
-    return sorted(model.variants, key=lambda variant: variant.ours)
+    """The rows with times of their own in drawing order: where marks meet, ours are on top."""
+    return sorted(model.timed, key=lambda variant: variant.ours)
 
 
 def roofline(model: ModelResult, roof: Roof | None) -> str:
@@ -43,10 +45,10 @@ def roofline(model: ModelResult, roof: Roof | None) -> str:
     styles = styles_of(model)
     points = {
         variant.name: [
-            (model.intensity(variant, tokens), model.flops(tokens) / timing.median / 1e9)
+            (model.intensity(variant, tokens), model.flops(variant, tokens) / timing.median / 1e9)
             for tokens, timing in variant.timings.items()
         ]
-        for variant in model.variants
+        for variant in model.timed
     }
     xs = [x for line in points.values() for x, _ in line]
     ys = [y for line in points.values() for _, y in line]
@@ -60,7 +62,7 @@ def roofline(model: ModelResult, roof: Roof | None) -> str:
     )
     if roof is not None:
         _draw_roof(chart, roof)
-    for variant in model.variants:
+    for variant in model.timed:
         chart.line(points[variant.name], styles[variant.name])
     for variant in _peers_below(model):
         for (x, y), tokens in zip(points[variant.name], variant.timings, strict=True):
@@ -110,7 +112,7 @@ def speed(model: ModelResult) -> str:
     """Times faster than our f32, against the number of tokens."""
     baseline = model.variant(BASELINE)
     lines: dict[str, list[tuple[int, float]]] = {}
-    for variant in model.variants:
+    for variant in model.timed:
         ratios = [(tokens, model.speedup(variant, baseline, tokens)) for tokens in model.tokens]
         lines[variant.name] = [(tokens, ratio) for tokens, ratio in ratios if ratio is not None]
     every = [ratio for line in lines.values() for _, ratio in line]
@@ -131,13 +133,13 @@ def speed(model: ModelResult) -> str:
 
 def latency(model: ModelResult) -> str:
     """Milliseconds of a layer, against the number of tokens."""
-    every = [1e3 * timing.median for variant in model.variants for timing in variant.timings.values()]
+    every = [1e3 * timing.median for variant in model.timed for timing in variant.timings.values()]
     chart = Chart(
         "Time against tokens",
         ticks_axis("tokens per call", model.tokens, lambda value: f"{value:.0f}"),
         log_axis("milliseconds per layer", every, short),
     )
-    for variant in model.variants:
+    for variant in model.timed:
         points = [(float(tokens), 1e3 * timing.median) for tokens, timing in variant.timings.items()]
         chart.line(points, styles_of(model)[variant.name])
     for variant in _peers_below(model):
@@ -190,8 +192,12 @@ def outcome(model: ModelResult) -> str:
     y = Axis("", 0.4, count + 0.6, False, places)
     if model.reference_perplexity is not None:
         values = [value for _, value, _ in rows] + [model.reference_perplexity]
-        x = linear_axis("perplexity (lower is better)", values, lambda v: f"{v:.6g}", 0.002 * values[-1])
-        x = Axis(x.label, x.low, x.high + 0.25 * (x.high - x.low), False, x.ticks)  # room for the numbers
+        if max(values) > 3 * min(values):
+            x = log_axis("perplexity (lower is better)", values, lambda v: f"{v:.6g}")
+            x = Axis(x.label, x.low, x.high * (x.high / x.low) ** 0.35, True, x.ticks)
+        else:
+            x = linear_axis("perplexity (lower is better)", values, lambda v: f"{v:.6g}", 0.002 * values[-1])
+            x = Axis(x.label, x.low, x.high + 0.25 * (x.high - x.low), False, x.ticks)  # room for the numbers
         title = "Perplexity"
     else:
         values = [value for _, value, _ in rows]

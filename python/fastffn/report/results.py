@@ -6,6 +6,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from .lowrank import Figure
 from .measure import Timing
 from .probe import Roof
 from .quality import OutputError
@@ -29,6 +30,9 @@ class VariantResult:
     error: OutputError
     perplexity: float | None = None
     cosine: float | None = None  # the smallest over the sentences
+    active: float | None = None  # the part of the FFN's weights that a token uses, where that is not all of them
+    note: str | None = None
+    like: str | None = None  # the row whose times these are: other weights in the same format
 
     @property
     def ours(self) -> bool:
@@ -53,6 +57,12 @@ class ModelResult:
     chunk_tokens: int  # a text is read in chunks of so many, or in sentences of at most so many
     variants: list[VariantResult]
     reference_perplexity: float | None = None
+    figures: tuple[Figure, ...] = ()  # drawings of methods' own
+
+    @property
+    def timed(self) -> list[VariantResult]:
+        """The rows that were timed themselves."""
+        return [variant for variant in self.variants if variant.like is None]
 
     @property
     def tokens(self) -> list[int]:
@@ -74,13 +84,18 @@ class ModelResult:
             return None
         return over.timings[tokens].median / variant.timings[tokens].median
 
-    def flops(self, tokens: int) -> float:
-        """Operations of one layer's matrix products."""
-        return 2.0 * self.parameters / self.layers * tokens
+    def flops(self, variant: VariantResult, tokens: int) -> float:
+        """Operations of one layer's matrix products: those that are done, where a token uses part of the weights."""
+        return 2.0 * self.parameters / self.layers * tokens * (1.0 if variant.active is None else variant.active)
 
     def intensity(self, variant: VariantResult, tokens: int) -> float:
-        """Operations per byte that one layer must read or write: its weights once, x and y in f32."""
-        return self.flops(tokens) / (variant.bytes / self.layers + 2 * 4 * tokens * self.d_model)
+        """Operations per byte that one layer must read or write: its weights once, x and y in f32.
+
+        Tokens that choose independently leave (1 - active) ^ tokens of the weights unread.
+        """
+        unread = 0.0 if variant.active is None else (1 - variant.active) ** tokens
+        weights = variant.bytes / self.layers * (1 - unread)
+        return self.flops(variant, tokens) / (weights + 2 * 4 * tokens * self.d_model)
 
 
 @dataclass(frozen=True)
@@ -97,6 +112,10 @@ class Report:
     @property
     def notes(self) -> list[str]:
         """What a reader of the numbers should know."""
+        said = [variant.note for model in self.models for variant in model.variants if variant.note]
+        return [*dict.fromkeys(said), *self._noise()]
+
+    def _noise(self) -> list[str]:
         ratios = [
             timing.median / timing.shortest
             for model in self.models
@@ -126,7 +145,7 @@ class Report:
         """Plain data for json.dump: seconds, bytes, ratios; a number that is not finite becomes null."""
         models = []
         for model in self.models:
-            entry = {key: value for key, value in asdict(model).items() if key != "variants"}
+            entry = {key: value for key, value in asdict(model).items() if key not in ("variants", "figures")}
             entry["variants"] = [self._variant_json(model, variant) for variant in model.variants]
             models.append(entry)
         out = {
@@ -152,7 +171,7 @@ class Report:
                 "seconds_median": timing.median,
                 "seconds_min": timing.shortest,
                 "calls": timing.calls,
-                "flops_per_second": model.flops(tokens) / timing.median,
+                "flops_per_second": model.flops(variant, tokens) / timing.median,
                 "flops_per_byte": model.intensity(variant, tokens),
                 "speedup_over_f32": model.speedup(variant, baseline, tokens),
                 "speedup_over_torch": {
@@ -172,6 +191,8 @@ class Report:
             "error_layers": [asdict(layer) for layer in variant.error.layers],
             "perplexity": variant.perplexity,
             "cosine_min": variant.cosine,
+            "active_fraction": 1.0 if variant.active is None else variant.active,
+            "note": variant.note,
         }
 
 

@@ -13,6 +13,7 @@ from .arrays import F32, I64
 from .calibration import calibrate_on
 from .errors import ReportError
 from .layers import FfnLayer
+from .lowrank import Figure
 from .measure import Timing, evenly, layers_that_fit, rows_for, time_variants
 from .open_model import EmbeddingModel, LanguageModel
 from .progress import Progress
@@ -111,8 +112,9 @@ def run_language_model(
         parameters=first.parameters * model.config.layers,
         text_tokens=int(chunks.size),
         chunk_tokens=int(chunks.shape[1]),
-        variants=_results(variants, sizes, timings, errors, perplexities, {}),
+        variants=_results(variants, sizes, timings, errors, _active(variants, first), perplexities, {}),
         reference_perplexity=reference,
+        figures=_figures(variants),
     )
 
 
@@ -156,7 +158,8 @@ def run_embedding_model(
         parameters=first.parameters * model.config.layers,
         text_tokens=sum(map(len, sentences)),
         chunk_tokens=max(map(len, sentences)),
-        variants=_results(variants, sizes, timings, errors, {}, cosines),
+        variants=_results(variants, sizes, timings, errors, _active(variants, first), {}, cosines),
+        figures=_figures(variants),
     )
 
 
@@ -226,6 +229,11 @@ def _measure(
     return errors, sizes, timings, len(chosen)
 
 
+def _active(variants: Sequence[Variant], first: FfnLayer) -> dict[str, float]:
+    """The part of the weights that a token uses, of the rows that say so; the same in every layer."""
+    return {variant.name: variant.active(variant.pack(first)) for variant in variants if variant.active is not None}
+
+
 def _bytes_of(variant: Variant, first: FfnLayer, layers: int, ffn_layer: Callable[[int], FfnLayer]) -> int:
     """Bytes of all layers. They have one shape; but what a method makes of them may differ from layer to layer."""
     if variant.calibrate is None:
@@ -233,11 +241,16 @@ def _bytes_of(variant: Variant, first: FfnLayer, layers: int, ffn_layer: Callabl
     return sum(variant.bytes(variant.pack(ffn_layer(index))) for index in range(layers))
 
 
+def _figures(variants: Sequence[Variant]) -> tuple[Figure, ...]:
+    return tuple(figure for variant in variants if variant.figures is not None for figure in variant.figures())
+
+
 def _results(
     variants: Sequence[Variant],
     sizes: dict[str, int],
     timings: dict[str, dict[int, Timing]],
     errors: list[list[LayerError]],
+    active: dict[str, float],
     perplexities: dict[str, float],
     cosines: dict[str, float],
 ) -> list[VariantResult]:
@@ -250,6 +263,9 @@ def _results(
             error=OutputError(tuple(layer[index] for layer in errors)),
             perplexity=perplexities.get(variant.name),
             cosine=cosines.get(variant.name),
+            active=active.get(variant.name),
+            note=variant.note,
+            like=variant.like if variant.like in timings else None,
         )
         for index, variant in enumerate(variants)
     ]

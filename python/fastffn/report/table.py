@@ -37,13 +37,16 @@ def times_table(model: ModelResult) -> str:
     """Bytes, and milliseconds per layer with the speed-up over our f32."""
     baseline = model.variant(BASELINE)
     rows = []
+    active = any(variant.active is not None for variant in model.variants)
     for variant in model.variants:
         cells = [variant.name, size_text(variant.bytes)]
+        if active:
+            cells.append(active_text(variant))
         for tokens in model.tokens:
             cells.append(time_text(variant.timings[tokens].median))
             cells.append(ratio_text(model.speedup(variant, baseline, tokens)))
         rows.append(cells)
-    header = ["", "FFN weights"]
+    header = ["", "FFN weights", *(["used per token"] if active else [])]
     for tokens in model.tokens:
         header += [f"T={tokens}", ""]
     which = "every layer" if model.timed_layers == model.layers else f"{model.timed_layers} of {model.layers} layers"
@@ -114,6 +117,11 @@ def outcome_cells(model: ModelResult, variant: VariantResult) -> list[str]:
 def size_text(count: float) -> str:
     """Bytes in MB."""
     return f"{count / 1e6:.1f} MB"
+
+
+def active_text(variant: VariantResult) -> str:
+    """The part of the weights that a token uses."""
+    return "100%" if variant.active is None else f"{100 * variant.active:.0f}%"
 
 
 def time_text(seconds: float) -> str:

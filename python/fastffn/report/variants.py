@@ -13,7 +13,7 @@ and ``result(output)`` turns what ``run`` returned into f32 NumPy for the compar
 
 A method that must see data before it can pack says so with ``calibrate(calibration, step)``, which runs once per model,
 before anything is measured: it walks the model over the calibration text (calibration.py), keeps what it made of each
-layer by ``layer.index``, and ``pack`` finds it there.
+layer by ``layer.index``, and ``pack`` finds it there. Methods beside weight formats are listed in `METHODS`.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ from .arrays import F32, AnyArray
 from .calibration import Calibration
 from .errors import ReportError
 from .layers import FfnFunction, FfnLayer
+from .lowrank import Figure, lowrank_variants
+from .sparse24 import sparse24_variants
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,9 @@ class Variant:
     calibrate: Callable[[Calibration, Callable[[], None]], None] | None = None
     calibration_passes: float = 0.0  # about how many runs of the model `calibrate` takes, for the progress bar
     like: str | None = None  # the row that differs from this one by its weights' values only: timed there, not twice
+    active: Callable[[Any], float] | None = None  # packed → the part of the FFN's weights that a token uses; None: all
+    note: str | None = None  # what a reader should know; shown once below the tables, whatever the number of rows
+    figures: Callable[[], list[Figure]] | None = None  # drawings of its own for the page, once it was calibrated
 
     @property
     def ours(self) -> bool:
@@ -77,17 +82,24 @@ class _PackedFfn:
     options: dict[str, Any]
 
 
+def _pack_weights(layer: FfnLayer, packed: Callable[[str], Any]) -> _PackedFfn:
+    """A layer of `packed(name)` for each of its weights."""
+    options: dict[str, Any] = {"activation": layer.activation}
+    if layer.w_gate is not None:
+        options["w_gate"] = packed("w_gate")
+    for bias in ("b_up", "b_down", "b_gate"):
+        if getattr(layer, bias) is not None:
+            options[bias] = getattr(layer, bias)
+    return _PackedFfn(packed("w_up"), packed("w_down"), options)
+
+
+def pack_layer(layer: FfnLayer, format: str, **format_options: Any) -> _PackedFfn:
+    """All matrices of a layer in one weight format."""
+    return _pack_weights(layer, lambda name: ff.pack(getattr(layer, name), format, **format_options))
+
+
 def format_variant(name: str) -> Variant:
     """All three matrices in one weight format; f32 in and out."""
-
-    def pack(layer: FfnLayer) -> _PackedFfn:
-        options: dict[str, Any] = {"activation": layer.activation}
-        if layer.w_gate is not None:
-            options["w_gate"] = ff.pack(layer.w_gate, name)
-        for bias in ("b_up", "b_down", "b_gate"):
-            if getattr(layer, bias) is not None:
-                options[bias] = getattr(layer, bias)
-        return _PackedFfn(ff.pack(layer.w_up, name), ff.pack(layer.w_down, name), options)
 
     def prepare(x: F32, layer: FfnLayer) -> tuple[F32, F32]:
         return x, np.empty((x.shape[0], layer.w_down.shape[0]), np.float32)
@@ -100,7 +112,10 @@ def format_variant(name: str) -> Variant:
         gate = packed.options.get("w_gate")
         return int(packed.w_up.nbytes + packed.w_down.nbytes + (0 if gate is None else gate.nbytes))
 
-    return Variant(name, "fastffn", pack, prepare, run, size, lambda output: np.asarray(output, np.float32))
+    def result(output: Any) -> F32:
+        return np.asarray(output, np.float32)
+
+    return Variant(name, "fastffn", lambda layer: pack_layer(layer, name), prepare, run, size, result)
 
 
 def torch_variant(dtype: str) -> Variant:
@@ -166,14 +181,55 @@ def _torch() -> Any:
     return importlib.import_module("torch")
 
 
-def all_variants(formats: Sequence[str] | None = None, with_torch: bool = True) -> list[Variant]:
-    """Every row of the report. `formats` limits the weight formats; f32 always comes along, as the others' baseline."""
+def _sparse24() -> list[Variant]:
+    return sparse24_variants(
+        lambda layer, values: pack_layer(layer, "sparse24", values=values), format_variant("sparse24")
+    )
+
+
+def _experts() -> list[Variant]:
+    from .experts import expert_variants  # it imports this module
+
+    return expert_variants()
+
+
+def _trees() -> list[Variant]:
+    from .trees import tree_variants  # likewise
+
+    return tree_variants()
+
+
+def _lowrank() -> list[Variant]:
+    return lowrank_variants(_pack_weights, format_variant("lowrank"))
+
+
+# Formats that do not take any weights, and the rows that find some for them.
+_OF_FORMAT: dict[str, Callable[[], list[Variant]]] = {"sparse24": _sparse24}
+
+# Methods that are no weight format, by their name for --methods, and their rows.
+METHODS: dict[str, Callable[[], list[Variant]]] = {"lowrank": _lowrank, "experts": _experts, "trees": _trees}
+
+
+def all_variants(
+    formats: Sequence[str] | None = None, with_torch: bool = True, methods: Sequence[str] | None = None
+) -> list[Variant]:
+    """Every row of the report. `formats` limits the weight formats; f32 always comes along, as the others' baseline.
+
+    `methods` limits the rows beside them to those names of `METHODS`.
+    """
     known = list(ff.formats())
     chosen = known if formats is None else ["f32", *(name for name in formats if name != "f32")]
     for name in chosen:
         if name not in known:
             raise ReportError(f"--formats: {name!r} is unknown; this build has {', '.join(known)}")
-    rows = [format_variant(name) for name in chosen]
+    for name in methods or ():
+        if name not in METHODS:
+            raise ReportError(f"--methods: {name!r} is unknown; there is {', '.join(METHODS)}, or none")
+    rows = [format_variant(name) for name in chosen if name not in _OF_FORMAT]
+    for name in chosen:
+        rows += _OF_FORMAT[name]() if name in _OF_FORMAT else []
+    for name in METHODS if methods is None else methods:
+        rows += METHODS[name]()
     if with_torch and has_torch():
         rows += [torch_variant("f32"), torch_variant("bf16")]
     return rows

@@ -13,5 +13,17 @@ except ImportError as error:
 from fastffn.torch._trees import auxiliary_loss, balance_loss, hardening_loss, mixture
 from fastffn.torch.fff import FFF
 from fastffn.torch.fff_nodes import AllNodeFFF
+from fastffn.torch.sparse24 import Sparse24Linear, Sparse24Schedule, sparse_layers, sparsify24
 
-__all__ = ["FFF", "AllNodeFFF", "auxiliary_loss", "balance_loss", "hardening_loss", "mixture"]
+__all__ = [
+    "FFF",
+    "AllNodeFFF",
+    "Sparse24Linear",
+    "Sparse24Schedule",
+    "auxiliary_loss",
+    "balance_loss",
+    "hardening_loss",
+    "mixture",
+    "sparse_layers",
+    "sparsify24",
+]

@@ -6,6 +6,7 @@ import json
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,21 +14,26 @@ import pytest
 from report_files import bert_weights, llama_weights, write_bert_folder, write_llama_folder, write_llama_gguf
 
 import fastffn as ff
-from fastffn.report import probe, results, run, variants
+from fastffn.report import experts, probe, results, run, variants
+from fastffn.report.calibration import calibrate_on
 from fastffn.report.cli import main
 from fastffn.report.errors import ReportError
 from fastffn.report.layers import FfnLayer, float64_ffn
 from fastffn.report.measure import evenly, layers_that_fit, rows_for, time_variants
+from fastffn.report.open_model import open_model
 from fastffn.report.quality import layer_errors
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """No time is spent on repeats: these tests look at everything but the times."""
-    monkeypatch.setattr(run.Settings, "quick", lambda self: run.Settings(self.tokens, 200, 48, 20, 10, 0.01, 6))
+    monkeypatch.setattr(run.Settings, "quick", lambda self: run.Settings(self.tokens, 200, 48, 20, 10, 0.01, 6, 300))
     monkeypatch.setattr(probe, "measure", lambda threads: probe.Roof(2e10, {"f32": 2e11}, "this test"))
     monkeypatch.setattr(variants, "has_torch", lambda: False)
     monkeypatch.setattr("fastffn.report.machine.has_torch", lambda: False)
+
+
+EXPERTS = ["cmoe 75%", "moefication 75%"]
 
 
 def report_on(path: Path, tmp_path: Path, *options: str) -> tuple[int, dict[str, object]]:
@@ -44,7 +50,15 @@ def test_language_model(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture
     assert status == 0
     (model,) = data["models"]  # type: ignore[misc]
     assert model["kind"] == "language model" and model["layers"] == 2 and model["text_tokens"] > 100
-    assert [row["name"] for row in model["variants"]] == list(ff.formats())
+    pruned = [f"2:4 {values} {how}" for values in ("bf16", "int8") for how in ("magnitude", "wanda", "sparsegpt")]
+    low_rank = [f"{how} {share}%" for how in ("SVD", "AWSVD", "whitened SVD") for share in (80, 60, 40, 20)]
+    assert [row["name"] for row in model["variants"]] == [
+        *(n for n in ff.formats() if n != "sparse24"),
+        *pruned,
+        *low_rank,
+        *EXPERTS,
+        "fff f32",
+    ]
     reference = model["reference_perplexity"]
     for row in model["variants"]:
         assert [timing["tokens"] for timing in row["timings"]] == [1, 3, 20]
@@ -87,6 +101,10 @@ def test_options_that_cannot_work(tmp_path: Path, capsys: pytest.CaptureFixture[
         (["--model", path, "--formats", "f32,int3"], "'int3' is unknown; this build has f32"),
         (["--model", path, "--html", str(tmp_path / "no" / "r.html")], "does not exist"),
         (["--minilm", "--no-minilm"], "exclude each other"),
+        (
+            ["--model", path, "--methods", "experts,magic"],
+            "'magic' is unknown; there is lowrank, experts, trees, or none",
+        ),
         (["--model", path, "--text-tokens", "1"], "at least 2"),
     ):
         assert main(options) == 2
@@ -101,7 +119,7 @@ def test_formats_and_threads_are_obeyed(tmp_path: Path) -> None:
     before = ff.get_num_threads()
     try:
         path = write_llama_gguf(tmp_path / "m.gguf", llama_weights())
-        _, data = report_on(path, tmp_path, "--formats", "int8", "--threads", "1")
+        _, data = report_on(path, tmp_path, "--formats", "int8", "--threads", "1", "--methods", "none")
         assert data["threads"] == 1 and ff.get_num_threads() == 1
         (model,) = data["models"]  # type: ignore[misc]
         assert [row["name"] for row in model["variants"]] == ["f32", "int8"]
@@ -126,6 +144,51 @@ def test_python_m_fastffn_report_shows_its_help() -> None:
     assert done.returncode == 0 and "--html" in done.stdout and "FASTFFN_CACHE" in done.stdout
 
 
+@pytest.mark.parametrize("kind", ["llama", "bert"])
+def test_layers_cut_into_experts(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weights = llama_weights(seed=3)
+    path = write_llama_folder(tmp_path, weights) if kind == "llama" else write_bert_folder(tmp_path, bert_weights())
+    page = tmp_path / "r.html"
+    options = ["--formats", "bf16", "--methods", "experts", "--html", str(page)]
+    (model,) = report_on(path, tmp_path, *options)[1]["models"]  # type: ignore[misc]
+    assert [row["name"] for row in model["variants"]] == ["f32", "bf16", *EXPERTS]
+    assert [row["active_fraction"] for row in model["variants"]] == [1, 1, 0.75, 0.75]
+    for row in model["variants"][2:]:
+        # A quarter of the neurons is missing, and the rest is what it was.
+        assert 1e-2 < row["error_rms"] < 1 and "no weight was trained" in row["note"]
+        if kind == "llama":
+            assert math.isfinite(row["perplexity"])
+        else:
+            assert 0.5 < row["cosine_min"] < 0.99999
+    out = capsys.readouterr().out
+    assert "used per token" in out and "cmoe and moefication: the calibration text" in out
+    assert "used per token" in page.read_text() and "no weight was trained" in page.read_text()
+
+
+def test_experts_all_used_are_the_layer_and_need_calibration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = open_model(write_llama_folder(tmp_path, llama_weights(seed=3)))
+    monkeypatch.setattr(experts, "FORMAT", "f32")
+    rows = experts.expert_variants()
+    layer = opened.model.ffn_layer(1)
+    with pytest.raises(ReportError, match="cmoe 75%: layer 1 was not part of the calibration"):
+        rows[0].pack(layer)
+    calibration = calibrate_on(opened, 600)  # type: ignore[arg-type]
+    steps: list[int] = []
+    for row in rows:
+        assert row.calibrate is not None
+        row.calibrate(calibration, lambda: steps.append(1))
+    assert len(steps) == 2, "one walk serves both rows"
+    x = calibration.inputs[1]
+    expected = float64_ffn(layer, x)
+    for row in rows:
+        packed, fraction = row.pack(layer)
+        assert fraction == 0.75
+        everyone = replace(packed, picks=16 if row.name == "moefication 75%" else 5)
+        y = everyone(x)
+        assert np.abs(y - expected).max() < 1e-5 * np.abs(expected).max()
+        assert np.abs(packed(x) - expected).max() > 1e-3 * np.abs(expected).max()
+
+
 @pytest.mark.parametrize("gated", [True, False])
 def test_variants_agree_with_float64(gated: bool) -> None:
     rng = np.random.default_rng(0)
@@ -136,7 +199,7 @@ def test_variants_agree_with_float64(gated: bool) -> None:
     extra = (None, array(96), array(64), None, "gelu") if not gated else (array(96, 64), None, None, None, "silu")
     layer = FfnLayer(array(96, 64), array(64, 96), *extra)
     x = 8 * array(21, 64)
-    rows = variants.all_variants()
+    rows = [row for row in variants.all_variants(methods=()) if row.calibrate is None]
     bounds = {"f32": 1e-5, "f16": 2e-3, "bf16": 1e-2, "int8": 5e-2}
     for variant, error in zip(rows, layer_errors(0, layer, x, rows), strict=True):
         assert error.rms < bounds.get(variant.name, math.inf), variant.name
@@ -153,7 +216,7 @@ def test_torch_rows_compute_the_same_layer() -> None:
     weights = [
         (rng.standard_normal(shape) / 8).astype(np.float32) for shape in ((96, 64), (64, 96), (96, 64), (96,), (64,))
     ]
-    for activation in ff.activations():
+    for activation in set(ff.activations()) - {"swiglu_clamped"}:  # no model of the report has it
         for layer in (
             FfnLayer(*weights[:3], activation=activation),
             FfnLayer(weights[0], weights[1], None, weights[3], weights[4], activation=activation),

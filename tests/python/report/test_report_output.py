@@ -18,7 +18,7 @@ from fastffn.report.probe import Roof
 from fastffn.report.progress import Progress
 from fastffn.report.quality import LayerError, OutputError
 from fastffn.report.results import ModelResult, Report, VariantResult
-from fastffn.report.svg import WIDTH, Chart, Style, linear_axis, log_axis
+from fastffn.report.svg import COLOURS, WIDTH, Chart, Style, linear_axis, log_axis, standalone
 
 TOKENS = (1, 16, 1024)
 ROOF = Roof(2e10, {"f32": 2e11, "bf16": 4e11, "int8": 8e11}, "this test")
@@ -62,6 +62,9 @@ CASES = {
     "low roof": report(model(), roof=Roof(1e6, {"f32": 1e7}, "this test")),
     "high roof": report(model(), roof=Roof(1e15, {"f32": 1e16}, "this test")),
     "no torch": report(model(variants=[row for row in model().variants if row.ours])),
+    "part of the weights": report(
+        model(variants=[*model().variants, replace(variant("experts"), active=0.25, note="<untrained> & so on")])
+    ),
     "only f32": report(model(variants=model().variants[:1])),
     "equal": report(model(variants=[replace(model().variants[0], name=name) for name in ("f32", "f16", "bf16")])),
     "one layer": report(model(layers=1, timed_layers=1, variants=[one_layer(row) for row in model().variants])),
@@ -173,8 +176,13 @@ def test_ratios() -> None:
     assert peer is not None and peer.name == "torch bf16"
     assert found.speedup(bf16, peer, 16) == pytest.approx(2 / 1.5)
     assert found.speedup(bf16, None, 16) is None
-    assert found.flops(16) == 2 * 8000 / 4 * 16
+    assert found.flops(bf16, 16) == 2 * 8000 / 4 * 16
+    assert found.flops(replace(bf16, active=0.25), 16) == 2 * 8000 / 4 * 4
     assert found.intensity(bf16, 16) == pytest.approx(2 * 2000 * 16 / (16000 / 4 + 2 * 4 * 16 * 32))
+    # One token reads a quarter; of 16 tokens, hardly any weight is chosen by none.
+    assert found.intensity(replace(bf16, active=0.25), 1) == pytest.approx(1000 / (1000 + 2 * 4 * 32))
+    read = 4000 * (1 - 0.75**16)
+    assert found.intensity(replace(bf16, active=0.25), 16) == pytest.approx(16000 / (read + 2 * 4 * 16 * 32))
     entry = report(found).to_json()["models"][0]["variants"][1]["timings"][1]
     assert entry["speedup_over_f32"] == pytest.approx(2)
     assert entry["speedup_over_torch"] == {"torch f32": pytest.approx(2.5), "torch bf16": pytest.approx(2 / 1.5)}
@@ -236,3 +244,32 @@ def test_progress_elsewhere_prints_a_line_per_stage() -> None:
     progress.finish()
     lines = stream.getvalue().splitlines()
     assert len(lines) == 2 and lines[0].endswith("first") and lines[1].startswith("[ 40%") and "\x1b" not in lines[0]
+
+
+def test_a_drawing_that_stands_alone() -> None:
+    chart = Chart("t", log_axis("x", [1, 100], str), linear_axis("y", [0, 1], str))
+    chart.line([(1, 0.0), (100, 1.0)], Style(1))
+    chart.mark(1, 0.0, Style(1), "ours")
+    chart.mark(100, 1.0, Style(2, peer=True), "theirs")
+    text = standalone("a < b", chart)
+    root = ElementTree.fromstring(text)
+    assert "var(" not in text and "--c" not in text and "a &lt; b" in text
+    circles = root.findall(".//{http://www.w3.org/2000/svg}circle")
+    squares = [r for r in root.findall(".//{http://www.w3.org/2000/svg}rect") if r.find("*") is not None]
+    assert circles[0].attrib["fill"] == squares[0].attrib["stroke"].replace(COLOURS[2], COLOURS[1]) == COLOURS[1]
+    assert squares[0].attrib["fill"] == circles[0].attrib["stroke"] == "#ffffff"
+
+
+def test_rows_timed_elsewhere_are_drawn_where_they_differ() -> None:
+    """A row that shares another's times is in the plots of errors and of perplexity, not in those of time."""
+    shared = replace(
+        variant("2:4 bf16 other", speed=2, bits=9, error=0.3), like="bf16", note="Said once.", perplexity=900.0
+    )
+    again = replace(shared, name="2:4 bf16 third")
+    toy = model(variants=[*model().variants, shared, again])
+    for draw in (plots.speed, plots.latency, lambda one: plots.roofline(one, ROOF)):
+        assert "2:4 bf16" not in draw(toy) and "int8" in draw(toy)
+    for draw in (plots.pareto, plots.outcome):
+        assert "2:4 bf16 other" in draw(toy)
+    assert plots.styles_of(toy)["2:4 bf16 third"] == plots.styles_of(toy)["bf16"]
+    assert report(toy).notes.count("Said once.") == 1

@@ -1,64 +1,42 @@
 // bf16 with AMX: TDPBF16PS on tiles for many rows, VDPBF16PS for few.
-#include "formats/bf16/pairs_avx512bf16.hpp"
+#include "formats/bf16/pair_tiles_amx.hpp"
 
-#include "formats/common/tiles_amx.hpp"
 #include "formats/kernels.hpp"
 
 namespace fastffn::amx {
 
 namespace {
 
-struct Product {
-    template <int accumulator>
-    static void run() {
-        if constexpr (accumulator == 0) _tile_dpbf16ps(0, 4, 6);
-        if constexpr (accumulator == 1) _tile_dpbf16ps(1, 4, 7);
-        if constexpr (accumulator == 2) _tile_dpbf16ps(2, 5, 6);
-        if constexpr (accumulator == 3) _tile_dpbf16ps(3, 5, 7);
-    }
-};
-
-std::int64_t prepared_bytes(std::int64_t total_rows, const MatrixView& matrix) noexcept {
-    const std::int64_t depth = matrix.in_features;
-    if (total_rows <= few_rows_limit) return pairs_prepared_bytes(total_rows, matrix);
-    return TileLayout(total_rows, depth * 2).bytes();
-}
-
-void prepare(const PrepareArgs& a) noexcept {
-    if (a.total_rows <= few_rows_limit) return pairs_prepare(a);
-    const TileLayout layout(a.total_rows, a.depth * 2);
-    const std::int64_t bytes = element_bytes(a.dtype);
-    const bool reaches_end = a.col0 + a.cols == a.depth;
-    for (std::int64_t r = 0; r < a.rows; ++r) {
-        const std::byte* src = a.src + r * a.src_stride;
-        // Half a line, 16 columns, at a time; lanes past the last column are stored as zeros.
-        std::int64_t c = 0;
-        for (; c < a.cols; c += 16) {
-            const std::int64_t column = a.col0 + c;
-            std::byte* dst = a.prepared + layout.line(a.row0 + r, column / 32) + column % 32 * 2;
-            _mm256_storeu_si256(reinterpret_cast<__m256i*>(dst), load_bf16(src + c * bytes, a.dtype, a.cols - c));
-        }
-        if (reaches_end && (a.col0 + c) % 32) {
-            const std::int64_t column = a.col0 + c;
-            std::byte* dst = a.prepared + layout.line(a.row0 + r, column / 32) + column % 32 * 2;
-            _mm256_storeu_si256(reinterpret_cast<__m256i*>(dst), _mm256_setzero_si256());
-        }
-    }
-}
-
 void multiply(const MultiplyArgs& a) noexcept {
     if (a.total_rows <= few_rows_limit) return pairs_multiply(a);
-    const std::int64_t depth = a.matrix.in_features, panel_bytes = panel_bytes_of(divide_up(depth, 2), 64);
-    multiply_tiles<Product>(
-        {a.prepared, TileLayout(a.total_rows, depth * 2), a.row0 / tile_rows, divide_up(a.rows, tile_rows),
-         a.matrix.payload + a.first_panel * panel_bytes, panel_bytes, a.panels, a.tile, a.tile_stride},
-        [](std::int64_t, std::int64_t, std::int64_t, std::int64_t) {});
+    const std::int64_t depth = a.matrix.in_features,
+                       panel_bytes = panel_bytes_of(divide_up(packed_columns(a.matrix), 2), 64);
+    const TileCallArgs call{a.prepared,
+                            TileLayout(a.total_rows, depth * 2),
+                            a.row0 / tile_rows,
+                            divide_up(a.rows, tile_rows),
+                            a.matrix.payload + a.first_panel * panel_bytes,
+                            panel_bytes,
+                            a.panels,
+                            a.tile,
+                            a.tile_stride};
+    PackedTiles tiles(call);
+    multiply_tiles<PairsProduct>(call, tiles, [](std::int64_t, std::int64_t, std::int64_t, std::int64_t) {});
 }
 
 }  // namespace
 
 const FormatKernels bf16_kernels = {
-    "bf16/amx", few_rows_limit, amx_panels_per_task, false, false, 2, prepared_bytes, prepare, multiply,
+    "bf16/amx",
+    few_rows_limit,
+    amx_panels_per_task,
+    false,
+    false,
+    2,
+    pair_tiles_prepared_bytes,
+    pair_tiles_prepare,
+    multiply,
+    32,
 };
 
 }  // namespace fastffn::amx

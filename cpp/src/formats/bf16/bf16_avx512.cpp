@@ -7,8 +7,7 @@
 
 namespace fastffn::avx512 {
 
-const FormatKernels bf16_kernels = {
-    "bf16/avx512base", few_rows_limit, panels_per_task, false, false, 4, prepared_bytes, prepare<F32>, multiply,
-};
+const FormatKernels bf16_kernels = {"bf16/avx512base", few_rows_limit, panels_per_task, false, false, 4,
+                                    prepared_bytes,    prepare<F32>,   multiply,        32};
 
 }  // namespace fastffn::avx512

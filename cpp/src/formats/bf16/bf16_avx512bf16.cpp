@@ -5,9 +5,7 @@
 
 namespace fastffn::avx512bf16 {
 
-const FormatKernels bf16_kernels = {
-    "bf16/avx512bf16",    few_rows_limit, panels_per_task, false, false, 2,
-    pairs_prepared_bytes, pairs_prepare,  pairs_multiply,
-};
+const FormatKernels bf16_kernels = {"bf16/avx512bf16",    few_rows_limit, panels_per_task, false, false, 2,
+                                    pairs_prepared_bytes, pairs_prepare,  pairs_multiply,  32};
 
 }  // namespace fastffn::avx512bf16

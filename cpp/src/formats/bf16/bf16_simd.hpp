@@ -38,7 +38,8 @@ void prepare(const PrepareArgs& a) noexcept {
 }
 
 void multiply(const MultiplyArgs& a) noexcept {
-    const std::int64_t steps = divide_up(a.matrix.in_features, 2), panel_bytes = panel_bytes_of(steps, 64);
+    const std::int64_t steps = divide_up(a.matrix.in_features, 2);
+    const std::int64_t panel_bytes = panel_bytes_of(divide_up(packed_columns(a.matrix), 2), 64);
     const std::int64_t stride = words_stride(steps * 2);
     multiply_panels<Op>({a.prepared + a.row0 * stride, stride, a.matrix.payload + a.first_panel * panel_bytes,
                          panel_bytes, steps, a.rows, a.panels, a.tile, a.tile_stride},

@@ -7,13 +7,18 @@
 //              pass over them; partial sums wait in the f32 (or int32) tile meanwhile.
 //
 // A Dot says what one multiply-add is (see registers_avx512.hpp, registers_avx2.hpp): Register, Acc, zero, load_acc,
-// store_acc, sum, load_weights, broadcast, dot, register_bytes, block_registers, few_unroll, few_panels.
+// store_acc, sum, load_weights, broadcast, dot, register_bytes, block_registers, few_unroll, few_panels. A dot eats a word of
+// the row, word_bytes wide (4, unless a Dot says otherwise), and Weights: what load(panel, k, part) makes of the k-th
+// weight_bytes (64) of a panel for one of its registers of columns.
 // An Op says how a format's packed bytes reach it:
 //   row_words        prepared words that a step consumes
 //   step_bytes       packed bytes of a panel that a step consumes
 //   step(acc, words, weights)       one step of one register of columns, straight from packed bytes
 //   Native           the Dot for many rows
-//   expands, expand(weights, steps, expanded)   packed bytes of one panel → 64 bytes per word, where Native needs that
+//   expands, expand(weights, steps, expanded)   packed bytes of one panel → weight_bytes per word, where Native needs that
+//   Direct           the Dot that reads packed bytes as they are; up to direct_blocks blocks of rows share too few reads of an
+//                    expanded chunk to pay for it. Native itself where there is no other.
+//   few_rows         up to so many rows read panels front to back; 0: blocks at any number of rows, and no step()
 // Sums of one output run over the depth in the same order for any number of threads.
 #pragma once
 
@@ -27,7 +32,11 @@ namespace {
 
 constexpr int block_rows = 6;
 
-// Packed bytes that a block fetches into L2 for the chunk after its own: one line of every panel each `every` words.
+// Lines that a fetch takes: as many as a word meets, so that one fetch per word always keeps up.
+template <class Dot>
+constexpr int fetch_lines = static_cast<int>(Dot::weight_bytes / 64);
+
+// Packed bytes that a block fetches into L2 for the chunk after its own: fetch_lines of every panel each `every` words.
 // Without this a chunk from memory arrives while nothing is multiplied: 16 rows of 4096×11008 took twice as long.
 struct Ahead {
     const std::byte* lines;
@@ -35,7 +44,7 @@ struct Ahead {
     std::int64_t every;
 };
 
-// rows × registers of one chunk, weights at 64 bytes per word and panel.
+// rows × registers of one chunk, weights at weight_bytes per word and panel.
 template <class Dot, int rows, int registers>
 void block(const std::byte* a, std::int64_t a_stride, const std::byte* b, std::int64_t b_panel, std::int64_t words,
            float* tile, std::int64_t tile_stride, bool continues, Ahead ahead) {
@@ -51,16 +60,18 @@ void block(const std::byte* a, std::int64_t a_stride, const std::byte* b, std::i
             until_fetch = ahead.every;
 #pragma GCC unroll 4
             for (int i = 0; i < registers / per_panel; ++i)
-                _mm_prefetch(reinterpret_cast<const char*>(ahead.lines + i * ahead.panel_bytes), _MM_HINT_T1);
-            ahead.lines += 64;
-        }
-        typename Dot::Register weights[registers];
 #pragma GCC unroll 4
-        for (int i = 0; i < registers; ++i)
-            weights[i] = Dot::load_weights(b + i / per_panel * b_panel + k * 64 + i % per_panel * Dot::register_bytes);
+                for (int line = 0; line < fetch_lines<Dot>; ++line)
+                    _mm_prefetch(reinterpret_cast<const char*>(ahead.lines + i * ahead.panel_bytes + line * 64),
+                                 _MM_HINT_T1);
+            ahead.lines += 64 * fetch_lines<Dot>;
+        }
+        typename Dot::Weights weights[registers];
+#pragma GCC unroll 4
+        for (int i = 0; i < registers; ++i) weights[i] = Dot::load(b + i / per_panel * b_panel, k, i % per_panel);
 #pragma GCC unroll 6
         for (int r = 0; r < rows; ++r) {
-            const typename Dot::Register word = Dot::broadcast(a + r * a_stride + k * 4);
+            const typename Dot::Register word = Dot::broadcast(a + r * a_stride + k * Dot::word_bytes);
 #pragma GCC unroll 4
             for (int i = 0; i < registers; ++i) acc[r][i] = Dot::dot(acc[r][i], word, weights[i]);
         }
@@ -199,12 +210,12 @@ void multiply_few(const PanelCall& call, Finish finish) {
     finish(0, call.rows, 0, call.panels);
 }
 
-template <class Op, class Finish>
-void multiply_many(const PanelCall& call, Finish finish) {
-    using Native = typename Op::Native;
+template <class Op, class Native, bool expands, class Finish>
+void multiply_chunks(const PanelCall& call, Finish finish) {
     constexpr std::int64_t block_panels = Native::block_registers * Native::register_bytes / 64;
-    alignas(64) std::byte expanded[Op::expands ? block_panels * chunk_steps * 64 : 64];
-    const std::int64_t chunk = balanced_chunk(call.steps * Op::row_words) / Op::row_words;
+    constexpr std::int64_t step_lines = Op::row_words * Native::weight_bytes / 64;
+    alignas(64) std::byte expanded[expands ? block_panels * chunk_steps * 64 : 64];
+    const std::int64_t chunk = balanced_chunk(call.steps * step_lines) / step_lines;
     const std::int64_t row_blocks = divide_up(call.rows, block_rows);
     const std::int64_t base_rows = call.rows / row_blocks, longer_blocks = call.rows % row_blocks;
     for (std::int64_t p = 0; p < call.panels; p += block_panels) {
@@ -213,8 +224,8 @@ void multiply_many(const PanelCall& call, Finish finish) {
             const std::int64_t steps = call.steps - k < chunk ? call.steps - k : chunk;
             const std::byte* b = call.b + p * call.panel_bytes + k * Op::step_bytes;
             std::int64_t b_panel = call.panel_bytes;
-            if constexpr (Op::expands) {
-                b_panel = chunk * Op::row_words * 64;
+            if constexpr (expands) {
+                b_panel = chunk * step_lines * 64;
                 for (std::int64_t i = 0; i < panels; ++i)
                     Op::expand(b + i * call.panel_bytes, steps, expanded + i * b_panel);
                 b = expanded;
@@ -224,13 +235,15 @@ void multiply_many(const PanelCall& call, Finish finish) {
             const std::byte* next = call.b + (last ? (p + block_panels) * call.panel_bytes
                                                    : p * call.panel_bytes + (k + steps) * Op::step_bytes);
             const std::int64_t next_lines = chunk * Op::step_bytes / 64;
-            const std::int64_t every = row_blocks * steps * Op::row_words / (next_lines ? next_lines : 1);
+            const std::int64_t fetches = next_lines / fetch_lines<Native>;
+            const std::int64_t every = row_blocks * steps * Op::row_words / (fetches ? fetches : 1);
             std::int64_t row = 0;
             for (std::int64_t i = 0; i < row_blocks; ++i) {
                 const std::int64_t rows = base_rows + (i < longer_blocks);
                 float* tile = call.tile + row * call.tile_stride + p * 16;
-                block_of<Native>(rows, panels)(call.a + row * call.a_stride + k * Op::row_words * 4, call.a_stride, b,
-                                               b_panel, steps * Op::row_words, tile, call.tile_stride, k > 0,
+                block_of<Native>(rows, panels)(call.a + row * call.a_stride + k * Op::row_words * Native::word_bytes,
+                                               call.a_stride, b, b_panel, steps * Op::row_words, tile, call.tile_stride,
+                                               k > 0,
                                                Ahead{next + i * next_lines / row_blocks * 64, call.panel_bytes, every});
                 if (last) finish(row, rows, p, panels);
                 row += rows;
@@ -239,11 +252,20 @@ void multiply_many(const PanelCall& call, Finish finish) {
     }
 }
 
+template <class Op, class Finish>
+void multiply_many(const PanelCall& call, Finish finish) {
+    if constexpr (Op::direct_blocks > 0)
+        if (call.rows <= Op::direct_blocks * block_rows)
+            return multiply_chunks<Op, typename Op::Direct, false>(call, finish);
+    multiply_chunks<Op, typename Op::Native, Op::expands>(call, finish);
+}
+
 // Which loop runs depends on the rows of the token tile alone, not on how threads split it.
 template <class Op, class Finish>
 void multiply_panels(const PanelCall& call, std::int64_t total_rows, Finish finish) {
-    if (total_rows <= few_rows_limit) multiply_few<Op>(call, finish);
-    else multiply_many<Op>(call, finish);
+    if constexpr (Op::few_rows > 0)
+        if (total_rows <= Op::few_rows) return multiply_few<Op>(call, finish);
+    multiply_many<Op>(call, finish);
 }
 
 inline void nothing_to_finish(std::int64_t, std::int64_t, std::int64_t, std::int64_t) {}

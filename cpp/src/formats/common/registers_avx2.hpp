@@ -16,6 +16,13 @@ struct Wide {
     static constexpr int register_bytes = 32, block_registers = 2;
     static constexpr int few_panels = 1;
     static constexpr int few_unroll(int rows) { return rows == 1 ? 4 : rows <= 3 ? 2 : 1; }
+    using Weights = Register;
+    static constexpr std::int64_t word_bytes = 4, weight_bytes = 64;
+    static constexpr int direct_blocks = 0;
+    static constexpr std::int64_t few_rows = 6;  // few_rows_limit of blocks.hpp, which says why
+    static Weights load(const std::byte* panel, std::int64_t k, int part) {
+        return load_weights(panel + k * 64 + part * register_bytes);
+    }
     static Register load_weights(const std::byte* weights) {
         return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(weights));
     }

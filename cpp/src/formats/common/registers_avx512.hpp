@@ -16,6 +16,13 @@ struct Wide {
     // Few rows: at most 24 accumulators, of one or two panels.
     static constexpr int few_panels = 2;
     static constexpr int few_unroll(int rows) { return rows <= 3 ? 4 : 2; }
+    using Weights = Register;
+    static constexpr std::int64_t word_bytes = 4, weight_bytes = 64;
+    static constexpr int direct_blocks = 0;
+    static constexpr std::int64_t few_rows = 6;  // few_rows_limit of blocks.hpp, which says why
+    static Weights load(const std::byte* panel, std::int64_t k, int part) {
+        return load_weights(panel + k * 64 + part * register_bytes);
+    }
     static Register load_weights(const std::byte* weights) { return _mm512_loadu_si512(weights); }
     static Register broadcast(const std::byte* word) {
         int value;

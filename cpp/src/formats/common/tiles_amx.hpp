@@ -96,10 +96,11 @@ struct TilesAhead {
     }
 };
 
-// tiles 0–3: accumulators, 4–5: rows, 6–7: weights. Product is a policy: tdpbf16ps or tdpbssd.
-template <class Product, bool two_blocks, bool two_panels>
+// tiles 0–3: accumulators, 4–5: rows, 6–7: weights. Product is a policy: tdpbf16ps or tdpbssd. ahead.step() does a share of
+// what the next chunk needs at every depth tile.
+template <class Product, bool two_blocks, bool two_panels, class Ahead>
 inline void tile_block(const std::byte* a, std::int64_t a_block, const std::byte* b, std::int64_t b_panel,
-                       std::int64_t depth_tiles, float* c, std::int64_t c_stride, bool continues, TilesAhead& ahead) {
+                       std::int64_t depth_tiles, float* c, std::int64_t c_stride, bool continues, Ahead& ahead) {
     const std::int64_t c_bytes = c_stride * 4;
     __asm__ volatile("" : : : "memory");  // gcc's tile intrinsics do not say that they touch memory
     if (continues) {
@@ -142,9 +143,43 @@ inline void tile_block(const std::byte* a, std::int64_t a_block, const std::byte
     __asm__ volatile("" : : : "memory");
 }
 
+// Panels whose packed bytes are tiles: read where they lie, fetched prefetch_chunks early.
+class PackedTiles {
+  public:
+    using Ahead = TilesAhead;
+    explicit PackedTiles(const TileCallArgs& call) : call_(call) {}
+
+    // Tiles of chunk `group + i` of panel p, and those of panel p + 1 panel_stride() further.
+    const std::byte* tiles(std::int64_t group, std::int64_t i, std::int64_t p) const { return at(group + i, p); }
+    std::int64_t panel_stride() const { return call_.panel_bytes; }
+
+    // Where the walk will be prefetch_chunks from now: later in this group, or in the next panels.
+    TilesAhead ahead(std::int64_t group, std::int64_t i, std::int64_t in_group, std::int64_t p,
+                     std::int64_t steps) const {
+        std::int64_t next = i + prefetch_chunks, next_panel = p;
+        while (next >= in_group && next_panel < call_.panel_count) {
+            next -= in_group;
+            next_panel += 2;
+        }
+        const bool has_next = next_panel < call_.panel_count && next < in_group;
+        const std::byte* next_b = at(group + next, next_panel);
+        const std::int64_t next_lines = has_next ? call_.layout.tiles_in_chunk(group + next) * 16 : 0;
+        return {{next_b, next_panel + 1 < call_.panel_count ? next_b + call_.panel_bytes : next_b},
+                divide_up(next_lines, steps),
+                0,
+                next_lines};
+    }
+
+  private:
+    const std::byte* at(std::int64_t chunk, std::int64_t p) const {
+        return call_.panels + p * call_.panel_bytes + chunk * chunk_tiles * tile_bytes;
+    }
+    const TileCallArgs& call_;
+};
+
 // The tile has room for whole blocks of 16 rows. finish(block, blocks, panel, panels) as sums become complete.
-template <class Product, class Finish>
-void multiply_tiles(const TileCallArgs& call, Finish finish) {
+template <class Product, class Source, class Finish>
+void multiply_tiles(const TileCallArgs& call, Source& source, Finish finish) {
     configure_tiles();
     const TileLayout& layout = call.layout;
     const std::int64_t chunks = layout.chunks();
@@ -154,28 +189,15 @@ void multiply_tiles(const TileCallArgs& call, Finish finish) {
             const bool two_panels = p + 1 < call.panel_count;
             for (std::int64_t i = 0; i < in_group; ++i) {
                 const std::int64_t chunk = group + i, tiles = layout.tiles_in_chunk(chunk);
-                const std::byte* b = call.panels + p * call.panel_bytes + chunk * chunk_tiles * tile_bytes;
-                // Where the walk will be prefetch_chunks from now: later in this group, or in the next panels.
-                std::int64_t next = i + prefetch_chunks, next_panel = p;
-                while (next >= in_group && next_panel < call.panel_count) {
-                    next -= in_group;
-                    next_panel += 2;
-                }
-                const bool has_next = next_panel < call.panel_count && next < in_group;
-                const std::byte* next_b =
-                    call.panels + next_panel * call.panel_bytes + (group + next) * chunk_tiles * tile_bytes;
-                const std::int64_t next_lines = has_next ? layout.tiles_in_chunk(group + next) * 16 : 0;
-                const std::int64_t steps = divide_up(call.blocks, 2) * tiles;
-                TilesAhead ahead{{next_b, next_panel + 1 < call.panel_count ? next_b + call.panel_bytes : next_b},
-                                 divide_up(next_lines, steps),
-                                 0,
-                                 next_lines};
+                const std::byte* b = source.tiles(group, i, p);
+                const std::int64_t steps = divide_up(call.blocks, 2) * tiles, b_panel = source.panel_stride();
+                typename Source::Ahead ahead = source.ahead(group, i, in_group, p, steps);
                 for (std::int64_t block = 0; block < call.blocks; block += 2) {
                     const bool two_blocks = block + 1 < call.blocks;
                     const std::byte* a = call.rows + layout.offset(call.first_block + block, chunk);
                     const std::int64_t a_block = tiles * tile_bytes;
                     float* c = call.tile + block * 16 * call.tile_stride + p * 16;
-                    const std::int64_t stride = call.tile_stride, b_panel = call.panel_bytes;
+                    const std::int64_t stride = call.tile_stride;
                     if (two_blocks && two_panels)
                         tile_block<Product, true, true>(a, a_block, b, b_panel, tiles, c, stride, chunk > 0, ahead);
                     else if (two_blocks)

@@ -7,8 +7,7 @@
 
 namespace fastffn::avx512 {
 
-const FormatKernels f16_kernels = {
-    "f16/avx512base", few_rows_limit, panels_per_task, false, false, 4, prepared_bytes, prepare<F32>, multiply,
-};
+const FormatKernels f16_kernels = {"f16/avx512base", few_rows_limit, panels_per_task, false, false, 4,
+                                   prepared_bytes,   prepare<F32>,   multiply,        32};
 
 }  // namespace fastffn::avx512

@@ -7,7 +7,7 @@ namespace fastffn::ref {
 namespace {
 
 void multiply(const MultiplyArgs& a) noexcept {
-    const std::int64_t panel_bytes = round_up(divide_up(a.matrix.in_features, 1), 16) * 32;
+    const std::int64_t panel_bytes = round_up(packed_columns(a.matrix), 16) * 32;
     float_ref_multiply(a, panel_bytes, [](const std::byte* panel, std::int64_t k, std::int64_t c) {
         return load_f32(panel + k * 32 + c * 2, DType::f16);
     });
@@ -15,8 +15,7 @@ void multiply(const MultiplyArgs& a) noexcept {
 
 }  // namespace
 
-const FormatKernels f16_kernels = {
-    "f16/ref", 1, 4, false, false, 4, float_ref_prepared_bytes, float_ref_prepare<false>, multiply,
-};
+const FormatKernels f16_kernels = {"f16/ref", 1, 4, false, false, 4, float_ref_prepared_bytes, float_ref_prepare<false>,
+                                   multiply,  32};
 
 }  // namespace fastffn::ref

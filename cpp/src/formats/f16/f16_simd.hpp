@@ -32,7 +32,7 @@ void prepare(const PrepareArgs& a) noexcept {
 }
 
 void multiply(const MultiplyArgs& a) noexcept {
-    const std::int64_t depth = a.matrix.in_features, panel_bytes = panel_bytes_of(depth, 32);
+    const std::int64_t depth = a.matrix.in_features, panel_bytes = panel_bytes_of(packed_columns(a.matrix), 32);
     const std::int64_t stride = words_stride(depth);
     multiply_panels<Op>({a.prepared + a.row0 * stride, stride, a.matrix.payload + a.first_panel * panel_bytes,
                          panel_bytes, depth, a.rows, a.panels, a.tile, a.tile_stride},

@@ -7,8 +7,7 @@
 
 namespace fastffn::avx2 {
 
-const FormatKernels f32_kernels = {
-    "f32/avx2", few_rows_limit, panels_per_task, false, false, 4, prepared_bytes, prepare<F32>, multiply,
-};
+const FormatKernels f32_kernels = {"f32/avx2", few_rows_limit, panels_per_task, false,    false,
+                                   4,          prepared_bytes, prepare<F32>,    multiply, 64};
 
 }  // namespace fastffn::avx2

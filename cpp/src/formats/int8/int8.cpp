@@ -1,9 +1,8 @@
 // int8: symmetric per output row, quads of depths per step; see layout.hpp.
 #include "formats/int8/layout.hpp"
 
-#include <cmath>
-
 #include "formats/common/panels.hpp"
+#include "formats/int8/codes.hpp"
 #include "formats/kernels.hpp"
 
 namespace fastffn {
@@ -16,13 +15,6 @@ std::int64_t matrix_bytes(const PackedHeader& header) noexcept {
 
 std::int64_t weight_offset(std::int64_t k) { return k / 4 * 64 + k % 4; }
 
-// To nearest even for |x| below 2^22: the sum has no bits left for a fraction. Four times faster than std::nearbyint,
-// which is a call into the C library on baseline x86-64.
-float nearest_integer(float x) {
-    constexpr float no_fraction = 12582912.0f;  // 1.5 · 2^23
-    return (x + no_fraction) - no_fraction;
-}
-
 Status pack(const PlainMatrix& matrix, const PackJob& job) {
     const std::string& which = job.which;
     if (matrix.in_features > int8_depth_limit)
@@ -32,24 +24,13 @@ Status pack(const PlainMatrix& matrix, const PackJob& job) {
     const Int8Layout layout = int8_layout(job.payload, matrix.out_features, matrix.in_features);
     LowestRow not_finite;
     Status status = for_each_row(matrix, which, [&](std::int64_t row, const float* weights) {
-        float largest = 0;
-        bool finite = true;
-        for (std::int64_t k = 0; k < matrix.in_features; ++k) {
-            finite = finite && std::isfinite(weights[k]);
-            largest = std::fmax(largest, std::fabs(weights[k]));
-        }
-        if (!finite) {
-            not_finite.note(row);
-            return;
-        }
-        const float scale = largest / 127.0f;
+        float scale = 0;
+        if (!int8_scale(weights, matrix.in_features, &scale)) return not_finite.note(row);
         std::int32_t sum = 0;
         std::byte* column =
             const_cast<std::byte*>(layout.panels) + row / panel_columns * layout.panel_bytes + row % panel_columns * 4;
         for (std::int64_t k = 0; k < matrix.in_features; ++k) {
-            // A subnormal scale can round the quotient above 127: clamp.
-            const float q = scale > 0 ? nearest_integer(weights[k] / scale) : 0.0f;
-            const auto code = static_cast<std::int8_t>(q < -127.0f ? -127.0f : q > 127.0f ? 127.0f : q);
+            const std::int8_t code = int8_code(weights[k], scale);
             column[weight_offset(k)] = static_cast<std::byte>(code);
             sum += code;
         }

@@ -95,9 +95,10 @@ inline void quads_prepare(const PrepareArgs& a) noexcept {
     }
 }
 
-inline void quads_multiply(const MultiplyArgs& a) noexcept {
-    const std::int64_t depth = a.matrix.in_features, stride = quads_stride(depth);
-    const Int8Layout layout = int8_layout(a.matrix.payload, a.matrix.out_features, depth);
+// Rows prepared so, times panels that Op reads in `steps` steps: for every format with such scales and column sums.
+template <class Op>
+void quads_multiply_as(const MultiplyArgs& a, const Int8Layout& layout, std::int64_t steps) noexcept {
+    const std::int64_t stride = quads_stride(a.matrix.in_features);
     const auto* scales = reinterpret_cast<const float*>(a.prepared + a.total_rows * stride) + a.row0;
     auto finish = [&](std::int64_t row, std::int64_t rows, std::int64_t panel, std::int64_t panels) {
         for (std::int64_t p = panel; p < panel + panels; ++p) {
@@ -112,9 +113,14 @@ inline void quads_multiply(const MultiplyArgs& a) noexcept {
             }
         }
     };
-    multiply_panels<QuadsOp>({a.prepared + a.row0 * stride, stride, layout.panels + a.first_panel * layout.panel_bytes,
-                              layout.panel_bytes, divide_up(depth, 4), a.rows, a.panels, a.tile, a.tile_stride},
-                             a.total_rows, finish);
+    multiply_panels<Op>({a.prepared + a.row0 * stride, stride, layout.panels + a.first_panel * layout.panel_bytes,
+                         layout.panel_bytes, steps, a.rows, a.panels, a.tile, a.tile_stride},
+                        a.total_rows, finish);
+}
+
+inline void quads_multiply(const MultiplyArgs& a) noexcept {
+    const std::int64_t depth = a.matrix.in_features;
+    quads_multiply_as<QuadsOp>(a, int8_layout(a.matrix.payload, a.matrix.out_features, depth), divide_up(depth, 4));
 }
 
 }  // namespace

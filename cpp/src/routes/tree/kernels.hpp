@@ -22,7 +22,8 @@ struct DotArgs {
     const std::byte* const* rows;  // count rows; one where the row is shared
     std::int64_t depth, count;
     float* z;
-    std::int64_t prefetch_offset, prefetch_bytes;  // of each row: will be wanted soon; 0 bytes for nothing
+    const std::byte* const* ahead;  // count places that will be read soon, for this many bytes; or nullptr
+    std::int64_t ahead_bytes;
 };
 
 // One row of a weighted sum.
@@ -39,8 +40,10 @@ struct SumArgs {
     std::byte* const* y;        // count rows, no alignment promised
     DType dtype;
     std::int64_t count, col0, cols;
-    bool add;     // f32 only
-    bool stream;  // y is not read soon: past the caches where it is aligned
+    bool add;                       // f32 only
+    bool stream;                    // y is not read soon: past the caches where it is aligned
+    const std::byte* const* ahead;  // as DotArgs
+    std::int64_t ahead_bytes;
 };
 
 struct TreeKernels {
@@ -49,6 +52,8 @@ struct TreeKernels {
     void (*dot_each[4])(const DotArgs& args) noexcept;
     void (*dot_shared[4])(const DotArgs& args) noexcept;
     void (*sum[4])(const SumArgs& args) noexcept;
+    // A row of x as DotArgs wants it: `cols` elements as f32, then zeros up to a multiple of 16.
+    void (*widen)(const std::byte* src, DType dtype, std::int64_t cols, float* dst) noexcept;
 };
 
 const TreeKernels& tree_kernels(Isa isa) noexcept;

@@ -70,6 +70,20 @@ constexpr std::int64_t tree_depth_limit = 30;  // leaves are numbered in 32 bits
 
 inline std::int64_t format_bytes(Format format) { return format == Format::f32 ? 4 : format == Format::int8 ? 1 : 2; }
 
+// What pack_tree() and open_tree() agree on.
+constexpr char tree_magic[8] = {'f', 'f', 'f', 't', 'r', 'e', 'e', '\0'};
+constexpr std::int64_t tree_dimension_limit = std::int64_t{1} << 31;
+constexpr std::int64_t tree_bytes_limit = std::int64_t{1} << 46;
+std::uint32_t tree_header_checksum(const TreeHeader& header);
+std::int64_t tree_nodes(const TreeHeader& header);  // per tree
+std::int64_t tree_record_bytes(const TreeHeader& header);
+std::int64_t tree_out_offset(const TreeHeader& header);
+std::int64_t tree_total_bytes(const TreeHeader& header);
+bool is_row_format(std::uint8_t format);  // f32, f16, bf16 or int8
+
+// Writes the header that pack_tree() would, without the payload's checksum: for tests of trees that nobody can fill.
+Status write_tree_header(const TreeParts& parts, const TreeOptions& options, void* out);
+
 // Checks packed bytes as every call does: `operation` goes into the message.
 Status open_tree(const PackedView& packed, const char* operation, PackedTree* tree);
 

@@ -32,6 +32,12 @@ struct Rows {
         return V(F32(format == weights_f16 ? _mm256_cvtph_ps(halves) : widen_bf16(halves)));
     }
     static void stream(std::byte* dst, V a) { _mm256_stream_ps(reinterpret_cast<float*>(dst), a.v); }
+    // For y that is aligned as malloc does, which NumPy uses.
+    static void stream_quarters(std::byte* dst, V a) {
+        auto* floats = reinterpret_cast<float*>(dst);
+        _mm_stream_ps(floats, _mm256_castps256_ps128(a.v));
+        _mm_stream_ps(floats + 4, _mm256_extractf128_ps(a.v, 1));
+    }
     static void finish_streams() { _mm_sfence(); }
 };
 
@@ -45,6 +51,7 @@ const TreeKernels tree = {
      dot_shared<Rows, weights_int8>},
     {sum_rows<Rows, weights_f32>, sum_rows<Rows, weights_f16>, sum_rows<Rows, weights_bf16>,
      sum_rows<Rows, weights_int8>},
+    widen<Rows>,
 };
 
 }  // namespace fastffn::avx2

@@ -37,6 +37,14 @@ struct Rows {
         return V(F32(format == weights_f16 ? _mm512_cvtph_ps(halves) : widen_bf16(halves)));
     }
     static void stream(std::byte* dst, V a) { _mm512_stream_ps(reinterpret_cast<float*>(dst), a.v); }
+    // For y that is aligned as malloc does, which NumPy uses.
+    static void stream_quarters(std::byte* dst, V a) {
+        auto* floats = reinterpret_cast<float*>(dst);
+        _mm_stream_ps(floats, _mm512_castps512_ps128(a.v));
+        _mm_stream_ps(floats + 4, _mm512_extractf32x4_ps(a.v, 1));
+        _mm_stream_ps(floats + 8, _mm512_extractf32x4_ps(a.v, 2));
+        _mm_stream_ps(floats + 12, _mm512_extractf32x4_ps(a.v, 3));
+    }
     static void finish_streams() { _mm_sfence(); }
 };
 
@@ -50,6 +58,7 @@ const TreeKernels tree = {
      dot_shared<Rows, weights_int8>},
     {sum_rows<Rows, weights_f32>, sum_rows<Rows, weights_f16>, sum_rows<Rows, weights_bf16>,
      sum_rows<Rows, weights_int8>},
+    widen<Rows>,
 };
 
 }  // namespace fastffn::avx512

@@ -39,6 +39,12 @@ void sum_rows(const SumArgs& a) noexcept {
         }
 }
 
+void widen(const std::byte* src, DType dtype, std::int64_t cols, float* dst) noexcept {
+    const std::int64_t bytes = element_bytes(dtype);
+    for (std::int64_t c = 0; c < cols; ++c) dst[c] = load_f32(src + c * bytes, dtype);
+    for (std::int64_t c = cols; c < round_up(cols, 16); ++c) dst[c] = 0;
+}
+
 }  // namespace
 
 const TreeKernels tree = {
@@ -46,6 +52,7 @@ const TreeKernels tree = {
     {dots<Format::f32, false>, dots<Format::f16, false>, dots<Format::bf16, false>, dots<Format::int8, false>},
     {dots<Format::f32, true>, dots<Format::f16, true>, dots<Format::bf16, true>, dots<Format::int8, true>},
     {sum_rows<Format::f32>, sum_rows<Format::f16>, sum_rows<Format::bf16>, sum_rows<Format::int8>},
+    widen,
 };
 
 }  // namespace ref

@@ -42,7 +42,7 @@ void walk_each(const WalkTile& tile, const std::int32_t* order, std::int64_t cou
         const std::int64_t walkers = count - first < dots_at_once ? count - first : dots_at_once;
         const std::int32_t* tokens = order + first;
         const float* x[dots_at_once];
-        const std::byte* rows[dots_at_once];
+        const std::byte *rows[dots_at_once], *ahead[dots_at_once];
         float found[dots_at_once];
         std::int64_t which[dots_at_once];
         for (std::int64_t i = 0; i < walkers; ++i) {
@@ -52,8 +52,11 @@ void walk_each(const WalkTile& tile, const std::int32_t* order, std::int64_t cou
         for (std::int64_t t = level; t < end_level; ++t) {
             for (std::int64_t i = 0; i < walkers; ++i)
                 rows[i] = tree.record(which[i], tile.node[tokens[i]] - 1) + node_head_bytes;
-            dots(
-                {x, rows, tree.header.d_model, walkers, found, tree.out_offset - node_head_bytes, tile.prefetch_bytes});
+            for (std::int64_t i = 0; i < walkers; ++i)
+                ahead[i] = tile.ahead ? tile.ahead[tokens[i]] + t * tile.ahead_bytes
+                                      : rows[i] + (tree.out_offset - node_head_bytes);
+            const std::int64_t bytes = tile.ahead ? tile.ahead_bytes : tile.prefetch_bytes;
+            dots({x, rows, tree.header.d_model, walkers, found, bytes ? ahead : nullptr, bytes});
             for (std::int64_t i = 0; i < walkers; ++i) {
                 const Decision decision(tile, rows[i] - node_head_bytes, t);
                 const bool right = decision.goes_right(tokens[i], found[i]);
@@ -82,7 +85,11 @@ void walk_sorted(const WalkTile& tile, std::int32_t* order, std::int64_t count, 
     const std::byte* record = tree.record(tile.which, node - 1);
     const std::byte* row = record + node_head_bytes;
     for (std::int64_t i = 0; i < count; ++i) tile.gathered[i] = tile.x[order[i]];
-    tile.kernels->dot_shared[row_kind(tree)]({tile.gathered, &row, tree.header.d_model, count, tile.dots, 0, 0});
+    if (tile.ahead)
+        for (std::int64_t i = 0; i < count; ++i)
+            tile.ahead_gathered[i] = tile.ahead[order[i]] + level * tile.ahead_bytes;
+    tile.kernels->dot_shared[row_kind(tree)]({tile.gathered, &row, tree.header.d_model, count, tile.dots,
+                                              tile.ahead ? tile.ahead_gathered : nullptr, tile.ahead_bytes});
     const Decision decision(tile, record, level);
     if (decision.last()) {
         for (std::int64_t i = 0; i < count; ++i) (void)decision.goes_right(order[i], tile.dots[i]);

@@ -26,6 +26,10 @@ struct WalkTile {
     std::int32_t* spare = nullptr;     // [count]
     const float** gathered = nullptr;  // [count]
     float* dots = nullptr;             // [count]
+    // x of the tile that comes next: each of count tokens fetches a part of its row per level. nullptr: none.
+    const std::byte* const* ahead = nullptr;     // [count]
+    const std::byte** ahead_gathered = nullptr;  // [count], scratch
+    std::int64_t ahead_bytes = 0;                // per level
 };
 
 // Takes the tokens order[0..count), which stand on node[] of one level, down to `end_level`. In the all-node form the last
