@@ -1,6 +1,8 @@
 // What packing ternary and int4 shares: options, writing codes, and reading them back.
 #pragma once
 
+#include <cmath>
+
 #include "formats/codes/layout.hpp"
 #include "formats/common/panels.hpp"
 
@@ -62,6 +64,30 @@ void codes_unpack_row(const MatrixView& matrix, std::int64_t row, float* weights
             zeros_kind == codes_zero_points ? static_cast<int>(layout.zeros[entry]) : CodeTraits<bits>::zero;
         weights[k] = scale * static_cast<float>(code - zero);
     }
+}
+
+// What no pack() writes, whatever the checksum says: scales and minima that are not finite, zero points beyond 15.
+template <int bits>
+bool codes_scales_valid(const MatrixView& matrix, std::string* fault) {
+    const CodesLayout<bits> layout(matrix);
+    const std::uint32_t zeros_kind = matrix.flags & codes_zeros_mask;
+    for (std::int64_t row = 0; row < matrix.out_features; ++row)
+        for (std::int64_t g = 0; g < layout.groups; ++g) {
+            const std::int64_t entry = layout.entry(row, g * layout.group);
+            const float scale = layout.group ? load_f32(layout.scales + entry * 2, DType::f16)
+                                             : load_f32(layout.scales + row * 4, DType::f32);
+            if (!std::isfinite(scale)) {
+                *fault = "a scale that is not finite, of row " + std::to_string(row);
+            } else if (zeros_kind == codes_zero_points && layout.zeros[entry] > std::byte{15}) {
+                *fault = "a zero point beyond 15, of row " + std::to_string(row);
+            } else if (zeros_kind == codes_minima && !std::isfinite(load_f32(layout.zeros + entry * 2, DType::f16))) {
+                *fault = "a minimum that is not finite, of row " + std::to_string(row);
+            } else {
+                continue;
+            }
+            return false;
+        }
+    return true;
 }
 
 }  // namespace

@@ -150,6 +150,9 @@ const FormatDefinition int4_format = {
     int4_options_valid,
     read_int4_options,
     list_int4_options,
+    nullptr,  // kernels_for
+    nullptr,  // unpack_all
+    codes_scales_valid<4>,
 };
 
 }  // namespace fastffn

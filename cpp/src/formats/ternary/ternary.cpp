@@ -147,6 +147,22 @@ Status pack_ternary(const PlainMatrix& matrix, const PackJob& job) {
     return {};
 }
 
+// Two bits have a fourth code, which stands for no weight.
+bool ternary_payload_valid(const MatrixView& matrix, std::string* fault) {
+    const CodesLayout<2> layout(matrix);
+    const std::int64_t panels = divide_up(matrix.out_features, panel_columns);
+    for (std::int64_t panel = 0; panel < panels; ++panel) {
+        const std::byte* codes = layout.panels + panel * layout.panel_bytes;
+        auto threes = std::byte{0};
+        for (std::int64_t i = 0; i < layout.panel_bytes; ++i) threes |= codes[i] & codes[i] >> 1 & std::byte{0x55};
+        if (threes == std::byte{0}) continue;
+        *fault = "codes that are none of -1, 0 and 1, in rows " + std::to_string(panel * panel_columns) + " to " +
+                 std::to_string(panel * panel_columns + panel_columns - 1);
+        return false;
+    }
+    return codes_scales_valid<2>(matrix, fault);
+}
+
 }  // namespace
 
 const FormatDefinition ternary_format = {
@@ -160,6 +176,9 @@ const FormatDefinition ternary_format = {
     ternary_options_valid,
     read_ternary_options,
     list_ternary_options,
+    nullptr,  // kernels_for
+    nullptr,  // unpack_all
+    ternary_payload_valid,
 };
 
 }  // namespace fastffn
