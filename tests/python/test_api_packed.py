@@ -176,7 +176,7 @@ def test_what_pack_refuses() -> None:
         ff.pack(w, "int3")
     assert (
         str(error.value)
-        == "pack: format 'int3' is not known; expected f32, f16, bf16, int8, sparse24, ternary, int4 or lowrank"
+        == "pack: format 'int3' is not known; expected f32, f16, bf16, int8, sparse24, lowrank, ternary or int4"
     )
     for bad in (np.nan, np.inf):
         broken = w.copy()
