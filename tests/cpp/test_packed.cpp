@@ -65,7 +65,7 @@ TEST(unknown_options) {
             PackedHeader header;
             std::memcpy(&header, packed.data(), sizeof header);
             CHECK(header.header_check == header_checksum(header)) << "this test's checksum is the library's";
-            (option == 0 ? header.flags : header.parameters[option - 1]) = 128;
+            (option == 0 ? header.flags : header.parameters[option - 1]) = 1 << 15;
             header.header_check = header_checksum(header);
             std::memcpy(packed.data(), &header, sizeof header);
             std::string message;
