@@ -30,7 +30,7 @@ what to measure (lists are separated by commas; every combination is a row)
   --leaf LIST           fff: neurons of a leaf; 0 (default): every node is a neuron. The tree is the smallest with
                         D_FF neurons, its tokens are fresh in every call, its baseline is the dense layer of that width
   --bias                with biases
-  --format LIST         f32, f16, bf16 (default), int8, sparse24; or all. With options: sparse24:values=int8
+  --format LIST         f32, f16, bf16 (default), int8, sparse24, ternary, int4; or all. Options: sparse24:values=int8
   --isa LIST            ref, avx2, avx512base, avx512vnni, avx512bf16, amx; avx512: the best of those; best (default):
                         what the library chooses; all: each that this CPU has
   --threads LIST        default 1; all: as many as the library uses by default

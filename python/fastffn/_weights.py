@@ -72,6 +72,16 @@ def pack(w: Array | tuple[Array, Any], format: str, **options: Any) -> Array:
             Where a weight is not kept, x is not multiplied: NaN or infinity there reaches no sum (with int8 values it
             makes the token's row NaN, as with "int8"). A group with fewer than two nonzero weights keeps zeros, at its last
             places.
+            "ternary" (weights -1, 0 and 1 times a scale, 2 bits each, as BitNet b1.58 trains them, arXiv:2402.17764) has
+            scale="tensor" (max(mean |w|, 1e-5) of the matrix; the default) or "row", or, for w that holds the codes -1, 0
+            and 1 themselves, an f32 array: one scale, one per matrix, or one per row and group; group=0 (none), 32, 64, 128
+            or 256 weights of a row that share an f16 scale; act="int8" (tokens quantised to max|x| / 127) or "int4"
+            (BitNet a4.8, arXiv:2411.04965: mean|x| / √7, codes -8 to 7).
+            "int4" has group=128 (or 32, 64, 256) weights of a row that share an f16 scale, max |w| / 7; zero_points=True
+            for scales (max - min) / 15 and a zero point per group; act as "ternary". For w that holds codes 0 to 15 there
+            are scales= (f32, one per row and group) and zeros= (w ≈ scale · (code - zero); 8 where left out) or minima=
+            (w ≈ scale · code + minimum). Both formats keep activations in integers, whose sums are exact: the results have
+            the same bits on every instruction set.
             "lowrank" has factors="bf16" (the default), "f16", "f32" or "int8": the format of u and v.
 
     Returns:
@@ -80,7 +90,7 @@ def pack(w: Array | tuple[Array, Any], format: str, **options: Any) -> Array:
 
     Raises:
         ValueError: an unknown format; options that it does not have or values they do not take; a shape or dtype that
-            does not fit; finite weights beyond the range of the format; for int8, NaN or infinite weights; for sparse24,
+            does not fit; finite weights beyond the range of the format; for int8, ternary and int4, NaN or infinite weights; for sparse24,
             more than two nonzero weights in a group.
         TypeError: w is no array.
         BufferError: w cannot be read where it is.

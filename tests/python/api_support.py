@@ -8,7 +8,14 @@ from typing import Any
 import numpy as np
 
 # Error of y against float64, as a share of its largest value: the dtype's own rounding, with room for small sums.
-TOLERANCE = {"f32": 2e-6, "f16": 2e-3, "bf16": 1.6e-2, "int8": 3e-2, "sparse24": 1.6e-2}
+TOLERANCE = {"f32": 2e-6, "f16": 2e-3, "bf16": 1.6e-2, "int8": 3e-2, "sparse24": 1.6e-2, "ternary": 3e-2, "int4": 3e-2}
+
+
+def held(w: np.ndarray, format: str) -> np.ndarray:
+    """What stands for w in the comparison: w, or for formats of a few bits the weights that were kept of it."""
+    import fastffn as ff
+
+    return np.asarray(ff.unpack(ff.pack(w, format))) if format in ("ternary", "int4") else w
 
 
 def weights(rows: int, columns: int, seed: int = 0) -> np.ndarray:

@@ -4,6 +4,7 @@ FASTFFN_TEST_SIZE=small takes fewer shapes: for slow ways to run kernels (plain 
 """
 
 import os
+import struct
 from dataclasses import dataclass, field
 
 import ml_dtypes
@@ -27,6 +28,7 @@ __all__ = [
     "active_kernel",
     "arithmetic",
     "check",
+    "forged",
     "normal",
     "pack",
     "packed_values",
@@ -117,3 +119,30 @@ def check(y, bounded, dtype):
             f"{wrong.sum()} of {wrong.size} elements are out of bounds; the first at {at}: found {found[at]!r}, "
             f"expected {bounded.value[at]!r} ± {bounded.error[at]:.3g} rounded to {dtype}; largest error {error:.3g}"
         )
+
+
+def forged(packed):
+    """The same bytes with a checksum that fits them, as packed.cpp computes it."""
+
+    def checksum(data, bytes_):
+        factor, mask = 0x9E3779B97F4A7C15, (1 << 64) - 1
+        lanes = [1, 2, 3, 4]
+
+        def mix(lane, word):
+            lane = (lane ^ word) * factor & mask
+            return lane ^ lane >> 29
+
+        words = np.frombuffer(data.tobytes() + bytes(-len(data) % 8), "<u8").tolist()
+        whole = len(data) // 32 * 4
+        for i, word in enumerate(words):
+            lane = i % 4 if i < whole else 0
+            lanes[lane] = mix(lanes[lane], word)
+        total = bytes_
+        for lane in lanes:
+            total = mix(total, lane)
+        return (total ^ total >> 32) & 0xFFFFFFFF
+
+    packed = packed.copy()
+    packed[56:60] = np.frombuffer(struct.pack("<I", checksum(packed[64:], packed.size - 64)), np.uint8)
+    packed[60:64] = np.frombuffer(struct.pack("<I", checksum(packed[:60], 60)), np.uint8)
+    return packed

@@ -18,6 +18,7 @@ from api_support import (
     assert_close,
     dense,
     gelu,
+    held,
     silu,
     to_numpy,
     tokens,
@@ -37,7 +38,7 @@ def test_numpy_linear_keeps_kind_and_dtype(format: str, dtype: str) -> None:
     assert type(y) is np.ndarray
     assert y.dtype == x.dtype
     assert y.flags.c_contiguous and y.flags.writeable
-    expected = x.astype(np.float64) @ w.astype(np.float64).T
+    expected = x.astype(np.float64) @ held(w, format).astype(np.float64).T
     assert_close(y, expected, max(TOLERANCE[format], TOLERANCE[dtype]))
 
 

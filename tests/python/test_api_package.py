@@ -57,7 +57,7 @@ def test_diagnostics() -> None:
         line.split(maxsplit=1) for line in result.stdout.splitlines() if not line.startswith((" ", "isa", "cuda"))
     )
     assert rows["fastffn"].startswith(ff.__version__)
-    assert rows["kernels"] == "f32/ref, f16/ref, bf16/ref, int8/ref, sparse24/ref"
+    assert rows["kernels"] == "f32/ref, f16/ref, bf16/ref, int8/ref, sparse24/ref, ternary/ref, int4/ref"
     assert rows["threads"].startswith("2, ") and "2 usable" not in rows["threads"]
     assert rows["FASTFFN_ISA"] == "ref" and rows["OMP_NUM_THREADS"] == "2"
     assert {"python", "numpy", "torch", "cpu", "caches"} <= set(rows)

@@ -49,6 +49,12 @@ def test_unpack(format: str) -> None:
     elif format == "int8":
         scale = np.abs(w).max(axis=1, keepdims=True) / 127
         assert (np.abs(unpacked - w) <= scale * 0.5001).all()
+    elif format == "ternary":
+        scale = np.abs(w).mean(dtype=np.float64).astype(np.float32)
+        assert np.array_equal(unpacked, np.clip(np.rint(w / scale), -1, 1) * scale)
+    elif format == "int4":
+        scale = np.abs(w).max(axis=1, keepdims=True) / 7
+        assert (np.abs(unpacked - w) <= scale * 0.505).all()  # f16 scales
     else:
         dtype = {"f16": np.float16, "bf16": ml_dtypes.bfloat16, "sparse24": ml_dtypes.bfloat16}[format]
         assert np.array_equal(unpacked, w.astype(dtype).astype(np.float32))
@@ -168,7 +174,10 @@ def test_what_pack_refuses() -> None:
     w = weights(8, 8)
     with pytest.raises(ValueError) as error:
         ff.pack(w, "int3")
-    assert str(error.value) == "pack: format 'int3' is not known; expected f32, f16, bf16, int8, sparse24 or lowrank"
+    assert (
+        str(error.value)
+        == "pack: format 'int3' is not known; expected f32, f16, bf16, int8, sparse24, lowrank, ternary or int4"
+    )
     for bad in (np.nan, np.inf):
         broken = w.copy()
         broken[3, 2] = bad

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import fastffn as ff
-from api_support import TOLERANCE, assert_close, dense, tokens, weights
+from api_support import TOLERANCE, assert_close, dense, held, tokens, weights
 
 torch = pytest.importorskip("torch")
 
@@ -32,7 +32,11 @@ def test_ffn_keeps_kind_and_dtype(format: str, dtype: str) -> None:
     y = ff.ffn(x, up, down, activation="gelu")
     assert type(y) is torch.Tensor and y.dtype == x.dtype and y.is_contiguous() and not y.requires_grad
     share = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}[dtype]
-    assert_close(y, dense(x.double().numpy(), W_UP, W_DOWN), 2 * max(TOLERANCE[format], TOLERANCE[share]))
+    assert_close(
+        y,
+        dense(x.double().numpy(), held(W_UP, format), held(W_DOWN, format)),
+        2 * max(TOLERANCE[format], TOLERANCE[share]),
+    )
 
 
 def test_the_same_bits_as_numpy() -> None:

@@ -7,6 +7,7 @@ import fastffn as ff
 from kernel_support import FORMATS, arithmetic, normal, pack, prepare_weights
 from reference import ffn as oracle
 from reference.activations import ACTIVATIONS
+from reference.formats import CODES, weight_values
 
 
 def rms(x):
@@ -19,6 +20,8 @@ def rounding_noise(values, fmt, is_weight):
     A rounding to steps of size s errs by s/√12 rms. bf16: s = 2^-7 of the power of two below |v|, so s/|v| is 2^-7 to
     2^-8, on average (rms) 0.75 · 2^-7. int8: s = max|row| / 127.
     """
+    if fmt in CODES and is_weight:  # too coarse to be predicted: what the oracle keeps
+        return rms(weight_values(values, fmt) - values) / rms(values)
     fmt = arithmetic(fmt)
     if fmt == "int8":
         return rms(np.abs(values).max(axis=-1) / 127) / np.sqrt(12) / rms(values)

@@ -6,7 +6,7 @@ import pytest
 import fastffn as ff
 from kernel_support import DTYPES, FORMATS, Layer, arithmetic, check, normal, pack, packed_values
 from reference import tolerance
-from reference.formats import INT8_SMALLEST_ROW, SPARSE24, kept_positions
+from reference.formats import CODES, INT8_SMALLEST_ROW, SPARSE24, kept_positions
 
 formats = pytest.mark.parametrize("fmt", FORMATS)
 dtypes = pytest.mark.parametrize("dtype", DTYPES)
@@ -131,7 +131,7 @@ def test_int8_row_with_a_tiny_maximum(tokens, exponent):
     np.testing.assert_allclose(y, np.float64(expected), rtol=0.02)
 
 
-@formats
+@pytest.mark.parametrize("fmt", [fmt for fmt in FORMATS if fmt not in CODES])  # which cannot hold these weights
 @tokens_list
 def test_one_huge_element(fmt, tokens):
     rng = np.random.default_rng(8)

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 
 from kernel_support import ACTIVATIONS, DTYPES, FORMATS, SMALL, Layer, arithmetic, normal, pack, prepare_weights
+from reference.formats import CODES
 
 formats = pytest.mark.parametrize("fmt", FORMATS)
+HOLDING = [fmt for fmt in FORMATS if fmt not in CODES]  # formats that hold any weights well
 dtypes = pytest.mark.parametrize("dtype", DTYPES)
 
 # Around the 16 columns of a panel, the 16 rows and 32 or 64 depths of an AMX tile, the 64 bytes of a cache line.
@@ -104,7 +106,7 @@ def test_bias_dtypes(fmt, bias):
     Layer(fmt, 40, 60, True, bias, "silu").check(normal(np.random.default_rng(7), (5, 40), "f16"))
 
 
-@formats
+@pytest.mark.parametrize("fmt", HOLDING)
 def test_formats_mix(fmt):
     """Each weight of a layer may have a format of its own; with weights of one value the result is known."""
     import fastffn as ff
@@ -116,7 +118,7 @@ def test_formats_mix(fmt):
     plain = {n: prepare_weights("sparse24-f32", w) for n, w in plain.items()}
     w_down = ff.pack(prepare_weights("sparse24-f32", normal(rng, (64, 96), scale=0.1)), "f32")
     exact = ff.ffn(x, **{n: ff.pack(w, "f32") for n, w in plain.items()}, w_down=w_down, activation="silu")
-    for other in FORMATS:
+    for other in HOLDING:
         mixed = ff.ffn(x, pack(plain["w_up"], fmt), w_down, pack(plain["w_gate"], other), activation="silu")
         error = np.linalg.norm(mixed - exact) / np.linalg.norm(exact)
         # int8 has the coarsest steps: about 1% of the rms of a row, on x, up and gate.

@@ -22,10 +22,12 @@ KERNELS = {
     "int8": ("ref", "avx2", "avx2", "avx512vnni", "avx512vnni", "amx"),
 }
 KERNELS |= {f"sparse24-{values}": row for values, row in KERNELS.items()}
+KERNELS |= dict.fromkeys(("ternary", "int4"), ("ref", "avx2", "avx2", *["avx512vnni"] * 3))
 
 
 def kernel(fmt, level):
-    return f"{pack_arguments(fmt)[0]}/{KERNELS[fmt][LEVELS.index(level)]}"
+    name = pack_arguments(fmt)[0]
+    return f"{name}/{KERNELS[fmt if fmt in KERNELS else name][LEVELS.index(level)]}"
 
 
 def run_python(program, isa, *arguments):

@@ -16,6 +16,7 @@ from kernel_support import (
     prepare_weights,
 )
 from reference import tolerance
+from reference.formats import CODES
 
 formats = pytest.mark.parametrize("fmt", FORMATS)
 EDGES = (1, 15, 17, 64, 257) if SMALL else (1, 3, 15, 16, 17, 32, 63, 64, 65, 130, 255, 257)
@@ -81,7 +82,7 @@ def test_every_weight_counts(fmt):
     np.testing.assert_allclose(rows, values.T, rtol=4 * tolerance.U if arithmetic(fmt) == "int8" else 0)
 
 
-@formats
+@pytest.mark.parametrize("fmt", [fmt for fmt in FORMATS if fmt not in CODES])  # theirs: test_kernels_codes.py
 def test_small_integers_are_exact(fmt):
     """Sums of small integers are exact in every format, in any order: no tolerance hides a wrong element."""
     rng = np.random.default_rng(6)

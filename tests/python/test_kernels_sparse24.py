@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import fastffn as ff
-from kernel_support import SMALL, arithmetic, check, normal, pack, packed_values, prepare_weights
+from kernel_support import SMALL, arithmetic, check, forged, normal, pack, packed_values, prepare_weights
 from reference import tolerance
 from reference.formats import SPARSE24, kept_positions
 
@@ -214,33 +214,6 @@ def test_options():
         assert str(error.value).startswith("pack: " + text)
     with pytest.raises(UnicodeEncodeError):
         ff.pack(w, "sparse24", values="\ud800")
-
-
-def forged(packed):
-    """The same bytes with a checksum that fits them, as packed.cpp computes it."""
-
-    def checksum(data, bytes_):
-        factor, mask = 0x9E3779B97F4A7C15, (1 << 64) - 1
-        lanes = [1, 2, 3, 4]
-
-        def mix(lane, word):
-            lane = (lane ^ word) * factor & mask
-            return lane ^ lane >> 29
-
-        words = np.frombuffer(data.tobytes() + bytes(-len(data) % 8), "<u8").tolist()
-        whole = len(data) // 32 * 4
-        for i, word in enumerate(words):
-            lane = i % 4 if i < whole else 0
-            lanes[lane] = mix(lanes[lane], word)
-        total = bytes_
-        for lane in lanes:
-            total = mix(total, lane)
-        return (total ^ total >> 32) & 0xFFFFFFFF
-
-    packed = packed.copy()
-    packed[56:60] = np.frombuffer(struct.pack("<I", checksum(packed[64:], packed.size - 64)), np.uint8)
-    packed[60:64] = np.frombuffer(struct.pack("<I", checksum(packed[:60], 60)), np.uint8)
-    return packed
 
 
 @values_list

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .activations import ACTIVATIONS, SLOPE
-from .formats import INT8_SMALLEST_ROW, ROUND, arithmetic, round_bf16
+from .formats import CODES, CODES_SMALLEST, INT8_SMALLEST_ROW, ROUND, arithmetic, code_group, round_bf16
 
 U = 2.0**-24
 SMALLEST_NORMAL = 2.0**-126
@@ -88,12 +88,49 @@ def quantised(x):
     return Bounded(code * scale, moved * (scale + scale_error)), relative
 
 
+def code_tokens(x, fmt):
+    """The same for formats of codes: quantise_tokens() of x ± error, and the relative error of the scales.
+
+    act="int4": the mean is a sum in 16 lanes, so its error is under depth/16 + 8 units; a token's elements shift it by
+    their mean error at most.
+    """
+    name, options = CODES[fmt]
+    smallest = CODES_SMALLEST[name]
+    magnitude = np.abs(x.value)
+    if options.get("act") == "int4":
+        depth = x.value.shape[-1]
+        lowest, highest = -8, 7
+        base = magnitude.mean(-1, keepdims=True)
+        base_error = x.error.mean(-1, keepdims=True) + (depth / 16 + 8) * U * base + SMALLEST
+        step, scale = (base + smallest) / np.sqrt(7), base / np.sqrt(7)
+    else:
+        lowest, highest = -127, 127
+        base = np.maximum(magnitude.max(axis=-1, keepdims=True, initial=0), smallest)
+        high = np.maximum((magnitude + x.error).max(axis=-1, keepdims=True, initial=0), smallest)
+        low = np.maximum((magnitude - x.error).max(axis=-1, keepdims=True, initial=0), smallest)
+        base_error = np.maximum(high - base, base - low) + U * base
+        step = scale = base / 127
+    relative = np.divide(base_error, base, out=np.zeros_like(base), where=base > 0)
+    ratio = x.value / step
+    shift = x.error / step + np.abs(ratio) * (relative + 4 * U)
+    code = np.clip(np.rint(ratio), lowest, highest)
+    up, down = np.clip(np.rint(ratio + shift), lowest, highest), np.clip(np.rint(ratio - shift), lowest, highest)
+    moved = np.maximum(up - code, code - down)
+    # A token of zeros with errors: its scale may be that of the errors, and its codes any that these reach.
+    scale_error = np.where(base > 0, relative * scale, base_error)
+    return Bounded(code * scale, moved * (scale + scale_error)), relative + 2 * U
+
+
 def linear(x, w, fmt, bias=None):
     """x ± error [..., in] times the values w [out, in] of a packed weight: [..., out]."""
     depth = w.shape[-1]
-    fmt = arithmetic(fmt)
+    # Sums of a group are exact (256 · 127 · 15 < 2^24); one f32 addition per group follows.
+    groups = -(-depth // code_group(fmt, depth)) if fmt in CODES else 1
+    codes, fmt = fmt, arithmetic(fmt)
     if fmt == "bf16":
         x = rounded(x, round_bf16)
+    elif codes in CODES:
+        x, scale_relative = code_tokens(x, codes)
     elif fmt == "int8":
         x, scale_relative = quantised(x)
     value = x.value @ w.T
@@ -103,7 +140,7 @@ def linear(x, w, fmt, bias=None):
         # Integers add exactly; three roundings follow: the sum to f32, the product of the scales, their product. A
         # product of scales under 2^-126 loses bits for good. And w, as unpack gives it, is code · scale rounded to f32.
         error = error + (scale_relative + 4 * U) * (np.abs(value) + error) + 127 * 127 * depth * SMALLEST
-        error = error + U * magnitude
+        error = error + groups * U * magnitude
     else:
         error = error + accumulation_units(depth) * U * magnitude + depth * SMALLEST
     if fmt == "bf16":

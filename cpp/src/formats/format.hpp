@@ -87,6 +87,6 @@ const FormatKernels& format_kernels(const FormatDefinition& format, const Packed
 Status open_packed(const PackedView& packed, const char* operation, const char* name, PackedMatrix* matrix);
 
 extern const FormatDefinition f32_format, f16_format, bf16_format, int8_format;
-extern const FormatDefinition lowrank_format, sparse24_format;
+extern const FormatDefinition lowrank_format, sparse24_format, ternary_format, int4_format;
 
 }  // namespace fastffn

@@ -7,11 +7,11 @@
 namespace fastffn {
 
 namespace ref {
-extern const FormatKernels f32_kernels, f16_kernels, bf16_kernels, int8_kernels;
+extern const FormatKernels f32_kernels, f16_kernels, bf16_kernels, int8_kernels, ternary_kernels, int4_kernels;
 extern const FormatKernels sparse24_bf16_kernels, sparse24_f16_kernels, sparse24_f32_kernels, sparse24_int8_kernels;
 }  // namespace ref
 namespace avx2 {
-extern const FormatKernels f32_kernels, f16_kernels, bf16_kernels, int8_kernels;
+extern const FormatKernels f32_kernels, f16_kernels, bf16_kernels, int8_kernels, ternary_kernels, int4_kernels;
 extern const FormatKernels sparse24_bf16_kernels, sparse24_f16_kernels, sparse24_f32_kernels, sparse24_int8_kernels;
 }  // namespace avx2
 namespace avx512 {
@@ -19,7 +19,7 @@ extern const FormatKernels f32_kernels, f16_kernels, bf16_kernels;
 extern const FormatKernels sparse24_bf16_kernels, sparse24_f16_kernels, sparse24_f32_kernels;
 }  // namespace avx512
 namespace avx512vnni {
-extern const FormatKernels int8_kernels, sparse24_int8_kernels;
+extern const FormatKernels int8_kernels, sparse24_int8_kernels, ternary_kernels, int4_kernels;
 }
 namespace avx512bf16 {
 extern const FormatKernels bf16_kernels, sparse24_bf16_kernels;

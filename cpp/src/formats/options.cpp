@@ -88,6 +88,30 @@ const TensorView* OptionReader::array(const char* name) {
     return nullptr;
 }
 
+int OptionReader::choice_unless_given(const char* name, const std::vector<std::string>& values, int fallback,
+                                      int given) {
+    const OptionValue* value = find(name);
+    if (!value) return fallback;
+    if (value->kind() == OptionValue::Kind::text) return choice(name, values, fallback);
+    if (value->kind() != OptionValue::Kind::boolean) return given;
+    expected(name, *value, quoted_list(values) + ", a number or an array");
+    return fallback;
+}
+
+const TensorView* OptionReader::given_array(const char* name) {
+    const OptionValue* value = find(name);
+    return value && value->kind() == OptionValue::Kind::array ? &value->array() : nullptr;
+}
+
+bool is_contiguous(const TensorView& array) noexcept {
+    std::int64_t step = 1;
+    for (int i = array.ndim - 1; i >= 0; --i) {
+        if (array.shape[i] != 1 && array.strides[i] != step) return false;
+        step *= array.shape[i];
+    }
+    return true;
+}
+
 Status OptionReader::finish() {
     for (std::size_t i = 0; i < options_.size(); ++i) {
         const std::string& name = options_[i].name;

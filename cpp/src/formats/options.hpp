@@ -23,6 +23,10 @@ class OptionReader {
     double real(const char* name, double lowest, double highest, double fallback);
     bool boolean(const char* name, bool fallback);
     const TensorView* array(const char* name);  // nullptr where none was given
+    // As choice(), but a number or an array may be given instead of a name: then `given`.
+    int choice_unless_given(const char* name, const std::vector<std::string>& values, int fallback, int given);
+    // The array of such an option; nullptr where a name, a number or nothing was given.
+    const TensorView* given_array(const char* name);
 
     // Notes an error of the format's own; the first one counts.
     void fail(const std::string& text);
@@ -39,5 +43,8 @@ class OptionReader {
     std::vector<std::string> known_;
     std::string error_;
 };
+
+// Row-major without gaps.
+bool is_contiguous(const TensorView& array) noexcept;
 
 }  // namespace fastffn

@@ -15,6 +15,8 @@ const FormatDefinition* const formats[] = {
     &int8_format,      //
     &sparse24_format,  //
     &lowrank_format,   //
+    &ternary_format,   //
+    &int4_format,      //
 };
 }  // namespace
 

@@ -1,0 +1,94 @@
+// What packing ternary and int4 shares: options, writing codes, and reading them back.
+#pragma once
+
+#include <cmath>
+
+#include "formats/codes/layout.hpp"
+#include "formats/common/panels.hpp"
+
+namespace fastffn {
+namespace {
+
+// How pack() came by the scales, in the header for info().
+enum class CodesScale : std::uint32_t { tensor = 0, row = 1, given = 2 };
+
+template <int bits>
+std::int64_t codes_matrix_bytes(const PackedHeader& header) noexcept {
+    return CodesLayout<bits>(nullptr, header.out_features, header.in_features, header.flags, header.parameters[0])
+        .bytes;
+}
+
+inline bool codes_group_valid(std::int64_t group) {
+    return group == 0 || group == 32 || group == 64 || group == 128 || group == 256;
+}
+
+// Options that both formats have: act.
+inline void read_codes_options(OptionReader& options, PackedHeader* header) {
+    const int act = options.choice("act", {"int8", "int4"}, 0);
+    header->flags |= static_cast<std::uint32_t>(act) << codes_act_shift;
+    if (header->in_features > codes_depth_limit)
+        options.fail("w has in_features " + std::to_string(header->in_features) + ", this format takes at most " +
+                     std::to_string(codes_depth_limit) + " (its int32 sums would overflow)");
+}
+
+inline const char* codes_act_name(std::uint32_t flags) {
+    return (flags & codes_act_mask) >> codes_act_shift == codes_act_int4 ? "int4" : "int8";
+}
+
+template <int bits>
+void put_code(const CodesLayout<bits>& layout, std::int64_t column, std::int64_t k, int code) {
+    auto* byte = const_cast<std::byte*>(layout.panels) + layout.code_byte(column, k);
+    *byte |= static_cast<std::byte>(code << layout.code_shift(k));
+}
+
+template <int bits>
+int get_code(const CodesLayout<bits>& layout, std::int64_t column, std::int64_t k) {
+    return static_cast<int>(layout.panels[layout.code_byte(column, k)]) >> layout.code_shift(k) &
+           CodeTraits<bits>::mask;
+}
+
+template <int bits>
+void codes_unpack_row(const MatrixView& matrix, std::int64_t row, float* weights) noexcept {
+    const CodesLayout<bits> layout(matrix);
+    const std::uint32_t zeros_kind = matrix.flags & codes_zeros_mask;
+    for (std::int64_t k = 0; k < matrix.in_features; ++k) {
+        const std::int64_t entry = layout.entry(row, k);
+        const float scale = layout.group ? load_f32(layout.scales + entry * 2, DType::f16)
+                                         : load_f32(layout.scales + row * 4, DType::f32);
+        const int code = get_code(layout, row, k);
+        if (zeros_kind == codes_minima) {
+            weights[k] = scale * static_cast<float>(code) + load_f32(layout.zeros + entry * 2, DType::f16);
+            continue;
+        }
+        const int zero =
+            zeros_kind == codes_zero_points ? static_cast<int>(layout.zeros[entry]) : CodeTraits<bits>::zero;
+        weights[k] = scale * static_cast<float>(code - zero);
+    }
+}
+
+// What no pack() writes, whatever the checksum says: scales and minima that are not finite, zero points beyond 15.
+template <int bits>
+bool codes_scales_valid(const MatrixView& matrix, std::string* fault) {
+    const CodesLayout<bits> layout(matrix);
+    const std::uint32_t zeros_kind = matrix.flags & codes_zeros_mask;
+    for (std::int64_t row = 0; row < matrix.out_features; ++row)
+        for (std::int64_t g = 0; g < layout.groups; ++g) {
+            const std::int64_t entry = layout.entry(row, g * layout.group);
+            const float scale = layout.group ? load_f32(layout.scales + entry * 2, DType::f16)
+                                             : load_f32(layout.scales + row * 4, DType::f32);
+            if (!std::isfinite(scale)) {
+                *fault = "a scale that is not finite, of row " + std::to_string(row);
+            } else if (zeros_kind == codes_zero_points && layout.zeros[entry] > std::byte{15}) {
+                *fault = "a zero point beyond 15, of row " + std::to_string(row);
+            } else if (zeros_kind == codes_minima && !std::isfinite(load_f32(layout.zeros + entry * 2, DType::f16))) {
+                *fault = "a minimum that is not finite, of row " + std::to_string(row);
+            } else {
+                continue;
+            }
+            return false;
+        }
+    return true;
+}
+
+}  // namespace
+}  // namespace fastffn

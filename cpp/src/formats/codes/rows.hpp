@@ -1,0 +1,93 @@
+// Rows of activations → s8 codes with a scale per row and sums per group, for AVX2 and AVX-512. An Isa (registers_*.hpp
+// beside this file) brings F32, store_codes and sum_codes.
+#pragma once
+
+#include "core/convert.hpp"
+#include "core/kernel.hpp"
+#include "formats/codes/layout.hpp"
+
+namespace fastffn {
+namespace {
+
+// Sums of magnitudes run in 16 lanes, lane = depth mod 16, and these are added in this order on every instruction set: the
+// codes that a mean decides are then the same everywhere.
+inline float add_lanes(const float* lanes) {
+    float sums[16];
+    for (int i = 0; i < 16; ++i) sums[i] = lanes[i];
+    for (int half = 8; half >= 1; half /= 2)
+        for (int i = 0; i < half; ++i) sums[i] += sums[i + half];
+    return sums[0];
+}
+
+struct RowStatistics {
+    float largest, sum;
+    bool finite;
+};
+
+template <class Isa>
+RowStatistics row_statistics(const std::byte* src, DType dtype, std::int64_t depth) {
+    using F32 = typename Isa::F32;
+    constexpr int registers = 16 / F32::width;
+    const std::int64_t bytes = element_bytes(dtype);
+    alignas(64) float lanes[16], largest_lanes[16], bad_lanes[16];
+    F32 sums[2] = {F32(0.0f), F32(0.0f)}, largest[2] = {F32(0.0f), F32(0.0f)}, bad[2] = {F32(0.0f), F32(0.0f)};
+    for (std::int64_t k = 0; k < depth; k += 16)
+#pragma GCC unroll 2
+        for (int i = 0; i < registers; ++i) {
+            const std::int64_t at = k + i * F32::width;
+            if (at >= depth) break;
+            const F32 x = F32::load_as(src + at * bytes, dtype, depth - at);
+            const F32 magnitude = absolute(x);
+            sums[i] = sums[i] + magnitude;
+            largest[i] = maximum(largest[i], magnitude);
+            bad[i] = multiply_add(x, F32(0.0f), bad[i]);  // NaN from the first NaN or infinity on
+        }
+    for (int i = 0; i < registers; ++i) {
+        store(lanes + i * F32::width, sums[i]);
+        store(largest_lanes + i * F32::width, largest[i]);
+        store(bad_lanes + i * F32::width, bad[i]);
+    }
+    RowStatistics statistics{0.0f, add_lanes(lanes), true};
+    for (int i = 0; i < 16; ++i) {
+        if (largest_lanes[i] > statistics.largest) statistics.largest = largest_lanes[i];
+        if (bad_lanes[i] != 0.0f) statistics.finite = false;
+    }
+    return statistics;
+}
+
+template <class Isa, int bits>
+std::int64_t codes_prepared_bytes(std::int64_t total_rows, const MatrixView& matrix) noexcept {
+    const CodesLayout<bits> layout(matrix);
+    return CodesRows(total_rows, layout.padded_depth, layout.groups).bytes;
+}
+
+template <class Isa, int bits>
+void codes_prepare(const PrepareArgs& a) noexcept {
+    using F32 = typename Isa::F32;
+    const CodesLayout<bits> layout(*a.matrix);
+    const CodesRows rows(a.total_rows, layout.padded_depth, layout.groups);
+    const std::int64_t bytes = element_bytes(a.dtype);
+    for (std::int64_t r = 0; r < a.rows; ++r) {
+        const std::byte* src = a.src + r * a.src_stride;
+        std::byte* dst = a.prepared + (a.row0 + r) * rows.stride;
+        const RowStatistics statistics = row_statistics<Isa>(src, a.dtype, a.depth);
+        const RowCode code =
+            row_code_of<bits>(a.matrix->flags, statistics.largest, statistics.sum, a.depth, statistics.finite);
+        std::int64_t k = 0;
+        for (; k < a.depth; k += F32::width)  // lanes past the depth are 0
+            Isa::store_codes(
+                dst + k,
+                statistics.finite ? F32::load_as(src + k * bytes, a.dtype, a.depth - k) * F32(code.inverse) : F32(0.0f),
+                code.lowest, code.highest);
+        for (; k < layout.padded_depth; k += F32::width) Isa::store_codes(dst + k, F32(0.0f), 0.0f, 0.0f);
+        __builtin_memcpy(a.prepared + rows.scales + (a.row0 + r) * 4, &code.scale, 4);
+        const std::int64_t group = layout.group ? layout.group : layout.padded_depth;
+        for (std::int64_t g = 0; g < layout.groups; ++g) {
+            const std::int32_t sum = Isa::sum_codes(dst + g * group, group);
+            __builtin_memcpy(a.prepared + rows.sums + ((a.row0 + r) * layout.groups + g) * 4, &sum, 4);
+        }
+    }
+}
+
+}  // namespace
+}  // namespace fastffn
