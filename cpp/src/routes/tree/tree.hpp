@@ -5,7 +5,7 @@
 //              d_out     weights of the output, in format, the same (all-node form only)
 //
 // A record is an odd number of cache lines: the rows of a path, read side by side, then fall into different cache sets.
-// Contiguous subtrees below the heap were tried and gained nothing: a row of 3 KB fills most of a page by itself.
+// No contiguous subtrees below the heap: a row of 3 KB fills most of a page by itself, so neighbours would share none.
 #pragma once
 
 #include <cstring>
