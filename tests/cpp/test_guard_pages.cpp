@@ -115,11 +115,13 @@ TEST(segments_against_guard_pages) {
     int which = 0;
     for (std::int64_t tokens : {1, 7, 40}) {
         for (const Kind& format : all_kinds()) {
-            const Problem problem(format, float_dtypes[which++ % 3], tokens, 33, 301, which % 2 == 0);
+            ++which;
+            const Problem problem(format, float_dtypes[which % 3], tokens, 33, 301, which % 2 == 0);
             check(problem, "segments of " + format.name(), which);
         }
         for (Format factors : factor_formats) {
-            Problem problem(Format::f32, float_dtypes[which++ % 3], tokens, 33, 301, which % 2 == 0);
+            ++which;
+            Problem problem(Format::f32, float_dtypes[which % 3], tokens, 33, 301, which % 2 == 0);
             check(problem.low_rank(factors, 20), "segments of pairs", which);
         }
     }
