@@ -122,8 +122,8 @@ py::tuple unpack_weight_codes(py::object packed) {
     check(status);
     const py::object offsets = zeros ? zeros->finish() : py::none();
     const bool minima = layout.zeros == CodeZeros::minima;
-    return py::make_tuple(codes.finish(), scales.finish(), minima ? py::none() : offsets,
-                          minima ? offsets : py::none(), layout.group);
+    return py::make_tuple(codes.finish(), scales.finish(), minima ? py::none() : offsets, minima ? offsets : py::none(),
+                          layout.group);
 }
 
 py::tuple inspect_weights(py::object packed) {

@@ -13,8 +13,9 @@ namespace {
 Status find_reader(const PackedMatrix& matrix, const char* operation, const char* name) {
     if (matrix.format->codes) return {};
     return {StatusCode::invalid_argument, std::string(operation) + ": " + name + " holds format '" +
-                                              matrix.format->name + "', which has no codes; 'ternary', 'int4' and "
-                                                                    "'int8' have"};
+                                              matrix.format->name +
+                                              "', which has no codes; 'ternary', 'int4' and "
+                                              "'int8' have"};
 }
 
 Status check_view(const TensorView& view, const char* name, DType dtype, const PackedHeader& header,
@@ -50,8 +51,7 @@ Status unpack_codes(const PackedView& packed, const TensorView& codes, const Ten
     if (Status status = find_reader(matrix, "unpack_codes", "packed"); !status.ok()) return status;
     const PackedHeader& header = matrix.header;
     const CodesInfo info = matrix.format->codes->describe(header);
-    if (Status status = check_view(codes, "codes", info.dtype, header, header.in_features); !status.ok())
-        return status;
+    if (Status status = check_view(codes, "codes", info.dtype, header, header.in_features); !status.ok()) return status;
     if (Status status = check_view(scales, "scales", DType::f32, header, info.groups); !status.ok()) return status;
     if (info.zeros == CodeZeros::none) {
         if (zeros.data)
