@@ -13,6 +13,7 @@ except ImportError as error:
 from fastffn.torch._ffn import FFN
 from fastffn.torch._functions import ffn, linear
 from fastffn.torch._trees import auxiliary_loss, balance_loss, hardening_loss, mixture
+from fastffn.torch.bitlinear import BitFFN, BitLinear, HBitLinear, to_bitlinear
 from fastffn.torch.fff import FFF
 from fastffn.torch.fff_nodes import AllNodeFFF
 from fastffn.torch.sparse24 import Sparse24Linear, Sparse24Schedule, sparse_layers, sparsify24
@@ -21,6 +22,9 @@ __all__ = [
     "FFF",
     "FFN",
     "AllNodeFFF",
+    "BitFFN",
+    "BitLinear",
+    "HBitLinear",
     "Sparse24Linear",
     "Sparse24Schedule",
     "auxiliary_loss",
@@ -31,4 +35,5 @@ __all__ = [
     "mixture",
     "sparse_layers",
     "sparsify24",
+    "to_bitlinear",
 ]
