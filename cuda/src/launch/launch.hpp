@@ -17,8 +17,8 @@ inline cudaError_t launch(void (*kernel)(Parameters...), const Grid& grid, const
     if (grid.blocks.x == 0 || grid.blocks.y == 0 || grid.blocks.z == 0) return cudaSuccess;
     // More than 48 KiB only for kernels that ask.
     if (grid.shared_bytes > 48 * 1024) {
-        const cudaError_t status = cudaFuncSetAttribute(
-            reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize, grid.shared_bytes);
+        const cudaError_t status = cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                                                        cudaFuncAttributeMaxDynamicSharedMemorySize, grid.shared_bytes);
         if (status != cudaSuccess) return status;
     }
     cudaLaunchConfig_t config = {};

@@ -17,19 +17,20 @@
 
 namespace fastffn::ptx {
 
-#define FASTFFN_MMA_4_2(name, acc_type, constraint, instruction)                                                  \
-    __device__ __forceinline__ void name(acc_type(&acc)[4], const unsigned(&a)[4], const unsigned(&b)[2]) {       \
-        asm volatile("mma.sync.aligned." instruction " {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "            \
-                     "{%0, %1, %2, %3};"                                                                          \
+#define FASTFFN_MMA_4_2(name, acc_type, constraint, instruction)                                                      \
+    __device__ __forceinline__ void name(acc_type(&acc)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {         \
+        asm volatile("mma.sync.aligned." instruction                                                                  \
+                     " {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "                                                \
+                     "{%0, %1, %2, %3};"                                                                              \
                      : "+" constraint(acc[0]), "+" constraint(acc[1]), "+" constraint(acc[2]), "+" constraint(acc[3]) \
-                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));                         \
+                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));                             \
     }
 
-#define FASTFFN_MMA_2_1(name, acc_type, constraint, instruction)                                                  \
-    __device__ __forceinline__ void name(acc_type(&acc)[4], const unsigned(&a)[2], const unsigned(&b)[1]) {       \
-        asm volatile("mma.sync.aligned." instruction " {%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"       \
+#define FASTFFN_MMA_2_1(name, acc_type, constraint, instruction)                                                      \
+    __device__ __forceinline__ void name(acc_type(&acc)[4], const unsigned (&a)[2], const unsigned (&b)[1]) {         \
+        asm volatile("mma.sync.aligned." instruction " {%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"           \
                      : "+" constraint(acc[0]), "+" constraint(acc[1]), "+" constraint(acc[2]), "+" constraint(acc[3]) \
-                     : "r"(a[0]), "r"(a[1]), "r"(b[0]));                                                          \
+                     : "r"(a[0]), "r"(a[1]), "r"(b[0]));                                                              \
     }
 
 FASTFFN_MMA_4_2(mma_m16n8k16_bf16, float, "f", "m16n8k16.row.col.f32.bf16.bf16.f32")

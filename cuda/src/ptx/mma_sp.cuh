@@ -19,25 +19,24 @@ namespace fastffn::ptx {
 #define FASTFFN_MMA_SP "mma.sp.sync.aligned."
 #endif
 
-#define FASTFFN_MMA_SP_4_4(name, acc_type, constraint, instruction)                                                \
-    template <int selector>                                                                                        \
-    __device__ __forceinline__ void name(acc_type(&acc)[4], const unsigned(&a)[4], const unsigned(&b)[4],          \
-                                         unsigned metadata) {                                                      \
-        asm volatile(FASTFFN_MMA_SP instruction                                                                    \
-                     " {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9, %10, %11}, {%0, %1, %2, %3}, %12, %13;"        \
+#define FASTFFN_MMA_SP_4_4(name, acc_type, constraint, instruction)                                                   \
+    template <int selector>                                                                                           \
+    __device__ __forceinline__ void name(acc_type(&acc)[4], const unsigned (&a)[4], const unsigned (&b)[4],           \
+                                         unsigned metadata) {                                                         \
+        asm volatile(FASTFFN_MMA_SP instruction                                                                       \
+                     " {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9, %10, %11}, {%0, %1, %2, %3}, %12, %13;"           \
                      : "+" constraint(acc[0]), "+" constraint(acc[1]), "+" constraint(acc[2]), "+" constraint(acc[3]) \
-                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "r"(b[2]), "r"(b[3]),     \
-                       "r"(metadata), "n"(selector));                                                              \
+                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "r"(b[2]), "r"(b[3]),        \
+                       "r"(metadata), "n"(selector));                                                                 \
     }
 
-#define FASTFFN_MMA_SP_2_2(name, acc_type, constraint, instruction)                                                \
-    template <int selector>                                                                                        \
-    __device__ __forceinline__ void name(acc_type(&acc)[4], const unsigned(&a)[2], const unsigned(&b)[2],          \
-                                         unsigned metadata) {                                                      \
-        asm volatile(FASTFFN_MMA_SP instruction                                                                    \
-                     " {%0, %1, %2, %3}, {%4, %5}, {%6, %7}, {%0, %1, %2, %3}, %8, %9;"                            \
+#define FASTFFN_MMA_SP_2_2(name, acc_type, constraint, instruction)                                                   \
+    template <int selector>                                                                                           \
+    __device__ __forceinline__ void name(acc_type(&acc)[4], const unsigned (&a)[2], const unsigned (&b)[2],           \
+                                         unsigned metadata) {                                                         \
+        asm volatile(FASTFFN_MMA_SP instruction " {%0, %1, %2, %3}, {%4, %5}, {%6, %7}, {%0, %1, %2, %3}, %8, %9;"    \
                      : "+" constraint(acc[0]), "+" constraint(acc[1]), "+" constraint(acc[2]), "+" constraint(acc[3]) \
-                     : "r"(a[0]), "r"(a[1]), "r"(b[0]), "r"(b[1]), "r"(metadata), "n"(selector));                  \
+                     : "r"(a[0]), "r"(a[1]), "r"(b[0]), "r"(b[1]), "r"(metadata), "n"(selector));                     \
     }
 
 FASTFFN_MMA_SP_4_4(mma_sp_m16n8k32_bf16, float, "f", "m16n8k32.row.col.f32.bf16.bf16.f32")
