@@ -299,6 +299,8 @@ __global__ void wrong_uses(int* y) {
     const int lane = static_cast<int>(threadIdx.x);
     unsigned a[4] = {}, b[2] = {};
     float acc[4] = {};
+    reinterpret_cast<uint4*>(shared)[lane] = make_uint4(0, 0, 0, 0);
+    __syncwarp();
     if (defect == 1) ptx::ldmatrix(a, shared + lane * 16 + 8);
     if (defect == 2) ptx::ldmatrix(a, shared + lane * 16 + 16);
     if (defect == 3 && lane < 31) ptx::mma_m16n8k16_bf16(acc, a, b);

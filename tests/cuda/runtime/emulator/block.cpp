@@ -37,17 +37,11 @@ std::uint64_t& seed() {
 }
 
 void body_of_thread(void* body) {
-    try {
-        (*static_cast<const std::function<void()>*>(body))();
-        Thread& self = *block.running;
-        for (const auto& group : self.groups)
-            if (!group.empty()) fail(group[0].site, "the thread returned without waiting for this cp.async");
-        if (!self.open_group.empty())
-            fail(self.open_group[0].site, "the thread returned without committing this cp.async");
-    } catch (const Failure& failure) {
-        if (block.failure.empty()) block.failure = failure.message;
-    }
+    (*static_cast<const std::function<void()>*>(body))();
     Thread& self = *block.running;
+    for (const auto& group : self.groups)
+        if (!group.empty()) fail(group[0].site, "the thread returned without waiting for this cp.async");
+    if (!self.open_group.empty()) fail(self.open_group[0].site, "the thread returned without committing this cp.async");
     self.state = State::done;
     ++block.done;
 }
@@ -95,6 +89,7 @@ void run_block(const LaunchShape& shape, uint3 index, const std::function<void()
         Thread& thread = *block.pool[i];
         thread.number = i;
         thread.index = {i % shape.block[0], i / shape.block[0] % shape.block[1], i / (shape.block[0] * shape.block[1])};
+        thread.site = Site{};
         thread.groups.clear();
         thread.open_group.clear();
         block.set_ready(thread);
@@ -129,16 +124,18 @@ std::string thread_name(const Thread& thread) {
     return text;
 }
 
+// The thread stops for good where it is: no exception has to find its way through code that expects none.
 void fail(const Site& site, const char* format, ...) {
     char text[512];
     va_list arguments;
     va_start(arguments, format);
     std::vsnprintf(text, sizeof text, format, arguments);
     va_end(arguments);
-    std::string message;
-    if (block.running) message = thread_name(*block.running) + ", ";
-    message += std::string(base_name(site.file)) + ":" + std::to_string(site.line) + ": " + text;
-    throw Failure{message};
+    if (block.failure.empty())
+        block.failure =
+            thread_name(*block.running) + ", " + base_name(site.file) + ":" + std::to_string(site.line) + ": " + text;
+    block.running->fiber.suspend();
+    std::abort();
 }
 
 void Block::set_ready(Thread& thread) {
@@ -211,6 +208,11 @@ std::uint32_t random_bits() { return static_cast<std::uint32_t>(block.random());
 
 void yield() { block.running->fiber.suspend(); }
 
+void fence() {
+    races::fence();
+    yield();
+}
+
 void wait_for(const Site& site, const char* what, bool (*ready)(void*), void* argument) {
     if (ready(argument)) return yield();
     Thread& self = *block.running;
@@ -261,7 +263,6 @@ int barrier(const Site& site, const char* name, int id, int threads, int value, 
     block.set_waiting(self, State::barrier, site, name);
     self.barrier_id = id;
     block.check_early_exit();
-    if (!block.failure.empty()) throw Failure{block.failure};
     self.fiber.suspend();
     return self.barrier_sum;
 }

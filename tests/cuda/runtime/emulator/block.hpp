@@ -13,10 +13,6 @@
 
 namespace emulator {
 
-struct Failure {
-    std::string message;
-};
-
 struct AsyncCopy {
     void* shared;
     const void* global;

@@ -27,6 +27,7 @@ struct Site {
 int lane();
 // Where any thread may go on: what takes time on a GPU calls it.
 void yield();
+void fence();
 // Stops the running thread until another wakes it: `what` is for the message of a deadlock.
 void wait_for(const Site& site, const char* what, bool (*ready)(void*), void* argument);
 

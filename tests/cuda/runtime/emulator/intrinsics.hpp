@@ -22,9 +22,9 @@ inline int __syncthreads_and(int predicate, FASTFFN_SITE) { return __syncthreads
 inline void __syncwarp(unsigned mask = 0xFFFFFFFFu, FASTFFN_SITE) {
     emulator::warp_operation(site, "__syncwarp", mask, nullptr, nullptr);
 }
-inline void __threadfence() { emulator::yield(); }
-inline void __threadfence_block() { emulator::yield(); }
-inline void __threadfence_system() { emulator::yield(); }
+inline void __threadfence() { emulator::fence(); }
+inline void __threadfence_block() { emulator::fence(); }
+inline void __threadfence_system() { emulator::fence(); }
 inline void __nanosleep(unsigned) { emulator::yield(); }
 [[noreturn]] inline void __trap(FASTFFN_SITE) { emulator::fail(site, "__trap"); }
 

@@ -130,9 +130,7 @@ void run_load(const Lanes& lanes) {
     for (int matrix = 0; matrix < first.count; matrix++) {
         std::uint16_t elements[8][8];
         for (int r = 0; r < 8; r++) {
-            const void* row = rows_of_lane(lanes, 8 * matrix + r).row;
-            check_shared(lanes.site, "ldmatrix", row, 16, 16);
-            std::memcpy(elements[r], row, 16);
+            std::memcpy(elements[r], rows_of_lane(lanes, 8 * matrix + r).row, 16);
         }
         for (int lane = 0; lane < 32; lane++) {
             const int r = lane / 4, c = 2 * (lane % 4);
@@ -162,7 +160,10 @@ void mma(const Site& site, const Mma& shape, void* acc, const unsigned* a, const
 
 void load_matrices(const Site& site, unsigned* registers, int count, const void* row, bool transposed) {
     // The lanes whose address counts read for the others.
-    if (lane() < 8 * count) note_access(site, Access::read, row, 16);
+    if (lane() < 8 * count) {
+        check_shared(site, "ldmatrix", row, 16, 16);
+        note_access(site, Access::read, row, 16);
+    }
     Rows rows{registers, row, count, transposed};
     warp_operation(site, transposed ? "ldmatrix.trans" : "ldmatrix", all_lanes, &rows, run_load);
 }

@@ -75,6 +75,13 @@ void prepare_shared_memory(std::size_t dynamic_bytes) {
         fill(__start_cuda_shared, static_cast<std::size_t>(__stop_cuda_shared - __start_cuda_shared));
 }
 
+SharedRange dynamic_shared_range() { return {block.dynamic, arena(), block.dynamic_bytes, most_dynamic + red_zone}; }
+
+SharedRange shared_variables_range() {
+    const auto bytes = __start_cuda_shared ? static_cast<std::size_t>(__stop_cuda_shared - __start_cuda_shared) : 0;
+    return {__start_cuda_shared, __start_cuda_shared, bytes, bytes};
+}
+
 void release_shared_memory() { poison(arena(), most_dynamic + red_zone); }
 
 std::string check_shared_red_zone() {
@@ -138,7 +145,7 @@ void* allocate(std::size_t bytes) {
     unsigned char* const data = base + inner - rounded;
     fill(data, bytes);
     mappings()[data] = {map, inner + 2 * page};
-    races::add_allocation(data, bytes);
+    races::add_allocation(data, bytes, map, inner + 2 * page);
     return data;
 #endif
 }
@@ -150,7 +157,7 @@ void release(void* data) {
     unpoison(data, at->second.second);
     std::free(data);
 #else
-    races::remove_allocation(data);
+    races::remove_allocation(at->second.first);
     munmap(at->second.first, at->second.second);
 #endif
     mappings().erase(at);

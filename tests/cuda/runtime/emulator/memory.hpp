@@ -11,6 +11,14 @@ void prepare_shared_memory(std::size_t dynamic_bytes);
 std::string check_shared_red_zone();
 void release_shared_memory();
 
+// An array and the bytes around it that belong to nobody else.
+struct SharedRange {
+    const unsigned char *data, *mapping;
+    std::size_t bytes, mapping_bytes;
+};
+SharedRange dynamic_shared_range();
+SharedRange shared_variables_range();
+
 // Whether the address is in a variable that kernels declare __shared__, or in dynamic shared memory.
 bool in_shared_memory(const void* data, std::size_t bytes);
 
