@@ -1,6 +1,7 @@
 // Everything: include this one.
 #pragma once
 
+#include "fastffn/codes.hpp"         // codes and scales of quantised weights
 #include "fastffn/context.hpp"       // threads and workspace
 #include "fastffn/cpu.hpp"           // instruction sets
 #include "fastffn/cuda.hpp"          // whether CUDA can be used, and why not
