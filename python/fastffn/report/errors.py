@@ -9,3 +9,7 @@ class ReportError(Exception):
 
 class FileFormatError(ReportError):
     """A model file that is damaged, truncated, foreign, or of an unsupported kind."""
+
+
+class UnsupportedModelError(FileFormatError):
+    """A sound model that this report cannot run whole; its feed-forward layers can still be measured."""
