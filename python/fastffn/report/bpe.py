@@ -137,6 +137,8 @@ class BpeTokenizer:
             normalizer = (data.get("normalizer") or {"type": None})["type"]
             if normalizer not in (None, "NFC"):
                 raise UnsupportedModelError(f"{path.name}: normalizer {normalizer} is not supported; NFC is")
+        except FileFormatError:
+            raise
         except (OSError, KeyError, TypeError, ValueError) as error:
             raise FileFormatError(f"{path.name} cannot be read as a tokenizer: {error!r}") from error
         whole_words = bool(model.get("ignore_merges"))

@@ -96,6 +96,8 @@ class LlamaConfig:
             raise UnsupportedModelError(f"config.json: model_type {kind!r} is not supported")
         try:
             return _from_json(kind, {**_FAMILIES[kind], **{k: v for k, v in config.items() if v is not None}})
+        except FileFormatError:
+            raise
         except (KeyError, TypeError, ValueError, ZeroDivisionError, AttributeError) as error:
             raise FileFormatError(f"config.json is incomplete: {error!r}") from error
 
@@ -109,6 +111,8 @@ class LlamaConfig:
             raise UnsupportedModelError("GGUF models with experts (MoE) are not supported")
         try:
             return _from_gguf(arch, metadata, factors)
+        except FileFormatError:
+            raise
         except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
             raise FileFormatError(f"the GGUF file's model keys are incomplete: {error}") from error
 

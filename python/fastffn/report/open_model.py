@@ -8,16 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from fastffn._files.gguf import GgufFile
+from fastffn._files.safetensors import SafetensorsModel
+
 from .arrays import F64
 from .bert import ENCODERS, BertConfig, BertModel
 from .bpe import BpeTokenizer
 from .errors import FileFormatError, ReportError, UnsupportedModelError
 from .ffn_only import FeedForwardModel, open_feed_forward
-from .gguf import GgufFile
 from .llama import LlamaModel
 from .llama_config import LlamaConfig, divisors_of
 from .pieces import BracketedTokenizer, PieceTokenizer, first_and_last
-from .safetensors import SafetensorsModel
 from .spm import SpmTokenizer
 from .wordpiece import WordPieceTokenizer
 

@@ -46,6 +46,8 @@ class PieceTokenizer:
             special = {token["content"]: int(token["id"]) for token in data.get("added_tokens", [])}
             bos = first_and_last(data.get("post_processor"), {**vocabulary, **special})[0]
             unknown = vocabulary.get(model.get("unk_token") or "")
+        except FileFormatError:
+            raise
         except (OSError, KeyError, TypeError, ValueError) as error:
             raise FileFormatError(f"{path.name} cannot be read as a tokenizer: {error!r}") from error
         return cls(vocabulary, merges, bos, prefix, unknown)

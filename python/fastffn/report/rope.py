@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from .arrays import F32, F64
-from .errors import UnsupportedModelError
+from .errors import FileFormatError, UnsupportedModelError
 
 # "dynamic" stretches only beyond the length of training, which this report never reaches.
 _PLAIN = ("default", "dynamic", "none")
@@ -35,6 +35,8 @@ class Rope:
     def __post_init__(self) -> None:
         try:
             self.frequencies()
+        except FileFormatError:
+            raise
         except (KeyError, TypeError, ValueError) as error:
             raise UnsupportedModelError(f"rope scaling {self.scaling} is incomplete: {error!r}") from error
 

@@ -93,9 +93,7 @@ def quality_table(model: ModelResult) -> str:
     elif model.statement:
         what = ""
     else:
-        what = (
-            f" Cosine: the smallest between the original's embeddings and ours ({model.text_tokens} tokens of sentences)"
-        )
+        what = f" Cosine: the smallest between the original's embeddings and ours ({model.text_tokens} tokens of sentences)"
     title = f"Errors of a layer's output against float64, over the output's RMS.{what}"
     return f"{title}\n{_grid(header, rows)}"
 

@@ -56,6 +56,8 @@ class WordPieceTokenizer:
                 tokens = vocab.read_text("utf-8").rstrip("\n").split("\n")
             else:
                 raise FileFormatError("the model has neither vocab.txt nor tokenizer.json beside it")
+        except FileFormatError:
+            raise
         except (OSError, KeyError, TypeError, ValueError) as error:
             raise FileFormatError(f"the WordPiece vocabulary cannot be read: {error!r}") from error
         return cls(tokens, lowercase, max_tokens)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from fastffn.report.dequant import BLOCKS, dequantise, type_name
+from fastffn._files.dequant import BLOCKS, dequantise, type_name
 
 
 def half(block: bytes, at: int) -> float:
@@ -117,18 +117,19 @@ def iq4_xs(b: bytes) -> list[float]:
     return out
 
 
-def tq1_0(b: bytes) -> list[float]:
-    def digit(byte: int, place: int) -> int:
-        return (byte * 3**place % 256) * 3 // 256 - 1
+def trit(byte: int, n: int) -> int:
+    return ((byte * 3**n & 255) * 3 >> 8) - 1
 
-    out = [digit(b[at], place) for place in range(5) for at in range(32)]
-    out += [digit(b[at], place) for place in range(5) for at in range(32, 48)]
-    out += [digit(b[at], place) for place in range(4) for at in range(48, 52)]
+
+def tq1_0(b: bytes) -> list[float]:
+    out = [trit(b[i % 32], i // 32) for i in range(160)]
+    out += [trit(b[32 + i % 16], i // 16) for i in range(80)]
+    out += [trit(b[48 + i % 4], i // 4) for i in range(16)]
     return [half(b, 52) * value for value in out]
 
 
 def tq2_0(b: bytes) -> list[float]:
-    return [half(b, 64) * (two_bits(b, 0, i) - 1) for i in range(256)]
+    return [half(b, 64) * ((b[32 * (i // 128) + i % 32] >> (2 * (i % 128 // 32)) & 3) - 1) for i in range(256)]
 
 
 def mxfp4(b: bytes) -> list[float]:
@@ -176,6 +177,12 @@ def blocks(kind: int, count: int) -> bytes:
     raw = rng.integers(0, 256, (count, size), np.uint8)
     if kind == 39:
         raw[:, 0] = rng.integers(100, 150, count)  # an exponent
+    if kind == 34:  # five trits, and four with a fifth of 0
+        trits = rng.integers(0, 243, (count, size))
+        trits[:, 48:] -= trits[:, 48:] % 3
+        raw = (-(-256 * trits // 243)).astype(np.uint8)
+    if kind == 35:  # no code 3
+        raw &= ~(raw & raw << 1 & 0xAA)
     for at in SCALES[kind]:
         scale = (0.1 * rng.standard_normal(count)).astype("<f2")
         raw[:, at : at + 2] = scale.view(np.uint8).reshape(count, 2)

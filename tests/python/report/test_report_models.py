@@ -245,7 +245,7 @@ def test_unsupported_models_are_named(tmp_path: Path) -> None:
         open_model(tmp_path / "x.bin")
     path = write_llama_folder(tmp_path / "m", llama_weights())
     (path.parent / "config.json").write_text(json.dumps([]))
-    with pytest.raises(ReportError, match="not a JSON object"):
+    with pytest.raises(FileFormatError, match="JSON object"):
         open_model(path)
 
 
@@ -298,5 +298,5 @@ def test_damaged_models_are_named(tmp_path: Path) -> None:
     (tmp_path / "c").mkdir()
     other = {"some.weight": np.zeros((4, 4), np.float32)}
     (tmp_path / "c" / "model.safetensors").write_bytes(safetensors_bytes(other))
-    with pytest.raises(ReportError, match="and no feed-forward weights were found"):
+    with pytest.raises(FileFormatError, match="and no feed-forward weights were found"):
         open_model(tmp_path / "c")

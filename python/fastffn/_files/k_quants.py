@@ -1,7 +1,6 @@
-"""GGUF's types of two and three bits, of four with a code book, and ternary: blocks back to f32, as in dequant.py.
+"""GGUF's types of two and three bits, and of four with a code book: blocks back to f32, as in dequant.py.
 
-Q2_K and Q3_K hold sixteen runs of 16 values under small scales of their own; IQ4_* and MXFP4 look their nibbles up;
-TQ1_0 keeps five ternary digits in a byte, as a fraction of 256 whose digits are read by multiplying with powers of 3.
+Q2_K and Q3_K hold sixteen runs of 16 values under small scales of their own; IQ4_* and MXFP4 look their nibbles up.
 """
 
 from __future__ import annotations
@@ -75,22 +74,3 @@ def mxfp4(blocks: U8) -> F32:
     steps = np.ldexp(np.float32(1), blocks[:, :1].astype(np.int32) - 128)
     out: F32 = (steps * _FP4[_nibbles(blocks[:, 1:17])]).astype(np.float32)
     return out
-
-
-def _digits(packed: U8, count: int) -> F32:
-    """The first `count` ternary digits of every byte, as -1, 0 and 1: [blocks, n] → [blocks, count · n], digit by digit."""
-    powers = np.array([1, 3, 9, 27, 81], np.uint8)[:count].reshape(1, count, 1)
-    shifted = (packed[:, None, :] * powers).astype(np.uint8)  # wraps: the digits read before fall out at the top
-    digits = (shifted.astype(np.uint16) * 3) >> 8
-    return digits.reshape(packed.shape[0], -1).astype(np.float32) - 1
-
-
-def tq1_0(blocks: U8) -> F32:
-    """32 and 16 bytes of five digits, 4 of four, one f16."""
-    parts = [_digits(blocks[:, :32], 5), _digits(blocks[:, 32:48], 5), _digits(blocks[:, 48:52], 4)]
-    return _f16(blocks, 52) * np.concatenate(parts, axis=1)
-
-
-def tq2_0(blocks: U8) -> F32:
-    """64 bytes of two-bit values, one f16."""
-    return _f16(blocks, 64) * (_two_bits(blocks[:, :64]).reshape(-1, 256).astype(np.float32) - 1)
