@@ -10,6 +10,22 @@ try:
 except ImportError as error:
     raise ImportError("fastffn.torch needs PyTorch: pip install torch (fastffn itself does not)") from error
 
+from fastffn.torch._replace import (
+    Cmoe,
+    DenseWeights,
+    ExpertWeights,
+    LayerSummary,
+    LowRank,
+    Moefication,
+    PackFormat,
+    ReplaceSummary,
+    Site,
+    families,
+    load,
+    register_family,
+    replace,
+    save,
+)
 from fastffn.torch._trees import auxiliary_loss, balance_loss, hardening_loss, mixture
 from fastffn.torch.fff import FFF
 from fastffn.torch.fff_nodes import AllNodeFFF
@@ -18,12 +34,26 @@ from fastffn.torch.sparse24 import Sparse24Linear, Sparse24Schedule, sparse_laye
 __all__ = [
     "FFF",
     "AllNodeFFF",
+    "Cmoe",
+    "DenseWeights",
+    "ExpertWeights",
+    "LayerSummary",
+    "LowRank",
+    "Moefication",
+    "PackFormat",
+    "ReplaceSummary",
+    "Site",
     "Sparse24Linear",
     "Sparse24Schedule",
     "auxiliary_loss",
     "balance_loss",
+    "families",
     "hardening_loss",
+    "load",
     "mixture",
+    "register_family",
+    "replace",
+    "save",
     "sparse_layers",
     "sparsify24",
 ]
