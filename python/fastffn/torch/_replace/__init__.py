@@ -9,6 +9,7 @@ summary, picture   what was done                     files      `save` and `load
 
 from fastffn.torch._replace.families import families, register_family
 from fastffn.torch._replace.files import load, save
+from fastffn.torch._replace.gguf_llama import llama_from_gguf
 from fastffn.torch._replace.methods import Cmoe, LowRank, Moefication, PackFormat
 from fastffn.torch._replace.run import replace
 from fastffn.torch._replace.sites import Site
@@ -26,6 +27,7 @@ __all__ = [
     "ReplaceSummary",
     "Site",
     "families",
+    "llama_from_gguf",
     "load",
     "register_family",
     "replace",

@@ -159,14 +159,14 @@ def _two(up: nn.Module, down: nn.Module, activation: str) -> DenseWeights:
 
 def _bert(module: nn.Module) -> Layer | None:
     """BERT, MiniLM, RoBERTa, ELECTRA …: up in `intermediate`, down with the residual and its norm in `output`."""
-    first: Any
-    last: Any
-    first, last = getattr(module, "intermediate", None), getattr(module, "output", None)
+    first: Any = getattr(module, "intermediate", None)
+    last: Any = getattr(module, "output", None)
     if not isinstance(first, nn.Module) or not isinstance(last, nn.Module):
         return None
     if not isinstance(getattr(last, "LayerNorm", None), nn.LayerNorm):
         return None
-    up, down = getattr(first, "dense", None), getattr(last, "dense", None)
+    up: Any = getattr(first, "dense", None)
+    down: Any = getattr(last, "dense", None)
     if type(up) is not nn.Linear or type(down) is not nn.Linear:
         return None
     activation = _activation(first)
