@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import fastffn as ff
+from fastffn.torch._activations import ACTIVATIONS
 from fastffn.torch._replace.converted import ConvertedFFN
 
 # Buffers that hold packed weights, and those that hold plain numbers.
@@ -46,7 +47,16 @@ class PackedFFN(_Packed):
             return ff.ffn(
                 x, self.w_up, self.w_down, self.w_gate, self.b_up, self.b_down, self.b_gate, activation=self.activation
             )
-        return ff.ffn(x, self.w_up, self.w_down, self.w_gate, activation=self.activation)
+        return self._with_norm(x)
+
+    def _with_norm(self, x: Any) -> Any:
+        """BitNet's: RMSNorm(act(gate) ⊙ up) before down, in steps."""
+        up = ff.linear(x, self.w_up, self.b_up)
+        act = ACTIVATIONS[self.activation]
+        hidden = act(up) if self.w_gate is None else act(ff.linear(x, self.w_gate, self.b_gate)) * up
+        exact = hidden.float()
+        exact = exact * torch.rsqrt(exact.square().mean(-1, keepdim=True) + self.sub_norm_eps) * self.sub_norm.float()
+        return ff.linear(exact.to(x.dtype), self.w_down, self.b_down)
 
 
 class PackedExperts(_Packed):
