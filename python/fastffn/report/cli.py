@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .errors import ReportError
+from .errors import ReportError, Shown
 
 if TYPE_CHECKING:
     from .assets import Asset
@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = build_parser().parse_args(argv)
     try:
         return _report(options)
-    except ReportError as error:
+    except Shown as error:
         print(f"fastffn report: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from fastffn._files.gguf import GgufFile
+
 from .arrays import F32, F64, I64
 from .errors import FileFormatError
-from .gguf import GgufFile
 from .layers import FfnFunction, FfnLayer, Weights, linear, reference_function
 
 # Dequantised weights are kept until this many bytes; those of a larger model are dequantised anew at each use.

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from fastffn._files.gguf import GgufFile
+from fastffn._files.safetensors import SafetensorsModel
+
 from .bert import BertConfig, BertModel
 from .bpe import BpeTokenizer
 from .errors import FileFormatError, ReportError
-from .gguf import GgufFile
 from .llama import LlamaConfig, LlamaModel
-from .safetensors import SafetensorsModel
 from .spm import SpmTokenizer
 from .wordpiece import WordPieceTokenizer
 

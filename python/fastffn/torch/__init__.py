@@ -1,4 +1,4 @@
-"""What needs PyTorch: modules that train the layers which fastffn runs.
+"""What needs PyTorch: fastffn's functions as operators that torch traces and differentiates, and its layers as modules.
 
 ``import fastffn`` imports neither this package nor torch; say ``import fastffn.torch`` (or ``from fastffn.torch import …``).
 """
@@ -10,6 +10,8 @@ try:
 except ImportError as error:
     raise ImportError("fastffn.torch needs PyTorch: pip install torch (fastffn itself does not)") from error
 
+from fastffn.torch._ffn import FFN
+from fastffn.torch._functions import ffn, linear
 from fastffn.torch._replace import (
     Cmoe,
     DenseWeights,
@@ -34,6 +36,7 @@ from fastffn.torch.sparse24 import Sparse24Linear, Sparse24Schedule, sparse_laye
 
 __all__ = [
     "FFF",
+    "FFN",
     "AllNodeFFF",
     "Cmoe",
     "DenseWeights",
@@ -49,7 +52,9 @@ __all__ = [
     "auxiliary_loss",
     "balance_loss",
     "families",
+    "ffn",
     "hardening_loss",
+    "linear",
     "llama_from_gguf",
     "load",
     "mixture",

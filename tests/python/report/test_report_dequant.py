@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from fastffn.report.dequant import BLOCKS, dequantise, type_name
+from fastffn._files.dequant import BLOCKS, dequantise, type_name
 
 
 def half(block: bytes, at: int) -> float:
@@ -80,6 +80,21 @@ def q6_k(b: bytes) -> list[float]:
     return out
 
 
+def trit(byte: int, n: int) -> int:
+    return ((byte * 3**n & 255) * 3 >> 8) - 1
+
+
+def tq1_0(b: bytes) -> list[float]:
+    out = [trit(b[i % 32], i // 32) for i in range(160)]
+    out += [trit(b[32 + i % 16], i // 16) for i in range(80)]
+    out += [trit(b[48 + i % 4], i // 4) for i in range(16)]
+    return [half(b, 52) * value for value in out]
+
+
+def tq2_0(b: bytes) -> list[float]:
+    return [half(b, 64) * ((b[32 * (i // 128) + i % 32] >> (2 * (i % 128 // 32)) & 3) - 1) for i in range(256)]
+
+
 LOOPS: dict[int, Callable[[bytes], list[float]]] = {
     0: lambda b: [struct.unpack("<f", b)[0]],
     1: lambda b: [half(b, 0)],
@@ -93,9 +108,23 @@ LOOPS: dict[int, Callable[[bytes], list[float]]] = {
     14: q6_k,
     28: lambda b: [struct.unpack("<d", b)[0]],
     30: lambda b: [struct.unpack("<f", b"\0\0" + b)[0]],
+    34: tq1_0,
+    35: tq2_0,
 }
 # Where each block keeps its f16 scales; random bits there would give infinities.
-SCALES = {1: (0,), 2: (0,), 3: (0, 2), 6: (0,), 7: (0, 2), 8: (0,), 12: (0, 2), 13: (0, 2), 14: (208,)}
+SCALES = {
+    1: (0,),
+    2: (0,),
+    3: (0, 2),
+    6: (0,),
+    7: (0, 2),
+    8: (0,),
+    12: (0, 2),
+    13: (0, 2),
+    14: (208,),
+    34: (52,),
+    35: (64,),
+}
 
 
 def blocks(kind: int, count: int) -> bytes:
@@ -107,6 +136,12 @@ def blocks(kind: int, count: int) -> bytes:
             return (numbers.astype("<f4").view("<u4") >> 16).astype("<u2").tobytes()
         return numbers.astype("<f4" if kind == 0 else "<f8").tobytes()
     raw = rng.integers(0, 256, (count, size), np.uint8)
+    if kind == 34:  # five trits, and four with a fifth of 0
+        trits = rng.integers(0, 243, (count, size))
+        trits[:, 48:] -= trits[:, 48:] % 3
+        raw = (-(-256 * trits // 243)).astype(np.uint8)
+    if kind == 35:  # no code 3
+        raw &= ~(raw & raw << 1 & 0xAA)
     for at in SCALES[kind]:
         scale = (0.1 * rng.standard_normal(count)).astype("<f2")
         raw[:, at : at + 2] = scale.view(np.uint8).reshape(count, 2)

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from report_files import gguf_bytes, gguf_string
 
+from fastffn._files.gguf import GgufFile
 from fastffn.report.errors import FileFormatError
-from fastffn.report.gguf import GgufFile
 
 METADATA: dict[str, tuple[int, Any]] = {
     "u8": (0, 200),

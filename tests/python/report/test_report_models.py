@@ -247,7 +247,7 @@ def test_unsupported_models_are_named(tmp_path: Path) -> None:
     with pytest.raises(ReportError, match=r"tokenizer.json beside"):
         open_model(path)
     (path.parent / "config.json").write_text(json.dumps([]))
-    with pytest.raises(ReportError, match="JSON object"):
+    with pytest.raises(FileFormatError, match="JSON object"):
         open_model(path)
     (path.parent / "config.json").unlink()
     with pytest.raises(ReportError, match=r"config.json beside"):
