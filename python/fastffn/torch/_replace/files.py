@@ -12,7 +12,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 import fastffn as ff
-from fastffn.torch._replace.modules import KINDS, PACKED, kind_of, rebuilt, settings_of, site_of, stamp
+from fastffn.torch._replace.modules import KINDS, PACKED, kind_of, made_of, settings_of, site_of, stamp
 from fastffn.torch._replace.sites import Site, find, install, layer_at
 from fastffn.torch._replace.weights import ExpertWeights
 
@@ -217,7 +217,7 @@ def _install_empty(model: nn.Module, layers: list[dict[str, Any]], tensors: dict
                 except ValueError as error:
                     raise ValueError(f"load: '{prefix}{name}': {error}") from error
         try:
-            new = rebuilt(layer["kind"], layer["settings"], own)
+            new = made_of(layer["kind"], layer["settings"], own)
         except KeyError as error:
             raise ValueError(f"load: '{layer['name']}': the file has no {error} for kind '{layer['kind']}'") from error
         stamp(new, {key: layer[key] for key in ("name", "family", "shape", "rule")})
