@@ -23,9 +23,9 @@ _VERSION = 1
 def save(model: nn.Module, path: str | Path) -> Path:
     """Writes a model whose layers :func:`replace` has packed into one safetensors file.
 
-    The file holds every tensor of the ``state_dict`` (packed weights as uint8, a tensor that several names share once), and
-    as metadata which layers are packed and how, and the configuration of a transformers model. :func:`load` needs nothing
-    else; other programs can read the tensors.
+    The file holds every tensor of the ``state_dict`` (packed weights as uint8, a tensor that several names share once) and
+    the buffers outside it (rotary frequencies), and as metadata which layers are packed and how, and the configuration of
+    a transformers model. :func:`load` needs nothing else; other programs can read the tensors.
 
     Args:
         model: with at least one packed layer.
@@ -51,7 +51,7 @@ def save(model: nn.Module, path: str | Path) -> Path:
         layers.append({"module": name, "kind": kind, "settings": settings_of(module), **site})
     if not layers:
         raise ValueError("save: the model has no packed layers; call fastffn.torch.replace first")
-    tensors, aliases = _unique(model.state_dict())
+    tensors, aliases = _unique(_all_tensors(model))
     about = {"version": _VERSION, "layers": layers, "aliases": aliases, **_configuration(model)}
     target = Path(path)
     part = target.with_name(target.name + ".part")
@@ -68,9 +68,9 @@ def load(path: str | Path, model: nn.Module | None = None) -> nn.Module:
 
     Args:
         path: of the file.
-        model: of the same architecture, not replaced yet; its weights are not used, so build it on the meta device
-            (``with torch.device("meta")``) where it has no buffers outside its ``state_dict``, as rotary embeddings are. None
-            builds the transformers model that was saved from its configuration, without memory for weights.
+        model: of the same architecture, not replaced yet; its weights are not used, so it may be built on the meta device
+            (``with torch.device("meta"): model = …``). None builds the transformers model that was saved from its
+            configuration, without memory for weights.
 
     Returns:
         The model, in evaluation mode, with all tensors of the file.
@@ -102,6 +102,11 @@ def _configuration(model: nn.Module) -> dict[str, Any]:
         "attention": getattr(config, "_attn_implementation", None),
         "generation": None if generation is None else json.loads(generation.to_json_string(use_diff=False)),
     }
+
+
+def _all_tensors(model: nn.Module) -> dict[str, Any]:
+    """The state_dict, and the buffers that it leaves out."""
+    return {**model.state_dict(keep_vars=True), **dict(model.named_buffers(remove_duplicate=False))}
 
 
 def _unique(state: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
@@ -236,9 +241,9 @@ def _times(shape: list[int]) -> str:
 
 def _fill(model: nn.Module, tensors: dict[str, Any], aliases: dict[str, str]) -> None:
     """Hands the file's tensors to the model, and puts one tensor where several names share it."""
-    wanted = model.state_dict(keep_vars=True)
+    wanted, required = _all_tensors(model), model.state_dict(keep_vars=True)
     unknown = sorted(tensors.keys() - wanted.keys())
-    missing = sorted(wanted.keys() - tensors.keys() - aliases.keys())
+    missing = sorted(required.keys() - tensors.keys() - aliases.keys())
     if unknown or missing:
         parts = [f"the file has {_some(unknown)}, which the model does not"] if unknown else []
         parts += [f"the model has {_some(missing)}, which the file does not"] if missing else []
@@ -257,12 +262,12 @@ def _fill(model: nn.Module, tensors: dict[str, Any], aliases: dict[str, str]) ->
         owner, _, leaf = first.rpartition(".")
         holder = model.get_submodule(owner)
         _put(model, name, holder._parameters.get(leaf, holder._buffers.get(leaf)), wanted.get(name))
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if tensor.is_meta:
-            raise ValueError(
-                f"load: '{name}' of {type(model).__name__} is not in the file, as it is computed when the model is built; "
-                "build the model on the CPU, not on the meta device, or leave model= out"
-            )
+    unfilled = [n for n, t in (*model.named_parameters(), *model.named_buffers()) if t.is_meta]
+    if unfilled:
+        raise ValueError(
+            f"load: {_some(unfilled)} of {type(model).__name__} is not in the file; build the model on the CPU, not on the "
+            "meta device, or leave model= out"
+        )
 
 
 def _put(model: nn.Module, name: str, tensor: Any, old: Any) -> None:
