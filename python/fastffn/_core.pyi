@@ -205,10 +205,28 @@ class _Machine(TypedDict):
     l2_bytes: int
     l3_bytes: int
     threading: str
-    cuda: str
+    cuda_build: str
     compiler: str
 
 def machine() -> _Machine: ...
+
+class _CudaDevice(TypedDict):
+    name: str
+    capability: tuple[int, int]
+    multiprocessors: int
+    has_code: bool
+    memory_bytes: int
+    l2_bytes: int
+
+class _Cuda(TypedDict):
+    available: bool
+    reason: str
+    path: str
+    version: str
+    architectures: str
+    devices: list[_CudaDevice]
+
+def cuda() -> _Cuda: ...
 
 @final
 class Array:
