@@ -30,9 +30,21 @@ def ternary(weight: Any, per_row: bool = False) -> tuple[Any, Any]:
     return (weight.detach().float() / scale).round().clamp(-1, 1), scale
 
 
+class _Straight(torch.autograd.Function):
+    """Not original + (quantised - original).detach(): that rounds, and the codes would no longer be those of fastffn."""
+
+    @staticmethod
+    def forward(ctx: Any, original: Any, quantised: Any) -> Any:
+        return quantised.to(original.dtype, copy=True)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Any) -> Any:
+        return grad, None
+
+
 def straight(original: Any, quantised: Any) -> Any:
     """`quantised` forward, the gradient of `original` backward."""
-    return original + (quantised.to(original.dtype) - original).detach()
+    return _Straight.apply(original, quantised)
 
 
 def quantised_weight(weight: Any, per_row: bool = False) -> Any:
