@@ -51,8 +51,8 @@ def _alone(arguments: argparse.Namespace) -> list[dict]:
     print(f"\nhadamard alone, f32, threads {arguments.threads}: reads and writes each number once")
     results = []
     for n in (4096, 8192, 16384):
-        # 16 rows of 4096 and of 16384 lie in a core's L2 with their results; 1024 rows do not.
-        for tokens in arguments.tokens or [1, 4, 1024]:
+        # One row; 256 KiB, which lie in a core's L2 beside their results; and rows that do not.
+        for tokens in arguments.tokens or [1, (1 << 16) // n, 1024]:
             x = torch.randn(tokens, n, generator=torch.Generator().manual_seed(n))
             half, out = x.bfloat16(), torch.empty_like(x)
             calls = {
