@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 from fastffn import _core
@@ -28,15 +27,13 @@ def pack_on_device(w: Any, format: str, options: dict[str, Any], device: Any) ->
     """Packs for ``device`` and copies the bytes there; see :func:`fastffn.pack`."""
     if format == "lowrank" or isinstance(w, tuple):
         raise ValueError("pack: format 'lowrank' has no layout for CUDA devices yet; expected f32, f16 or bf16")
-    torch = sys.modules.get("torch")
-    if torch is None:
-        try:
-            import torch
-        except ImportError as error:
-            raise RuntimeError(
-                f"pack: device={str(device)!r} needs torch, which copies the packed bytes there; with another framework copy "
-                "fastffn._core.pack_for_device(...) yourself and call fastffn.device_weight"
-            ) from error
+    try:
+        import torch
+    except ImportError as error:
+        raise RuntimeError(
+            f"pack: device={str(device)!r} needs torch, which copies the packed bytes there; with another framework copy "
+            "those of fastffn._core.pack_for_device there yourself and call fastffn.device_weight"
+        ) from error
     if isinstance(w, torch.Tensor):
         w = w.detach().cpu()
     host = _core.pack_for_device(w, format, options)

@@ -3,7 +3,7 @@
 
 namespace fastffn::python {
 
-constexpr const char* linear_docstring = R"(linear($module, /, x, w, bias=None, *, out=None)
+constexpr const char* linear_docstring = R"(linear($module, /, x, w, bias=None, *, out=None, stream=None)
 --
 
 y = x · wᵀ + bias, with packed weights.
@@ -15,6 +15,10 @@ Args:
     bias: [out_features], f32, f16 or bf16; None for none.
     out: where to write y: [..., out_features], f32, f16 or bf16, writable, sharing no memory with the inputs. It is
         returned as it is, and the call allocates nothing. None makes a new array.
+    stream: with weights on a CUDA device (:class:`fastffn.DeviceWeight`; every other array then lies there too): the stream to
+        run on, an int (0 or 1: the legacy default, 2: per thread, else a handle) or an object with ``__cuda_stream__``. None is
+        the stream that x's framework works on. The call does not wait for the device; on a stream of your own keep the
+        arrays alive until it is done.
 
 Returns:
     y, [..., out_features]: without ``out``, an array of x's kind and dtype.
@@ -31,13 +35,15 @@ Sums are f32 (int32 for int8). f32 and f16 weights use x in f32, bf16 weights ro
 each token of x to [-127, 127] with scale absmax / 127. The result has the same bits for any number of threads.)";
 
 constexpr const char* ffn_docstring =
-    R"(ffn($module, /, x, w_up, w_down, w_gate=None, b_up=None, b_down=None, b_gate=None, *, activation, segments=None, out=None)
+    R"(ffn($module, /, x, w_up, w_down, w_gate=None, b_up=None, b_down=None, b_gate=None, *, activation, segments=None, sub_norm=None, sub_norm_eps=1e-05, out=None, stream=None)
 --
 
 The feed-forward layer of a transformer, with packed weights, in one pass.
 
     y = activation(x · w_upᵀ + b_up) · w_downᵀ + b_down
     y = (activation(x · w_gateᵀ + b_gate) ⊙ (x · w_upᵀ + b_up)) · w_downᵀ + b_down     with w_gate
+
+    with sub_norm: the hidden activations h become h / √(mean(h²) + sub_norm_eps) ⊙ sub_norm before · w_downᵀ
 
 The gated form is GLU (Shazeer 2020, arXiv:2002.05202): SwiGLU with silu, GEGLU with gelu, ReGLU with relu.
 
@@ -56,8 +62,13 @@ Args:
         Columns outside cost nothing in w_up and w_gate, nor (but for the rest of a block of 64) in w_down where that is
         f32, f16, bf16 or low-rank (blocks of 256); other formats of w_down are read whole. Weights of those blocks must
         be finite. None for all of d_ff.
+    sub_norm: γ [d_ff], f32, f16 or bf16, contiguous: an RMSNorm (arXiv:1910.07467) of each token's hidden activations, as BitNet
+        has it (arXiv:2504.12285). They stay in f32 until it is done, so relu2 may leave the range of f16. With segments the
+        mean is that of the used columns. None for none.
+    sub_norm_eps: what is added to the mean of squares, 0 or more.
     out: where to write y: [..., d_model_out], f32, f16 or bf16, writable, sharing no memory with the inputs. It is
         returned as it is, and the call allocates nothing. None makes a new array.
+    stream: as :func:`fastffn.linear`.
 
 Returns:
     y, [..., d_model_out]: without ``out``, an array of x's kind and dtype.

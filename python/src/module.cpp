@@ -7,6 +7,7 @@
 #include "device_weight.hpp"
 #include "errors.hpp"
 #include "fff.hpp"
+#include "hadamard.hpp"
 #include "machine.hpp"
 #include "moe.hpp"
 #include "owned_array.hpp"
@@ -34,4 +35,5 @@ PYBIND11_MODULE(_core, module) {
     register_routes(module);
     register_fff(module);
     register_sparse24(module);
+    register_hadamard(module);
 }
