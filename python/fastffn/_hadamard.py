@@ -9,9 +9,7 @@ from fastffn import _core
 Array = TypeVar("Array")
 
 
-def hadamard(
-    x: Array, mode: str = "pow2", block: int | None = None, inverse: bool = False, out: Any = None
-) -> Array:
+def hadamard(x: Array, mode: str = "pow2", block: int | None = None, inverse: bool = False, out: Any = None) -> Array:
     """An orthonormal Hadamard transform of the last dimension: y = H · x, entries ±1/√n, H · Hᵀ = I.
 
     It spreads outliers over a row, so that few bits hold what follows. Weights packed with ``hadamard=`` apply it to

@@ -17,9 +17,7 @@ def linear_workspace(x: Any, w: Any, *, threads: int = 0) -> int:
     return _core.linear_workspace(x, w, threads)
 
 
-def ffn_workspace(
-    x: Any, w_up: Any, w_down: Any, w_gate: Any = None, *, sub_norm: Any = None, threads: int = 0
-) -> int:
+def ffn_workspace(x: Any, w_up: Any, w_down: Any, w_gate: Any = None, *, sub_norm: Any = None, threads: int = 0) -> int:
     """Bytes of workspace that ``ffn(x, w_up, w_down, w_gate)`` uses; kept for later calls.
 
     Args:
