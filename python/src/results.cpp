@@ -22,7 +22,6 @@ py::dtype numpy_dtype(const Call& call, DType dtype) {
         case DType::i32: return py::dtype::of<std::int32_t>();
         case DType::i64: return py::dtype::of<std::int64_t>();
         case DType::bf16: break;
-        default: raise(PyExc_ValueError, std::string(call.operation) + ": no NumPy result of " + dtype_name(dtype));
     }
     try {
         return py::dtype::from_args(py::module_::import("ml_dtypes").attr("bfloat16"));
