@@ -48,8 +48,8 @@ def matrix_of(n, mode, block=None):
 
 
 def bounded(x, mode, block=None):
-    n = x.shape[-1]
     exact = x if isinstance(x, tolerance.Bounded) else tolerance.Bounded.exact(x)
+    n = exact.value.shape[-1]
     if mode == "none":
         return exact
     return tolerance.hadamard(exact, matrix_of(n, mode, block), len(order_of(n)) if mode == "kron" else 1)
