@@ -37,7 +37,8 @@ Blocks plan_blocks(const Operand& operand, std::int64_t panels, std::int64_t row
     Blocks b{};
     if (rows <= operand.kernels->few_rows) {
         const std::int64_t share = divide_up(panels, threads * tasks_per_worker);
-        b.panels_per_task = share > longest_run_panels ? longest_run_panels : share;
+        b.panels_per_task =
+            round_up(share > longest_run_panels ? longest_run_panels : share, operand.kernels->panel_multiple);
     } else {
         b.panels_per_task = operand.kernels->block_panels;
     }

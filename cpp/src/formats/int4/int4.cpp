@@ -54,13 +54,14 @@ bool int4_options_valid(const PackedHeader& header) noexcept {
            (header.flags & codes_act_mask) >> codes_act_shift <= codes_act_int4 &&
            (header.flags & codes_scale_mask) >> codes_scale_shift <= 2 && header.parameters[0] != 0 &&
            codes_group_valid(header.parameters[0]) && (header.flags & codes_hadamard_mask) == 0 &&
-           header.parameters[1] == 0;
+           header.parameters[1] == 0 && codes_order_valid(header);
 }
 
 PackOptions list_int4_options(const PackedHeader& header) {
     constexpr const char* zeros[] = {"none", "zero_points", "minima"};
     return {{"act", codes_act_name(header.flags)},
             {"group", static_cast<std::int64_t>(header.parameters[0])},
+            {"order", codes_order_name(header.flags)},
             {"zeros", zeros[header.flags & codes_zeros_mask]}};
 }
 
@@ -137,6 +138,21 @@ Status pack_int4(const PlainMatrix& matrix, const PackJob& job) {
     return {};
 }
 
+const FormatKernels* const panel_kernels[isa_count] = {
+    &ref::int4_kernels, FASTFFN_X86_KERNELS(&avx2::int4_kernels, nullptr, &avx512vnni::int4_kernels, nullptr, nullptr)};
+const FormatKernels* const rows_kernels[isa_count] = {
+    &ref::int4_rows_kernels,
+    FASTFFN_X86_KERNELS(&avx2::int4_rows_kernels, nullptr, &avx512vnni::int4_rows_kernels, nullptr, nullptr)};
+const FormatKernels* const columns_kernels[isa_count] = {
+    &ref::int4_columns_kernels,
+    FASTFFN_X86_KERNELS(&avx2::int4_columns_kernels, nullptr, &avx512vnni::int4_columns_kernels, nullptr, nullptr)};
+
+KernelTable int4_kernels_for(const PackedHeader& header) noexcept {
+    if (codes_order(header.flags) == codes_order_rows) return rows_kernels;
+    if (codes_order(header.flags) == codes_order_columns) return columns_kernels;
+    return panel_kernels;
+}
+
 }  // namespace
 
 const FormatDefinition int4_format = {
@@ -145,12 +161,11 @@ const FormatDefinition int4_format = {
     codes_matrix_bytes<4>,
     pack_int4,
     codes_unpack_row<4>,
-    {&ref::int4_kernels,
-     FASTFFN_X86_KERNELS(&avx2::int4_kernels, nullptr, &avx512vnni::int4_kernels, nullptr, nullptr)},
+    {},
     int4_options_valid,
     read_int4_options,
     list_int4_options,
-    nullptr,  // kernels_for
+    int4_kernels_for,
     nullptr,  // unpack_all
     codes_scales_valid<4>,
 };

@@ -47,13 +47,14 @@ bool ternary_options_valid(const PackedHeader& header) noexcept {
     return (header.flags & ~codes_all_flags) == 0 && (header.flags & codes_zeros_mask) == codes_no_zeros &&
            (header.flags & codes_act_mask) >> codes_act_shift <= codes_act_int4 &&
            (header.flags & codes_scale_mask) >> codes_scale_shift <= 2 && codes_group_valid(header.parameters[0]) &&
-           (header.flags & codes_hadamard_mask) == 0 && header.parameters[1] == 0;
+           (header.flags & codes_hadamard_mask) == 0 && header.parameters[1] == 0 && codes_order_valid(header);
 }
 
 PackOptions list_ternary_options(const PackedHeader& header) {
     constexpr const char* scales[] = {"tensor", "row", "given"};
     return {{"act", codes_act_name(header.flags)},
             {"group", static_cast<std::int64_t>(header.parameters[0])},
+            {"order", codes_order_name(header.flags)},
             {"scale", scales[static_cast<int>(scale_kind(header))]}};
 }
 
@@ -150,17 +151,35 @@ Status pack_ternary(const PlainMatrix& matrix, const PackJob& job) {
 // Two bits have a fourth code, which stands for no weight.
 bool ternary_payload_valid(const MatrixView& matrix, std::string* fault) {
     const CodesLayout<2> layout(matrix);
-    const std::int64_t panels = divide_up(matrix.out_features, panel_columns);
-    for (std::int64_t panel = 0; panel < panels; ++panel) {
-        const std::byte* codes = layout.panels + panel * layout.panel_bytes;
+    // In panels of 16 rows, or in order columns blocks of 256.
+    const std::int64_t rows = layout.order == codes_order_columns ? CodeTraits<2>::line_codes : panel_columns;
+    const std::int64_t units = layout.code_bytes() / layout.panel_bytes;
+    for (std::int64_t unit = 0; unit < units; ++unit) {
+        const std::byte* codes = layout.panels + unit * layout.panel_bytes;
         auto threes = std::byte{0};
         for (std::int64_t i = 0; i < layout.panel_bytes; ++i) threes |= codes[i] & codes[i] >> 1 & std::byte{0x55};
         if (threes == std::byte{0}) continue;
-        *fault = "codes that are none of -1, 0 and 1, in rows " + std::to_string(panel * panel_columns) + " to " +
-                 std::to_string(panel * panel_columns + panel_columns - 1);
+        *fault = "codes that are none of -1, 0 and 1, in rows " + std::to_string(unit * rows) + " to " +
+                 std::to_string(unit * rows + rows - 1);
         return false;
     }
     return codes_scales_valid<2>(matrix, fault);
+}
+
+const FormatKernels* const panel_kernels[isa_count] = {
+    &ref::ternary_kernels,
+    FASTFFN_X86_KERNELS(&avx2::ternary_kernels, nullptr, &avx512vnni::ternary_kernels, nullptr, nullptr)};
+const FormatKernels* const rows_kernels[isa_count] = {
+    &ref::ternary_rows_kernels,
+    FASTFFN_X86_KERNELS(&avx2::ternary_rows_kernels, nullptr, &avx512vnni::ternary_rows_kernels, nullptr, nullptr)};
+const FormatKernels* const columns_kernels[isa_count] = {
+    &ref::ternary_columns_kernels, FASTFFN_X86_KERNELS(&avx2::ternary_columns_kernels, nullptr,
+                                                       &avx512vnni::ternary_columns_kernels, nullptr, nullptr)};
+
+KernelTable ternary_kernels_for(const PackedHeader& header) noexcept {
+    if (codes_order(header.flags) == codes_order_rows) return rows_kernels;
+    if (codes_order(header.flags) == codes_order_columns) return columns_kernels;
+    return panel_kernels;
 }
 
 }  // namespace
@@ -171,12 +190,11 @@ const FormatDefinition ternary_format = {
     codes_matrix_bytes<2>,
     pack_ternary,
     codes_unpack_row<2>,
-    {&ref::ternary_kernels,
-     FASTFFN_X86_KERNELS(&avx2::ternary_kernels, nullptr, &avx512vnni::ternary_kernels, nullptr, nullptr)},
+    {},
     ternary_options_valid,
     read_ternary_options,
     list_ternary_options,
-    nullptr,  // kernels_for
+    ternary_kernels_for,
     nullptr,  // unpack_all
     ternary_payload_valid,
 };
