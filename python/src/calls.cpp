@@ -73,9 +73,18 @@ Activation activation_argument(PyObject* object) {
     return activation;
 }
 
+GateFirst gate_first_argument(PyObject* object) {
+    if (object == Py_True) return GateFirst::always;
+    if (object == Py_False) return GateFirst::never;
+    if (!PyUnicode_Check(object) || PyUnicode_CompareWithASCIIString(object, "auto") != 0)
+        raise(PyUnicode_Check(object) ? PyExc_ValueError : PyExc_TypeError,
+              "ffn: gate_first is " + py::cast<std::string>(py::repr(object)) + ", expected 'auto', True or False");
+    return GateFirst::automatic;
+}
+
 struct Ffn {
     static constexpr const char* operation = "ffn";
-    enum { X, WUp, WDown, WGate, BUp, BDown, BGate, ActivationName, SegmentList, Out, count };
+    enum { X, WUp, WDown, WGate, BUp, BDown, BGate, ActivationName, SegmentList, GateFirstChoice, Out, count };
     static Parameters parameters;
 
     Call call{operation};
@@ -105,6 +114,7 @@ struct Ffn {
         weights.b_down = read_bias("b_down", slots[BDown], &b_down);
         weights.b_gate = read_bias("b_gate", slots[BGate], &b_gate);
         if (slots[SegmentList]) read_segments(slots[SegmentList]);
+        if (slots[GateFirstChoice]) weights.gate_first = gate_first_argument(slots[GateFirstChoice]);
     }
     void read_segments(PyObject* object) {
         const auto wrong = [&] {
@@ -149,11 +159,11 @@ struct Ffn {
     Status workspace(int threads, std::int64_t* bytes) const { return ffn_workspace(x.view, weights, threads, bytes); }
     Status run(Context& context, const TensorView& y) const { return ffn(context, x.view, weights, y); }
 };
-Parameters Ffn::parameters{
-    "ffn",
-    {"x", "w_up", "w_down", "w_gate", "b_up", "b_down", "b_gate", "activation", "segments", "out", nullptr},
-    3,
-    7};
+Parameters Ffn::parameters{"ffn",
+                           {"x", "w_up", "w_down", "w_gate", "b_up", "b_down", "b_gate", "activation", "segments",
+                            "gate_first", "out", nullptr},
+                           3,
+                           7};
 
 // The result's shape is x's with the last weight's rows. Errors of x and the weights come from the query for workspace,
 // which makes every check of the call but those of the result.
@@ -217,9 +227,10 @@ std::int64_t linear_workspace_bytes(const py::object& x, const py::object& w, in
 }
 
 std::int64_t ffn_workspace_bytes(const py::object& x, const py::object& w_up, const py::object& w_down,
-                                 const py::object& w_gate, int threads) {
-    const py::str activation(activation_name(Activation::identity));  // every activation takes the same memory
+                                 const py::object& w_gate, const py::object& activation, const py::object& gate_first,
+                                 int threads) {
     PyObject* slots[Ffn::count] = {x.ptr(), w_up.ptr(), w_down.ptr(), pointer_or_null(w_gate)};
+    slots[Ffn::GateFirstChoice] = gate_first.ptr();
     slots[Ffn::ActivationName] = activation.ptr();
     return workspace_bytes(Ffn(slots), threads);
 }
@@ -268,7 +279,7 @@ void register_calls(py::module_& module) {
     if (PyModule_AddFunctions(module.ptr(), methods) != 0) throw py::error_already_set();
     module.def("linear_workspace", &linear_workspace_bytes, py::arg("x"), py::arg("w"), py::arg("threads"));
     module.def("ffn_workspace", &ffn_workspace_bytes, py::arg("x"), py::arg("w_up"), py::arg("w_down"),
-               py::arg("w_gate"), py::arg("threads"));
+               py::arg("w_gate"), py::arg("activation"), py::arg("gate_first"), py::arg("threads"));
     module.def("activations", &activation_names);
     module.def("seconds_per_call",
                [](const std::string& operation, int repeats, const py::args& args, const py::kwargs& keywords) {

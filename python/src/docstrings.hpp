@@ -31,7 +31,7 @@ Sums are f32 (int32 for int8). f32 and f16 weights use x in f32, bf16 weights ro
 each token of x to [-127, 127] with scale absmax / 127. The result has the same bits for any number of threads.)";
 
 constexpr const char* ffn_docstring =
-    R"(ffn($module, /, x, w_up, w_down, w_gate=None, b_up=None, b_down=None, b_gate=None, *, activation, segments=None, out=None)
+    R"(ffn($module, /, x, w_up, w_down, w_gate=None, b_up=None, b_down=None, b_gate=None, *, activation, segments=None, gate_first="auto", out=None)
 --
 
 The feed-forward layer of a transformer, with packed weights, in one pass.
@@ -56,6 +56,10 @@ Args:
         Columns outside cost nothing in w_up and w_gate, nor (but for the rest of a block of 64) in w_down where that is
         f32, f16, bf16 or low-rank (blocks of 256); other formats of w_down are read whole. Weights of those blocks must
         be finite. None for all of d_ff.
+    gate_first: True multiplies w_gate first and reads only those rows of w_up whose activated gate is not zero (BitNet
+        a4.8, arXiv:2411.04965); y has the same bits. It needs w_gate, activation "relu" or "relu2", w_up packed as
+        "ternary" or "int4" with order="rows", and no segments. "auto" does so where it can, for one or two tokens; False
+        never does. With w_down packed with order="columns", its columns are skipped too, in either order.
     out: where to write y: [..., d_model_out], f32, f16 or bf16, writable, sharing no memory with the inputs. It is
         returned as it is, and the call allocates nothing. None makes a new array.
 

@@ -24,6 +24,7 @@ struct Operand {
 struct DenseLayer {
     Operand up, gate, down;  // linear is `down` alone
     bool has_hidden = false, has_gate = false;
+    bool gate_first = false;  // run by gate_first.hpp
     Activation activation{};
     const ElementwiseKernels* elementwise = nullptr;
     Segments segments;
