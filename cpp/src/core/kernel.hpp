@@ -104,7 +104,8 @@ struct FormatKernels {
     // Single output columns of one row, for routes that pick neurons; nullptr: the layout keeps no column's weights together.
     void (*dot_rows)(const DotRowsArgs& args) noexcept = nullptr;
 
-    // Tasks whose panels begin and end at multiples of this many waste no work, where rows are few.
+    // Where rows are few, tasks begin and end at multiples of this many panels, and where it is not 1 they are as long as the
+    // threads and their tiles allow: the layout keeps the weights of many panels together.
     std::int64_t panel_multiple = 1;
 };
 

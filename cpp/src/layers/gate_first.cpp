@@ -50,8 +50,10 @@ Split split(const Operand& operand, std::int64_t rows, int threads) {
     const std::int64_t panels = panels_of(operand.matrix);
     if (rows > operand.kernels->few_rows)
         return {panels, least(operand.kernels->block_panels, longest_run_panels), rows, rows_per_task};
-    const std::int64_t share = least(divide_up(panels, threads * tasks_per_worker), longest_run_panels);
-    return {panels, round_up(share, operand.kernels->panel_multiple), rows, rows};
+    const std::int64_t multiple = operand.kernels->panel_multiple;
+    const std::int64_t tasks =
+        multiple > 1 ? threads * divide_up(panels, threads * longest_run_panels) : threads * tasks_per_worker;
+    return {panels, least(round_up(divide_up(panels, tasks), multiple), longest_run_panels), rows, rows};
 }
 
 class GateFirstTile {

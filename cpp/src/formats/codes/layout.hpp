@@ -10,8 +10,9 @@
 //
 //   rows     a row's codes lie together: field f of byte b of its line l is the code of depth (l·fields + f)·64 + b, so one mask
 //            gives 64 codes that meet 64 consecutive activations. Rows are padded to whole lines, and to 16 of them.
-//   columns  blocks of 64·fields rows; in a block a line per depth: field f of byte 16·i + 4·j + m is the code of the block's row
-//            f·64 + 16·j + 4·i + m, so four lines interleaved by bytes (within 16 of them) are quads for panels in their order.
+//   columns  a column's codes lie together: field f of byte 16·i + 4·j + m of its line l is the code of row
+//            l·64·fields + f·64 + 16·j + 4·i + m, so that four lines interleaved by bytes, within 16 of them, are quads for panels in
+//            their order.
 //
 // Payload: [panels][scales][zeros]
 //   scales   no groups: f32 per column; groups: f16 [panel][group][16 columns], order rows: [row][group]
@@ -58,9 +59,10 @@ struct CodesLayout {
     const std::byte* scales;
     const std::byte* zeros;
     std::int64_t padded_depth,
-        panel_bytes;             // order rows: of 16 rows; columns: of a line of each depth, which is a block's
+        panel_bytes;             // order rows: of 16 rows; columns: all of them
     std::int64_t group, groups;  // group == 0: none, groups == 1
     std::uint32_t order;
+    std::int64_t column_bytes;  // order columns
     std::int64_t bytes;
 
     CodesLayout(const std::byte* payload, std::int64_t out_features, std::int64_t in_features, std::uint32_t flags,
@@ -71,20 +73,18 @@ struct CodesLayout {
         const std::int64_t least = order == codes_order_rows ? Traits::line_codes : 64;
         padded_depth = round_up(in_features, group > least ? group : least);
         groups = group ? divide_up(in_features, group) : 1;
-        std::int64_t code_units = panel_count;
+        column_bytes = divide_up(out_features, Traits::line_codes) * 64;
         panel_bytes = padded_depth / Traits::depths_per_line * 64;
-        if (order == codes_order_columns) {
-            panel_bytes = padded_depth * 64;
-            code_units = divide_up(out_features, Traits::line_codes);
-        }
+        std::int64_t code_bytes = panel_count * panel_bytes;
+        if (order == codes_order_columns) code_bytes = panel_bytes = padded_depth * column_bytes;
         const std::int64_t scales_bytes = round_up(panel_count * groups * (group ? 32 : 64), 64);
         const std::int64_t zero_bytes = (flags & codes_zeros_mask) == codes_zero_points ? 16
                                         : (flags & codes_zeros_mask) == codes_minima    ? 32
                                                                                         : 0;
         panels = payload;
-        scales = panels + code_units * panel_bytes;
+        scales = panels + code_bytes;
         zeros = scales + scales_bytes;
-        bytes = code_units * panel_bytes + scales_bytes + round_up(panel_count * groups * zero_bytes, 64);
+        bytes = code_bytes + scales_bytes + round_up(panel_count * groups * zero_bytes, 64);
     }
     explicit CodesLayout(const MatrixView& matrix)
         : CodesLayout(matrix.payload, matrix.out_features, matrix.in_features, matrix.flags, matrix.parameters[0]) {}
@@ -98,7 +98,7 @@ struct CodesLayout {
         if (order == codes_order_rows) return column * row_bytes() + k / Traits::line_codes * 64 + k % 64;
         if (order == codes_order_columns) {
             const std::int64_t n = column % 64;
-            return column / Traits::line_codes * panel_bytes + k * 64 + n / 4 % 4 * 16 + n / 16 * 4 + n % 4;
+            return k * column_bytes + column / Traits::line_codes * 64 + n / 4 % 4 * 16 + n / 16 * 4 + n % 4;
         }
         return column / panel_columns * panel_bytes + k / Traits::depths_per_line * 64 + column % panel_columns * 4 +
                k % 4;

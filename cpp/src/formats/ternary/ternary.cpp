@@ -151,16 +151,15 @@ Status pack_ternary(const PlainMatrix& matrix, const PackJob& job) {
 // Two bits have a fourth code, which stands for no weight.
 bool ternary_payload_valid(const MatrixView& matrix, std::string* fault) {
     const CodesLayout<2> layout(matrix);
-    // In panels of 16 rows, or in order columns blocks of 256.
-    const std::int64_t rows = layout.order == codes_order_columns ? CodeTraits<2>::line_codes : panel_columns;
-    const std::int64_t units = layout.code_bytes() / layout.panel_bytes;
-    for (std::int64_t unit = 0; unit < units; ++unit) {
-        const std::byte* codes = layout.panels + unit * layout.panel_bytes;
+    for (std::int64_t at = 0, panel = 0; at < layout.code_bytes(); at += layout.panel_bytes, ++panel) {
         auto threes = std::byte{0};
-        for (std::int64_t i = 0; i < layout.panel_bytes; ++i) threes |= codes[i] & codes[i] >> 1 & std::byte{0x55};
+        for (std::int64_t i = 0; i < layout.panel_bytes; ++i)
+            threes |= layout.panels[at + i] & layout.panels[at + i] >> 1 & std::byte{0x55};
         if (threes == std::byte{0}) continue;
-        *fault = "codes that are none of -1, 0 and 1, in rows " + std::to_string(unit * rows) + " to " +
-                 std::to_string(unit * rows + rows - 1);
+        *fault = "codes that are none of -1, 0 and 1";
+        if (layout.order != codes_order_columns)
+            *fault += ", in rows " + std::to_string(panel * panel_columns) + " to " +
+                      std::to_string(panel * panel_columns + panel_columns - 1);
         return false;
     }
     return codes_scales_valid<2>(matrix, fault);
