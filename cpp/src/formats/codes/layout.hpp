@@ -73,7 +73,7 @@ struct CodesLayout {
         const std::int64_t least = order == codes_order_rows ? Traits::line_codes : 64;
         padded_depth = round_up(in_features, group > least ? group : least);
         groups = group ? divide_up(in_features, group) : 1;
-        column_bytes = divide_up(out_features, Traits::line_codes) * 64;
+        column_bytes = (divide_up(out_features, Traits::line_codes) | 1) * 64;
         panel_bytes = padded_depth / Traits::depths_per_line * 64;
         std::int64_t code_bytes = panel_count * panel_bytes;
         if (order == codes_order_columns) code_bytes = panel_bytes = padded_depth * column_bytes;
