@@ -26,7 +26,7 @@ from fastffn._route import (
     router_logits,
     router_scores,
 )
-from fastffn._weights import PackedInfo, activations, formats, info, pack, unpack, verify
+from fastffn._weights import PackedCodes, PackedInfo, activations, formats, info, pack, unpack, unpack_codes, verify
 from fastffn._workspace import ffn_workspace, linear_workspace
 
 if TYPE_CHECKING:
@@ -70,6 +70,7 @@ __all__ = [
     "FffRoute",
     "FffStats",
     "FffWeights",
+    "PackedCodes",
     "PackedFff",
     "PackedInfo",
     "SharedExperts",
@@ -117,6 +118,7 @@ __all__ = [
     "stats_of_leaves",
     "tree_info",
     "unpack",
+    "unpack_codes",
     "unpack_tree",
     "verify",
     "verify_tree",

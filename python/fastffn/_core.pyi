@@ -184,6 +184,7 @@ def ffn_workspace(
 def pack(w: _X, format: str, options: dict[str, Any]) -> _X: ...
 def pack_factors(u: _X, v: Any, factors: str) -> _X: ...
 def unpack(packed: _X, dtype: str) -> _X: ...
+def unpack_codes(packed: Any) -> tuple[Any, Any, Any, Any, int]: ...
 def inspect(packed: Any) -> tuple[str, int, int, int, int, dict[str, Any]]: ...
 def verify(packed: Any) -> None: ...
 def mask24(scores: _X, transposable: bool) -> _X: ...
@@ -208,10 +209,28 @@ class _Machine(TypedDict):
     l2_bytes: int
     l3_bytes: int
     threading: str
-    cuda: str
+    cuda_build: str
     compiler: str
 
 def machine() -> _Machine: ...
+
+class _CudaDevice(TypedDict):
+    name: str
+    capability: tuple[int, int]
+    multiprocessors: int
+    has_code: bool
+    memory_bytes: int
+    l2_bytes: int
+
+class _Cuda(TypedDict):
+    available: bool
+    reason: str
+    path: str
+    version: str
+    architectures: str
+    devices: list[_CudaDevice]
+
+def cuda() -> _Cuda: ...
 
 @final
 class Array:

@@ -298,7 +298,8 @@ DensePlan plan_dense(const DenseLayer& layer, std::int64_t tokens, int threads) 
     plan.tokens = tokens;
     const Operand& first = layer.first();
     const std::int64_t d_model = first.matrix.in_features;
-    const bool two_forms = layer.has_gate && (layer.gate.kernels != layer.up.kernels || layer.up.kernels->own_rows);
+    const bool two_forms =
+        layer.has_gate && !rows_serve_both(*layer.gate.kernels, layer.gate.matrix, *layer.up.kernels, layer.up.matrix);
     const std::int64_t d_ff = layer.has_hidden ? layer.up.matrix.out_features : 0;
     const bool keeps_rows = layer.has_hidden && layer.down.kernels->whole_rows;
     plan.hidden_stride = round_up(d_ff, panel_columns) + panel_columns;  // never a power of two: spreads cache sets

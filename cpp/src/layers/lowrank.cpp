@@ -55,7 +55,7 @@ LowRankLayer low_rank_layer(const DenseLayer& dense) noexcept {
             layer.shared = layer.up.view.same_inner(layer.gate.view);
             layer.shared_x = !layer.shared;
         } else if (same_kernels) {
-            layer.shared = !layer.up.kernels->own_rows;
+            layer.shared = rows_serve_both(*layer.gate.kernels, layer.gate.outer, *layer.up.kernels, layer.up.outer);
         }
     }
     return layer;

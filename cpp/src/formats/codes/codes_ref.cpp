@@ -105,10 +105,10 @@ void multiply(const MultiplyArgs& a) noexcept {
 }  // namespace
 
 const FormatKernels ternary_kernels = {
-    "ternary/ref", 1, 4, true, true, 1, prepared_bytes<2>, prepare<2>, multiply<2>,
+    "ternary/ref", 1, 4, true, false, 1, prepared_bytes<2>, prepare<2>, multiply<2>,
 };
 const FormatKernels int4_kernels = {
-    "int4/ref", 1, 4, true, true, 1, prepared_bytes<4>, prepare<4>, multiply<4>,
+    "int4/ref", 1, 4, true, false, 1, prepared_bytes<4>, prepare<4>, multiply<4>,
 };
 
 }  // namespace fastffn::ref

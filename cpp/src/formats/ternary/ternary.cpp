@@ -196,6 +196,7 @@ const FormatDefinition ternary_format = {
     ternary_kernels_for,
     nullptr,  // unpack_all
     ternary_payload_valid,
+    &codes_reader<2>,
 };
 
 }  // namespace fastffn
