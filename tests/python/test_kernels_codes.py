@@ -195,11 +195,11 @@ def test_options():
     given = np.full((20, 3), 0.5, np.float32)
     codes = np.ones((20, 300), np.float32)
     for name, options, expected in (
-        ("ternary", {}, {"act": "int8", "group": 0, "order": "panels", "scale": "tensor"}),
-        ("ternary", {"scale": "row", "act": "int4"}, {"act": "int4", "group": 0, "order": "panels", "scale": "row"}),
-        ("ternary", {"group": 128}, {"act": "int8", "group": 128, "order": "panels", "scale": "row"}),
-        ("int4", {}, {"act": "int8", "group": 128, "order": "panels", "zeros": "none"}),
-        ("int4", {"group": 32, "zero_points": True}, {"act": "int8", "group": 32, "order": "panels", "zeros": "zero_points"}),
+        ("ternary", {}, {"act": "int8", "group": 0, "scale": "tensor"}),
+        ("ternary", {"scale": "row", "act": "int4"}, {"act": "int4", "group": 0, "scale": "row"}),
+        ("ternary", {"group": 128}, {"act": "int8", "group": 128, "scale": "row"}),
+        ("int4", {}, {"act": "int8", "group": 128, "zeros": "none"}),
+        ("int4", {"group": 32, "zero_points": True}, {"act": "int8", "group": 32, "zeros": "zero_points"}),
     ):
         packed = ff.pack(w, name, **options)
         assert ff.info(packed).options == expected

@@ -209,6 +209,9 @@ class GateFirstTile {
     void run_prepare_hidden(std::int64_t task) const {
         const std::int64_t row0 = task * prepare_rows(d_ff()), stride = plan_.hidden_stride * 4;
         const std::int64_t rows = least(prepare_rows(d_ff()), rows_ - row0);
+        if (layer_.sub_norm.gamma)
+            layer_.elementwise->normalize({hidden_row(row0), plan_.hidden_stride, rows, d_ff(), layer_.sub_norm.cols,
+                                           layer_.sub_norm.eps, layer_.sub_norm.gamma, layer_.sub_norm.dtype});
         layer_.down.kernels->prepare({reinterpret_cast<const std::byte*>(hidden_row(row0)), DType::f32, stride, rows,
                                       d_ff(), row0, 0, rows_, d_ff(), workspace_ + plan_.dense.prepared_hidden,
                                       &layer_.down.matrix});
