@@ -52,7 +52,7 @@ const FormatKernels ternary_columns_kernels = {
     CodeTraits<2>::line_codes / panel_columns,
     true,
     true,  // groups and the width of activations are the matrix's
-    1,
+    6,     // a code, and for nonzero ones its depth and place in a word
     columns_prepared_bytes<CodesIsa, 2>,
     columns_prepare<ColumnsIsa, 2>,
     columns_multiply<ColumnsIsa, 2>,
@@ -67,7 +67,7 @@ const FormatKernels int4_columns_kernels = {
     CodeTraits<4>::line_codes / panel_columns,
     true,
     true,  // groups and the width of activations are the matrix's
-    1,
+    6,     // a code, and for nonzero ones its depth and place in a word
     columns_prepared_bytes<CodesIsa, 4>,
     columns_prepare<ColumnsIsa, 4>,
     columns_multiply<ColumnsIsa, 4>,
