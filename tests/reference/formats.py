@@ -31,6 +31,7 @@ CODES = {
     "int4-zp64": ("int4", {"group": 64, "zero_points": True}),
     "int4-act4": ("int4", {"act": "int4", "group": 256}),
     "ternary-rows": ("ternary", {"order": "rows"}),
+    "ternary-rows-act4": ("ternary", {"order": "rows", "act": "int4"}),
     "ternary-rows-group": ("ternary", {"order": "rows", "act": "int4", "group": 32}),
     "int4-rows": ("int4", {"order": "rows"}),
     "int4-rows-zp": ("int4", {"order": "rows", "group": 32, "zero_points": True}),

@@ -103,10 +103,9 @@ inline const char* codes_act_name(std::uint32_t flags) {
     return (flags & codes_act_mask) >> codes_act_shift == codes_act_int4 ? "int4" : "int8";
 }
 
-// For info(): where it is not the default.
 inline void list_order_option(const PackedHeader& header, PackOptions* options) {
-    constexpr const char* names[] = {"panels", "rows", "columns"};
-    if (const std::uint32_t order = codes_order(header.flags)) options->push_back({"order", names[order]});
+    constexpr const char* names[] = {"panels", "rows", "columns", "unknown"};
+    options->push_back({"order", names[codes_order(header.flags)]});
 }
 
 // The bits of order that a header of this version may have.
