@@ -23,6 +23,7 @@ def ffn_workspace(
     w_down: Any,
     w_gate: Any = None,
     *,
+    sub_norm: Any = None,
     activation: str = "identity",
     gate_first: bool | str = "auto",
     threads: int = 0,
@@ -30,8 +31,8 @@ def ffn_workspace(
     """Bytes of workspace that ``ffn(x, w_up, w_down, w_gate)`` uses; kept for later calls.
 
     Args:
-        x, w_up, w_down, w_gate: as :func:`fastffn.ffn`; of x only the shape matters.
+        x, w_up, w_down, w_gate, sub_norm: as :func:`fastffn.ffn`; of x only the shape matters.
         activation, gate_first: as :func:`fastffn.ffn`; they matter where w_up has order="rows".
         threads: for this many threads; 0 for what a call would use now.
     """
-    return _core.ffn_workspace(x, w_up, w_down, w_gate, activation, gate_first, threads)
+    return _core.ffn_workspace(x, w_up, w_down, w_gate, sub_norm, activation, gate_first, threads)

@@ -15,6 +15,7 @@
 #include "gil.hpp"
 #include "packed_argument.hpp"
 #include "results.hpp"
+#include "values.hpp"
 
 namespace fastffn::python {
 
@@ -84,12 +85,27 @@ GateFirst gate_first_argument(PyObject* object) {
 
 struct Ffn {
     static constexpr const char* operation = "ffn";
-    enum { X, WUp, WDown, WGate, BUp, BDown, BGate, ActivationName, SegmentList, GateFirstChoice, Out, count };
+    enum {
+        X,
+        WUp,
+        WDown,
+        WGate,
+        BUp,
+        BDown,
+        BGate,
+        ActivationName,
+        SegmentList,
+        SubNorm,
+        SubNormEps,
+        GateFirstChoice,
+        Out,
+        count
+    };
     static Parameters parameters;
 
     Call call{operation};
     std::vector<Segment> segments;
-    Array x, b_up, b_down, b_gate;
+    Array x, b_up, b_down, b_gate, sub_norm;
     PackedArray w_up, w_down, w_gate;
     FfnWeights weights;
 
@@ -113,6 +129,9 @@ struct Ffn {
         weights.b_up = read_bias("b_up", slots[BUp], &b_up);
         weights.b_down = read_bias("b_down", slots[BDown], &b_down);
         weights.b_gate = read_bias("b_gate", slots[BGate], &b_gate);
+        weights.sub_norm = read_bias("sub_norm", slots[SubNorm], &sub_norm);
+        weights.sub_norm_eps =
+            static_cast<float>(number_argument(call, "sub_norm_eps", slots[SubNormEps], weights.sub_norm_eps));
         if (slots[SegmentList]) read_segments(slots[SegmentList]);
         if (slots[GateFirstChoice]) weights.gate_first = gate_first_argument(slots[GateFirstChoice]);
     }
@@ -161,7 +180,7 @@ struct Ffn {
 };
 Parameters Ffn::parameters{"ffn",
                            {"x", "w_up", "w_down", "w_gate", "b_up", "b_down", "b_gate", "activation", "segments",
-                            "gate_first", "out", nullptr},
+                            "sub_norm", "sub_norm_eps", "gate_first", "out", nullptr},
                            3,
                            7};
 
@@ -227,11 +246,12 @@ std::int64_t linear_workspace_bytes(const py::object& x, const py::object& w, in
 }
 
 std::int64_t ffn_workspace_bytes(const py::object& x, const py::object& w_up, const py::object& w_down,
-                                 const py::object& w_gate, const py::object& activation, const py::object& gate_first,
-                                 int threads) {
+                                 const py::object& w_gate, const py::object& sub_norm, const py::object& activation,
+                                 const py::object& gate_first, int threads) {
     PyObject* slots[Ffn::count] = {x.ptr(), w_up.ptr(), w_down.ptr(), pointer_or_null(w_gate)};
     slots[Ffn::GateFirstChoice] = gate_first.ptr();
     slots[Ffn::ActivationName] = activation.ptr();
+    slots[Ffn::SubNorm] = pointer_or_null(sub_norm);
     return workspace_bytes(Ffn(slots), threads);
 }
 
@@ -279,7 +299,8 @@ void register_calls(py::module_& module) {
     if (PyModule_AddFunctions(module.ptr(), methods) != 0) throw py::error_already_set();
     module.def("linear_workspace", &linear_workspace_bytes, py::arg("x"), py::arg("w"), py::arg("threads"));
     module.def("ffn_workspace", &ffn_workspace_bytes, py::arg("x"), py::arg("w_up"), py::arg("w_down"),
-               py::arg("w_gate"), py::arg("activation"), py::arg("gate_first"), py::arg("threads"));
+               py::arg("w_gate"), py::arg("sub_norm"), py::arg("activation"), py::arg("gate_first"),
+               py::arg("threads"));
     module.def("activations", &activation_names);
     module.def("seconds_per_call",
                [](const std::string& operation, int repeats, const py::args& args, const py::kwargs& keywords) {

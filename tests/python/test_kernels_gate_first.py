@@ -63,6 +63,7 @@ def test_the_same_bits(fmt, dtype):
     w = {n: normal(rng, s, scale=s[1] ** -0.5) for n, s in (("up", (d_ff, d_model)), ("down", (d_model, d_ff)))}
     w_gate = normal(rng, (d_ff, d_model), scale=d_model**-0.5)
     up = pack(w["up"], fmt)
+    gamma = normal(rng, d_ff)
     kinds = ("f32", "bf16", "ternary") if SMALL else ("f32", "bf16", "int8", "ternary", "int4", fmt, "sparse24-f16")
     for gate_kind, down_kind in zip(kinds, (*kinds[1:], "ternary-columns"), strict=True):
         gate, down = pack(w_gate, gate_kind), pack(w["down"], down_kind)
@@ -71,7 +72,7 @@ def test_the_same_bits(fmt, dtype):
                 x = normal(rng, (2 * tokens, d_model + 3), dtype)[::2, :d_model]
                 keywords = {"b_gate": gate_bias(rng, d_ff, share), "activation": "relu2" if tokens % 2 else "relu"}
                 if tokens > 1:
-                    keywords |= {"b_up": normal(rng, d_ff, dtype)}
+                    keywords |= {"sub_norm": gamma, "b_up": normal(rng, d_ff, dtype)}
                 dense, first = (ff.ffn(x, up, down, gate, **keywords, gate_first=g) for g in (False, True))
                 assert first.tobytes() == dense.tobytes() and first.shape == (tokens, d_model)
                 if share == 0 and tokens:
