@@ -80,6 +80,15 @@ Activation activation_argument(PyObject* object) {
     return activation;
 }
 
+GateFirst gate_first_argument(PyObject* object) {
+    if (object == Py_True) return GateFirst::always;
+    if (object == Py_False) return GateFirst::never;
+    if (!PyUnicode_Check(object) || PyUnicode_CompareWithASCIIString(object, "auto") != 0)
+        raise(PyUnicode_Check(object) ? PyExc_ValueError : PyExc_TypeError,
+              "ffn: gate_first is " + py::cast<std::string>(py::repr(object)) + ", expected 'auto', True or False");
+    return GateFirst::automatic;
+}
+
 struct Ffn {
     static constexpr const char* operation = "ffn";
     enum {
@@ -94,6 +103,7 @@ struct Ffn {
         SegmentList,
         SubNorm,
         SubNormEps,
+        GateFirstChoice,
         Out,
         Stream,
         count
@@ -131,6 +141,7 @@ struct Ffn {
         weights.sub_norm_eps =
             static_cast<float>(number_argument(call, "sub_norm_eps", slots[SubNormEps], weights.sub_norm_eps));
         if (slots[SegmentList]) read_segments(slots[SegmentList]);
+        if (slots[GateFirstChoice]) weights.gate_first = gate_first_argument(slots[GateFirstChoice]);
     }
     void read_segments(PyObject* object) {
         const auto wrong = [&] {
@@ -178,7 +189,7 @@ struct Ffn {
 };
 Parameters Ffn::parameters{"ffn",
                            {"x", "w_up", "w_down", "w_gate", "b_up", "b_down", "b_gate", "activation", "segments",
-                            "sub_norm", "sub_norm_eps", "out", "stream", nullptr},
+                            "sub_norm", "sub_norm_eps", "gate_first", "out", "stream", nullptr},
                            3,
                            7};
 
@@ -267,9 +278,10 @@ std::int64_t linear_workspace_bytes(const py::object& x, const py::object& w, in
 }
 
 std::int64_t ffn_workspace_bytes(const py::object& x, const py::object& w_up, const py::object& w_down,
-                                 const py::object& w_gate, const py::object& sub_norm, int threads) {
-    const py::str activation(activation_name(Activation::identity));  // every activation takes the same memory
+                                 const py::object& w_gate, const py::object& sub_norm, const py::object& activation,
+                                 const py::object& gate_first, int threads) {
     PyObject* slots[Ffn::count] = {x.ptr(), w_up.ptr(), w_down.ptr(), pointer_or_null(w_gate)};
+    slots[Ffn::GateFirstChoice] = gate_first.ptr();
     slots[Ffn::ActivationName] = activation.ptr();
     slots[Ffn::SubNorm] = pointer_or_null(sub_norm);
     return workspace_bytes(Ffn(slots), threads);
@@ -319,7 +331,8 @@ void register_calls(py::module_& module) {
     if (PyModule_AddFunctions(module.ptr(), methods) != 0) throw py::error_already_set();
     module.def("linear_workspace", &linear_workspace_bytes, py::arg("x"), py::arg("w"), py::arg("threads"));
     module.def("ffn_workspace", &ffn_workspace_bytes, py::arg("x"), py::arg("w_up"), py::arg("w_down"),
-               py::arg("w_gate"), py::arg("sub_norm"), py::arg("threads"));
+               py::arg("w_gate"), py::arg("sub_norm"), py::arg("activation"), py::arg("gate_first"),
+               py::arg("threads"));
     module.def("activations", &activation_names);
     module.def("seconds_per_call",
                [](const std::string& operation, int repeats, const py::args& args, const py::kwargs& keywords) {
