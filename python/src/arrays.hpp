@@ -41,6 +41,7 @@ enum class Role : std::uint8_t {
 // One call from Python: names its errors.
 struct Call {
     const char* operation;
+    mutable std::int8_t records_gradients = -1;  // torch's grad mode, once a tensor asked for it
 };
 
 struct Array {

@@ -12,6 +12,7 @@
 #include "packed_argument.hpp"
 #include "route.hpp"
 #include "sparse24.hpp"
+#include "torch_entry.hpp"
 
 namespace py = pybind11;
 
@@ -32,4 +33,5 @@ PYBIND11_MODULE(_core, module) {
     register_routes(module);
     register_fff(module);
     register_sparse24(module);
+    register_torch_entry(module);
 }

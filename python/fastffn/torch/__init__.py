@@ -10,25 +10,37 @@ try:
 except ImportError as error:
     raise ImportError("fastffn.torch needs PyTorch: pip install torch (fastffn itself does not)") from error
 
+from fastffn.torch import _batching, _functions, _gradients, _training  # noqa: F401  (they register operators and rules)
 from fastffn.torch._ffn import FFN
-from fastffn.torch._functions import ffn, linear
+from fastffn.torch._functions import ffn, linear, moe, route_topk, router_logits
+from fastffn.torch._lowrank import LowRankFFN
+from fastffn.torch._moe import MoE
 from fastffn.torch._trees import auxiliary_loss, balance_loss, hardening_loss, mixture
 from fastffn.torch.fff import FFF
 from fastffn.torch.fff_nodes import AllNodeFFF
 from fastffn.torch.sparse24 import Sparse24Linear, Sparse24Schedule, sparse_layers, sparsify24
 
+# The function, not the module of that name, which the imports above left here.
+fff = _functions.fff
+
 __all__ = [
     "FFF",
     "FFN",
     "AllNodeFFF",
+    "LowRankFFN",
+    "MoE",
     "Sparse24Linear",
     "Sparse24Schedule",
     "auxiliary_loss",
     "balance_loss",
+    "fff",
     "ffn",
     "hardening_loss",
     "linear",
     "mixture",
+    "moe",
+    "route_topk",
+    "router_logits",
     "sparse_layers",
     "sparsify24",
 ]
