@@ -119,6 +119,8 @@ void check_out_features(const char* operation, PyObject* expected, std::int64_t 
                                     ", and the packed weights have " + std::to_string(width));
 }
 
-void register_torch_entry(py::module_& module) { module.def("set_torch_handler", &register_handler); }
+void register_torch_entry(py::module_& module) {
+    module.def("set_torch_handler", &register_handler, py::arg("operation"), py::arg("function"));
+}
 
 }  // namespace fastffn::python

@@ -197,7 +197,7 @@ def test_masked_logits_have_finite_gradients() -> None:
     logits[2, 0] = torch.nan
     for score in ("softmax", "sigmoid", "topk_softmax", "relu"):
         leaf = logits.clone().requires_grad_()
-        _, weights = ft.route_topk(leaf, K, score=score, renormalize=True)
+        _, weights = ft.route_topk(leaf, K, score=score, renormalize=score != "relu")
         (grad,) = torch.autograd.grad((weights * values(4, K, seed=2)).sum(), [leaf])
         assert grad.isfinite().all() and not grad[2].any() and not grad[0, 2].any()
 
@@ -282,3 +282,35 @@ def test_checkpointing_and_frozen_layers() -> None:
     (expected,) = torch.autograd.grad(layer(x).square().sum(), [x])
     y = torch.utils.checkpoint.checkpoint(layer, x, use_reentrant=False)
     agree(torch.autograd.grad(y.square().sum(), [x]), [expected])
+
+
+def test_sub_norm() -> None:
+    x, gamma, b_gate = leaves(values(5, D_MODEL, seed=1) * 6, values(D_FF, seed=2) + 1, values(D_FF, seed=3))
+    up, down, gate = values(D_FF, D_MODEL, seed=4), values(D_OUT, D_FF, seed=5), values(D_FF, D_MODEL, seed=6)
+    packed = [ff.pack(w, "f32") for w in (up, down, gate)]
+    y = ft.ffn(x, *packed, b_gate=b_gate, activation="relu2", sub_norm=gamma, sub_norm_eps=1e-3)
+    hidden = functional.relu(functional.linear(x, gate, b_gate)).square() * functional.linear(x, up)
+    hidden = hidden * torch.rsqrt(hidden.square().mean(-1, keepdim=True) + 1e-3) * gamma
+    expected = functional.linear(hidden, down)
+    agree([y], [expected])
+    used = [x, gamma, b_gate]
+    agree(torch.autograd.grad(y.square().sum(), used), torch.autograd.grad(expected.square().sum(), used), 1e-4)
+
+
+@pytest.mark.parametrize("mode", ["pow2", "kron", "block"])
+def test_hadamard_and_rotated_weights(mode: str) -> None:
+    width = {"pow2": 64, "kron": 96, "block": 96}[mode]
+    x = leaves(values(5, width, seed=1))[0]
+    y = ft.hadamard(x, mode)
+    assert torch.equal(y, ff.hadamard(x.detach(), mode))
+    matrix = ff.hadamard(torch.eye(width), mode).T
+    agree(torch.autograd.grad((y * values(5, width, seed=2)).sum(), [x]), [values(5, width, seed=2) @ matrix])
+    compiled = torch.compile(lambda x: ft.hadamard(x, mode) + 0, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(x), y)
+    torch.compiler.reset()
+    w = values(D_FF, width, seed=3)
+    for rotated in (False, True):
+        packed = ff.pack(w, "ternary", hadamard=mode, rotated=rotated)
+        held = ff.unpack(packed) @ matrix if rotated else ff.unpack(packed)
+        y = ft.linear(x, packed)
+        agree(torch.autograd.grad((y * values(5, D_FF, seed=4)).sum(), [x]), [values(5, D_FF, seed=4) @ held])

@@ -77,8 +77,8 @@ struct FormatKernels {
     std::int64_t block_panels;
     // True when prepare must see whole rows (a scale per row): the layer then keeps the hidden rows until all is known.
     bool whole_rows;
-    // True when prepared rows depend on the matrix and not on its depth alone (a low-rank factor, a transform of its own):
-    // the up and gate projections then never share them.
+    // True when prepared rows depend on the weights themselves (a low-rank factor): rows_serve_both() is then false. What
+    // they may depend on otherwise: the depth, flags and parameters of the matrix.
     bool own_rows;
     // Bytes of one prepared element of the reduction dimension, for sizing token tiles.
     std::int64_t element_bytes;
@@ -91,5 +91,14 @@ struct FormatKernels {
     // own (MatrixView::packed_features); 0: the format has no such views.
     std::int64_t column_bytes = 0;
 };
+
+namespace {
+// Whether rows prepared for one matrix serve the other of the same depth too, as gate and up of a layer mostly let them.
+inline bool rows_serve_both(const FormatKernels& a, const MatrixView& matrix_a, const FormatKernels& b,
+                            const MatrixView& matrix_b) {
+    return &a == &b && !a.own_rows && matrix_a.flags == matrix_b.flags &&
+           matrix_a.parameters[0] == matrix_b.parameters[0] && matrix_a.parameters[1] == matrix_b.parameters[1];
+}
+}  // namespace
 
 }  // namespace fastffn

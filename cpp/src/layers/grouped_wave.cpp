@@ -135,7 +135,8 @@ void split_output(const GroupedPlan& plan, Wave* wave) {
 }  // namespace
 
 bool two_forms(const GroupStack& stack) noexcept {
-    return stack.has_gate && (stack.gate.kernels != stack.up.kernels || stack.up.kernels->own_rows);
+    return stack.has_gate &&
+           !rows_serve_both(*stack.gate.kernels, stack.gate.packed.view(), *stack.up.kernels, stack.up.packed.view());
 }
 
 bool keeps_rows(const GroupStack& stack) noexcept { return stack.down.kernels->whole_rows; }

@@ -12,10 +12,28 @@ except ImportError as error:
 
 from fastffn.torch import _batching, _functions, _gradients, _training  # noqa: F401  (they register operators and rules)
 from fastffn.torch._ffn import FFN
-from fastffn.torch._functions import ffn, linear, moe, route_topk, router_logits
+from fastffn.torch._functions import ffn, hadamard, linear, moe, route_topk, router_logits
 from fastffn.torch._lowrank import LowRankFFN
 from fastffn.torch._moe import MoE
+from fastffn.torch._replace import (
+    Cmoe,
+    DenseWeights,
+    ExpertWeights,
+    LayerSummary,
+    LowRank,
+    Moefication,
+    PackFormat,
+    ReplaceSummary,
+    Site,
+    families,
+    llama_from_gguf,
+    load,
+    register_family,
+    replace,
+    save,
+)
 from fastffn.torch._trees import auxiliary_loss, balance_loss, hardening_loss, mixture
+from fastffn.torch.bitlinear import BitFFN, BitLinear, HBitLinear, to_bitlinear
 from fastffn.torch.fff import FFF
 from fastffn.torch.fff_nodes import AllNodeFFF
 from fastffn.torch.sparse24 import Sparse24Linear, Sparse24Schedule, sparse_layers, sparsify24
@@ -27,20 +45,40 @@ __all__ = [
     "FFF",
     "FFN",
     "AllNodeFFF",
+    "BitFFN",
+    "BitLinear",
+    "Cmoe",
+    "DenseWeights",
+    "ExpertWeights",
+    "HBitLinear",
+    "LayerSummary",
+    "LowRank",
     "LowRankFFN",
     "MoE",
+    "Moefication",
+    "PackFormat",
+    "ReplaceSummary",
+    "Site",
     "Sparse24Linear",
     "Sparse24Schedule",
     "auxiliary_loss",
     "balance_loss",
+    "families",
     "fff",
     "ffn",
+    "hadamard",
     "hardening_loss",
     "linear",
+    "llama_from_gguf",
+    "load",
     "mixture",
     "moe",
+    "register_family",
+    "replace",
     "route_topk",
     "router_logits",
+    "save",
     "sparse_layers",
     "sparsify24",
+    "to_bitlinear",
 ]

@@ -35,6 +35,7 @@ def _batched(name: str, tokens: tuple[int, ...]) -> None:
 _batched("linear", (0,))
 _batched("router_logits", (0,))
 _batched("ffn", (0,))
+_batched("hadamard", (0,))
 _batched("moe", (0, 1, 2))
 _batched("fff", (0, 7))
 _batched("route_topk", (0,))

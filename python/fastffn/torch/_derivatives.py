@@ -48,7 +48,7 @@ def product(x: Any, weights: list[Any], bias: Any = None) -> tuple[Any, list[Any
 
 def product_backward(grad: Any, seen: list[Any], weights: list[Any]) -> tuple[Any, list[Any]]:
     """Derivatives by x and by each factor."""
-    by_factor = []
+    by_factor: list[Any] = []
     for x, w in zip(reversed(seen), reversed(weights), strict=True):
         by_factor.insert(0, grad.T @ x)
         grad = grad @ w
@@ -96,6 +96,8 @@ class Layer:
     b_gate: Any = None
     activation: str = "identity"
     segments: list[int] | None = None
+    sub_norm: Any = None
+    sub_norm_eps: float = 1e-5
 
     def hidden(self, up: Any, gate: Any) -> Any:
         """What the down projection sees."""
@@ -136,6 +138,7 @@ class Gradients:
     b_up: Any
     b_down: Any
     b_gate: Any
+    sub_norm: Any
     y: Any  # the layer's result, recomputed
 
 
@@ -143,11 +146,20 @@ def ffn_backward(grad: Any, x: Any, layer: Layer, result: bool = False) -> Gradi
     """Derivatives of the dense or gated FFN: grad [tokens, d_out], x [tokens, d_model], both f32."""
     up, up_seen = product(x, layer.up, layer.b_up)
     gate, gate_seen = product(x, layer.gate, layer.b_gate) if layer.gate else (None, [])
-    hidden = layer.hidden(up, gate)
+    plain = layer.hidden(up, gate)
+    hidden, scale = plain, None
+    if layer.sub_norm is not None:
+        scale = torch.rsqrt(plain.square().mean(-1, keepdim=True) + layer.sub_norm_eps)
+        hidden = plain * scale * layer.sub_norm
     y, down_seen = product(hidden, layer.down, layer.b_down) if result else (None, product(hidden, layer.down[:-1])[1])
     if not result:
         down_seen.append(product(hidden, layer.down[:-1])[0])
     by_hidden, by_down = product_backward(grad, down_seen, layer.down)
+    by_norm = None
+    if scale is not None:
+        by_norm = (by_hidden * plain * scale).sum(0)
+        by_hidden = by_hidden * layer.sub_norm
+        by_hidden = scale * by_hidden - plain * scale**3 * (by_hidden * plain).mean(-1, keepdim=True)
     by_up_z, by_gate_z = layer.hidden_backward(by_hidden, up, gate)
     by_x, by_up = product_backward(by_up_z, up_seen, layer.up)
     by_gate: list[Any] = []
@@ -159,6 +171,7 @@ def ffn_backward(grad: Any, x: Any, layer: Layer, result: bool = False) -> Gradi
         None if layer.b_up is None else by_up_z.sum(0),
         None if layer.b_down is None else grad.sum(0),
         None if layer.b_gate is None else by_gate_z.sum(0),
+        by_norm,
         y,
     )  # fmt: skip
 

@@ -74,13 +74,17 @@ def _ffn(
     *,
     activation: str,
     segments: Any = None,
+    sub_norm: Any = None,
+    sub_norm_eps: float = 1e-5,
     out: Any = None,
     out_features: int | None = None,
 ) -> Any:
     x = cast(x)
-    arguments = (x, w_up, w_down, w_gate, b_up, b_down, b_gate, activation, _ops.flat_segments(segments))
+    arguments = (
+        x, w_up, w_down, w_gate, b_up, b_down, b_gate, activation, _ops.flat_segments(segments), sub_norm, float(sub_norm_eps)
+    )  # fmt: skip
     if out is not None:
-        _refuse_out("ffn", x, b_up, b_down, b_gate, out)
+        _refuse_out("ffn", x, b_up, b_down, b_gate, sub_norm, out)
         _operators.ffn_out(*arguments, out)
         return out
     return _operators.ffn(*arguments, _width("ffn", out_features, w_down, x.shape[-1]))
@@ -207,6 +211,11 @@ def router_logits(x: Any, w: Any, bias: Any = None, *, experts: int | None = Non
         experts: how many there are; needed where a call is traced.
     """
     return _operators.router_logits(x, w, bias, _width("router_logits", experts, w))
+
+
+def hadamard(x: Any, mode: str = "pow2", block: int | None = None, inverse: bool = False) -> Any:
+    """:func:`fastffn.hadamard` for torch tensors, which torch can trace, differentiate and batch. Autocast changes nothing."""
+    return _operators.hadamard(x, mode, block, inverse)
 
 
 def _is_plain(t: Any) -> bool:

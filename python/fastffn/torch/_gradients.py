@@ -15,7 +15,7 @@ import fastffn as ff
 
 from . import _ops
 from ._derivatives import Gradients, Layer, ffn_backward, route_backward
-from ._library import LIBRARY, define
+from ._library import LIBRARY, define, like
 
 _operators = torch.ops.fastffn
 
@@ -27,16 +27,20 @@ def rows_of(x: Any) -> Any:
 
 def weight_of(packed: Any) -> list[Any]:
     """The factors of a packed weight (one), or none where there is none."""
-    return [] if packed is None else [ff.unpack(packed)]
+    return [] if packed is None else [dequantised(packed)]
 
 
-def _f32(bias: Any) -> Any:
+def dequantised(packed: Any) -> Any:
+    """What a packed weight multiplies x with, f32. Weights that were given rotated are unpacked so, and turned back here."""
+    w, options = ff.unpack(packed), ff.info(packed).options
+    if not options.get("rotated"):
+        return w
+    return ff.hadamard(w, options["hadamard"], options.get("block"), inverse=True)
+
+
+def f32(bias: Any) -> Any:
+    """An optional vector in f32, without its history."""
     return None if bias is None else bias.detach().float()
-
-
-def like(t: Any) -> Any:
-    """An empty contiguous tensor like t."""
-    return torch.empty_like(t, memory_format=torch.contiguous_format)
 
 
 def _none(values: Any) -> Any:
@@ -52,7 +56,7 @@ def _register(name: str, backward: Any, setup: Any) -> None:
 
 
 def _linear_backward(grad: Any, x: Any, w: Any) -> Any:
-    return (rows_of(grad) @ ff.unpack(w)).to(x.dtype).reshape(x.shape)
+    return (rows_of(grad) @ dequantised(w)).to(x.dtype).reshape(x.shape)
 
 
 define("linear_backward(Tensor grad, Tensor x, Tensor w) -> Tensor", _linear_backward, lambda grad, x, w: like(x))
@@ -80,48 +84,51 @@ _register("router_logits", _linear_gradients, _linear_setup)
 
 
 def _ffn_backward(
-    grad: Any, x: Any, w_up: Any, w_down: Any, w_gate: Any, b_up: Any, b_gate: Any, activation: str, segments: Any
-) -> list[Any]:
+    grad: Any, x: Any, w_up: Any, w_down: Any, w_gate: Any, b_up: Any, b_gate: Any, activation: str, segments: Any,
+    sub_norm: Any, sub_norm_eps: float,
+) -> list[Any]:  # fmt: skip
     layer = Layer(
-        weight_of(w_up), weight_of(w_down), weight_of(w_gate), _f32(b_up), None, _f32(b_gate), activation, segments
+        weight_of(w_up), weight_of(w_down), weight_of(w_gate), f32(b_up), None, f32(b_gate), activation, segments,
+        f32(sub_norm), sub_norm_eps,
     )  # fmt: skip
     found = ffn_backward(rows_of(grad), rows_of(x), layer)
     made = [found.x.to(x.dtype).reshape(x.shape)]
-    for bias, by_bias in ((b_up, found.b_up), (b_gate, found.b_gate)):
-        if bias is not None:
-            made.append(by_bias.to(bias.dtype))
+    for t, by_t in ((b_up, found.b_up), (b_gate, found.b_gate), (sub_norm, found.sub_norm)):
+        if t is not None:
+            made.append(by_t.to(t.dtype))
     return made
 
 
 def _ffn_backward_fake(
-    grad: Any, x: Any, w_up: Any, w_down: Any, w_gate: Any, b_up: Any, b_gate: Any, activation: str, segments: Any
-) -> list[Any]:
-    return [like(t) for t in (x, b_up, b_gate) if t is not None]
+    grad: Any, x: Any, w_up: Any, w_down: Any, w_gate: Any, b_up: Any, b_gate: Any, activation: str, segments: Any,
+    sub_norm: Any, sub_norm_eps: float,
+) -> list[Any]:  # fmt: skip
+    return [like(t) for t in (x, b_up, b_gate, sub_norm) if t is not None]
 
 
 define(
     "ffn_backward(Tensor grad, Tensor x, Tensor w_up, Tensor w_down, Tensor? w_gate, Tensor? b_up, Tensor? b_gate,"
-    " str activation, int[]? segments) -> Tensor[]",
+    " str activation, int[]? segments, Tensor? sub_norm, float sub_norm_eps) -> Tensor[]",
     _ffn_backward,
     _ffn_backward_fake,
 )
 
 
 def _ffn_setup(ctx: Any, inputs: Any, output: Any) -> None:
-    x, w_up, w_down, w_gate, b_up, b_down, b_gate, ctx.activation, ctx.segments, _ = inputs
-    ctx.save_for_backward(x, w_up, w_down, w_gate, b_up, b_down, b_gate)
+    *tensors, ctx.activation, ctx.segments, sub_norm, ctx.sub_norm_eps, _ = inputs
+    ctx.save_for_backward(*tensors, sub_norm)
 
 
 def _ffn_gradients(ctx: Any, grad: Any) -> Any:
-    x, w_up, w_down, w_gate, b_up, b_down, b_gate = ctx.saved_tensors
-    found = _operators.ffn_backward(grad, x, w_up, w_down, w_gate, b_up, b_gate, ctx.activation, ctx.segments)
-    by_x, *rest = found
-    by_up = rest.pop(0) if b_up is not None else None
-    by_gate = rest.pop(0) if b_gate is not None else None
+    x, w_up, w_down, w_gate, b_up, b_down, b_gate, sub_norm = ctx.saved_tensors
+    by_x, *rest = _operators.ffn_backward(
+        grad, x, w_up, w_down, w_gate, b_up, b_gate, ctx.activation, ctx.segments, sub_norm, ctx.sub_norm_eps
+    )  # fmt: skip
+    by_up, by_gate, by_norm = (None if t is None else rest.pop(0) for t in (b_up, b_gate, sub_norm))
     by_down = None
     if b_down is not None and ctx.needs_input_grad[5]:
         by_down = grad.float().reshape(-1, grad.shape[-1]).sum(0).to(b_down.dtype)
-    return by_x, None, None, None, by_up, by_down, by_gate, None, _none(ctx.segments), None
+    return by_x, None, None, None, by_up, by_down, by_gate, None, _none(ctx.segments), by_norm, None, None
 
 
 _register("ffn", _ffn_gradients, _ffn_setup)
@@ -140,12 +147,12 @@ def packed_experts(
 ) -> Iterator[Layer]:
     """The experts of a list of packed stacks; each stack is dequantised when its first expert is asked for."""
     for i, packed in enumerate(w_up):
-        up, down = _stack(ff.unpack(packed)), _stack(ff.unpack(w_down[i]))
-        gate = _stack(ff.unpack(w_gate[i])) if w_gate else None
+        up, down = _stack(dequantised(packed)), _stack(dequantised(w_down[i]))
+        gate = _stack(dequantised(w_gate[i])) if w_gate else None
         biases = [b[i].detach().float().reshape(len(up), -1) if b else None for b in (b_up, b_down, b_gate)]
         for e in range(len(up)):
-            b = [None if table is None else table[e] for table in biases]
-            yield Layer([up[e]], [down[e]], [] if gate is None else [gate[e]], *b, activation)
+            b_up_e, b_down_e, b_gate_e = (None if table is None else table[e] for table in biases)
+            yield Layer([up[e]], [down[e]], [] if gate is None else [gate[e]], b_up_e, b_down_e, b_gate_e, activation)
 
 
 class MoeGradients:
@@ -202,9 +209,11 @@ def _moe_backward(
         if kind == "copy":
             found.add_copy(e + 1 + i)
     for s in _ops.shared_of(shared):
-        tables = [[] if part is None else [part] for part in (s.w_up, s.w_down, s.w_gate, s.b_up, s.b_down, s.b_gate)]
+        tables: list[Any] = [
+            [] if part is None else [part] for part in (s.w_up, s.w_down, s.w_gate, s.b_up, s.b_down, s.b_gate)
+        ]
         gates = None if s.gate is None else s.gate.float().reshape(-1, found.rows.shape[-1])
-        for i, layer in enumerate(packed_experts(*tables, activation)):
+        for i, layer in enumerate(packed_experts(*(*tables, activation))):
             found.add_shared(layer, None if gates is None else gates[i])
     made = [found.x.to(x.dtype).reshape(x.shape)]
     if weights is not None:
@@ -256,6 +265,20 @@ def _moe_gradients(ctx: Any, grad: Any) -> Any:
 _register("moe", _moe_gradients, _moe_setup)
 
 
+# hadamard: an orthonormal matrix, whose transpose is its inverse
+
+
+def _hadamard_setup(ctx: Any, inputs: Any, output: Any) -> None:
+    _, ctx.mode, ctx.block, ctx.inverse = inputs
+
+
+def _hadamard_gradients(ctx: Any, grad: Any) -> Any:
+    return _operators.hadamard(grad, ctx.mode, ctx.block, not ctx.inverse), None, None, None
+
+
+_register("hadamard", _hadamard_gradients, _hadamard_setup)
+
+
 # route_topk
 
 
@@ -275,7 +298,7 @@ def _route_backward(
     norm_eps: float,
 ) -> Any:
     found = route_backward(
-        grad, logits.detach(), ids, score, renormalize, scale, _f32(bias), _f32(gamma), norm_eps
+        grad, logits.detach(), ids, score, renormalize, scale, f32(bias), f32(gamma), norm_eps
     )  # fmt: skip
     return found.to(logits.dtype).contiguous()
 

@@ -63,3 +63,8 @@ def check_devices(operation: str, x: Any, others: Iterable[Any]) -> None:
     for t in others:
         if t is not None and t.device != x.device:
             raise ValueError(f"{operation}: x is on {x.device} and another tensor on {t.device}, expected one device")
+
+
+def like(t: Any) -> Any:
+    """An empty contiguous tensor like t."""
+    return torch.empty_like(t, memory_format=torch.contiguous_format)

@@ -49,7 +49,7 @@ class LowRankFFN(PackedModule):
         dtype: Any = None,
     ) -> None:
         d_out = d_model if d_out is None else d_out
-        ranks = rank if isinstance(rank, dict) else dict.fromkeys(PARTS, rank)
+        ranks: dict[str, int] = rank if isinstance(rank, dict) else dict.fromkeys(PARTS, rank)
         shapes = {"up": (d_ff, d_model), "down": (d_out, d_ff), "gate": (d_ff, d_model)}
 
         def uniform(bound: int, *shape: int) -> Any:
@@ -59,7 +59,7 @@ class LowRankFFN(PackedModule):
         pairs: dict[str, Any] = {}
         for part in PARTS if gated else PARTS[:2]:
             out, into = shapes[part]
-            r = ranks.get(part, ranks["up"])
+            r = ranks[part] if part in ranks else ranks["up"]
             if not 1 <= r <= min(out, into):
                 raise ValueError(f"LowRankFFN: rank is {r}, expected 1 to {min(out, into)} for {part} {shapes[part]}")
             pairs[part] = (uniform(into, r, into), uniform(r, out, r))
@@ -138,9 +138,9 @@ class LowRankFFN(PackedModule):
 
     def packed(self) -> FFN:
         """The FFN of these factors, packed as they are now: for inference."""
-        pairs = [(getattr(self, f"{p}_u"), getattr(self, f"{p}_v")) if self._has(p) else None for p in PARTS]
+        up, down, gate = ((getattr(self, f"{p}_u"), getattr(self, f"{p}_v")) if self._has(p) else None for p in PARTS)
         return FFN.from_weights(
-            *pairs, self.b_up, self.b_down, self.b_gate, activation=self.activation,
+            up, down, gate, self.b_up, self.b_down, self.b_gate, activation=self.activation,
             format=Format("lowrank", {"factors": self.factors}),
         ).train(self.training)  # fmt: skip
 

@@ -162,7 +162,9 @@ class MoE(PackedModule):
             shared: an :class:`FFN` that every token uses; shared_gate: [d_model], see :class:`MoE`.
             route: as :class:`MoE`, and correction_bias [experts], weights_on_input.
         """
-        stacks = dict(zip(_WEIGHTS, (None if w is None else as_tensor(w) for w in (w_up, w_down, w_gate)), strict=True))
+        stacks: dict[str, Any] = dict(
+            zip(_WEIGHTS, (None if w is None else as_tensor(w) for w in (w_up, w_down, w_gate)), strict=True)
+        )
         packed = stacks["w_up"].dtype == torch.uint8
         if packed and trainable:
             raise ValueError("MoE: w_up is packed, expected plain weights with trainable=True")

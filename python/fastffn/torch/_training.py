@@ -15,8 +15,8 @@ from fastffn import _core
 
 from ._derivatives import Layer, ffn_backward, held
 from ._formats import pack_weight, parse_format
-from ._gradients import MoeGradients, _f32, _register, like, rows_of
-from ._library import check_devices, check_input, define, readable, result_like
+from ._gradients import MoeGradients, _register, f32, rows_of
+from ._library import check_devices, check_input, define, like, readable, result_like
 
 _operators = torch.ops.fastffn
 _WEIGHTS = "Tensor[] w_up, Tensor[] w_down, Tensor[] w_gate, Tensor? b_up, Tensor? b_down, Tensor? b_gate"
@@ -54,11 +54,10 @@ def _distribute(found: list[Any], sizes: list[int], absent: list[bool]) -> tuple
 def _ffn(
     x: Any, w_up: Any, w_down: Any, w_gate: Any, b_up: Any, b_down: Any, b_gate: Any, activation: str, formats: Any
 ) -> Any:
+    up, down, gate = _all_packed(w_up, w_down, w_gate, formats)
     out = result_like(x, w_down[-1].shape[-2])
     with torch.no_grad():
-        return _core.ffn(
-            readable(x), *_all_packed(w_up, w_down, w_gate, formats), b_up, b_down, b_gate, activation=activation, out=out
-        )  # fmt: skip
+        return _core.ffn(readable(x), up, down, gate, b_up, b_down, b_gate, activation=activation, out=out)
 
 
 def _ffn_fake(x: Any, w_up: Any, w_down: Any, *rest: Any) -> Any:
@@ -83,8 +82,9 @@ def _ffn_backward(
     formats: Any,
 ) -> list[Any]:
     weights = _all_held(w_up, w_down, w_gate, formats)
+    up, down, gate = weights
     found = ffn_backward(
-        rows_of(grad), rows_of(x), Layer(*weights, _f32(b_up), _f32(b_down), _f32(b_gate), activation)
+        rows_of(grad), rows_of(x), Layer(up, down, gate, f32(b_up), f32(b_down), f32(b_gate), activation)
     )  # fmt: skip
     targets = _in_order(x, None, (w_up, w_down, w_gate), (b_up, b_down, b_gate))
     biases = [b for b in (found.b_up, found.b_down, found.b_gate) if b is not None]
@@ -130,11 +130,11 @@ def _moe(
     x: Any, ids: Any, weights: Any, w_up: Any, w_down: Any, w_gate: Any, b_up: Any, b_down: Any, b_gate: Any,
     activation: str, formats: Any, weights_on_input: bool,
 ) -> Any:  # fmt: skip
+    up, down, gate = _all_packed(w_up, w_down, w_gate, formats)
     out = result_like(x, w_down[-1].shape[-2])
     with torch.no_grad():
         return _core.moe(
-            readable(x), ids, weights, *_all_packed(w_up, w_down, w_gate, formats), b_up, b_down, b_gate,
-            activation=activation, weights_on_input=weights_on_input, out=out,
+            readable(x), ids, weights, up, down, gate, b_up, b_down, b_gate, activation=activation, weights_on_input=weights_on_input, out=out,
         )  # fmt: skip
 
 
@@ -152,14 +152,14 @@ def _moe_backward(
     activation: str, formats: Any, weights_on_input: bool,
 ) -> list[Any]:  # fmt: skip
     parts = _all_held(w_up, w_down, w_gate, formats)
-    biases = [_f32(b) for b in (b_up, b_down, b_gate)]
+    biases = [f32(b) for b in (b_up, b_down, b_gate)]
     total = MoeGradients(grad, x, ids, weights, weights_on_input)
     by_parts = [[torch.zeros_like(w) for w in part] for part in parts]
     by_biases = [None if b is None else torch.zeros_like(b) for b in biases]
     for e in range(len(parts[0][0])):
-        layer = Layer(
-            *([w[e] for w in part] for part in parts), *(None if b is None else b[e] for b in biases), activation
-        )
+        up, down, gate = ([w[e] for w in part] for part in parts)
+        bias_up, bias_down, bias_gate = (None if b is None else b[e] for b in biases)
+        layer = Layer(up, down, gate, bias_up, bias_down, bias_gate, activation)
         found = total.add_expert(e, layer)
         if found is None:
             continue

@@ -12,7 +12,7 @@ const FormatKernels ternary_kernels = {
     few_rows_limit,
     panels_per_task,
     true,
-    true,  // groups and the width of activations are the matrix's
+    false,
     1,
     codes_prepared_bytes<CodesIsa, 2>,
     codes_prepare<CodesIsa, 2>,
@@ -24,7 +24,7 @@ const FormatKernels int4_kernels = {
     few_rows_limit,
     panels_per_task,
     true,
-    true,  // groups and the width of activations are the matrix's
+    false,
     1,
     codes_prepared_bytes<CodesIsa, 4>,
     codes_prepare<CodesIsa, 4>,
