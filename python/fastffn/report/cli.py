@@ -51,7 +51,9 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--model", metavar="FILE", help="a GGUF or safetensors file (Llama family or BERT), or its folder"
+        "--model",
+        metavar="FILE",
+        help="a GGUF or safetensors file or its folder; Llama-like models and BERTs run whole, of others the FFN layers do",
     )
     parser.add_argument("--minilm", action="store_true", help="run MiniLM only, or also when --model is given")
     parser.add_argument("--no-minilm", action="store_true", help="leave MiniLM out")
@@ -97,9 +99,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _report(options: argparse.Namespace) -> int:
     # Not at the top: --help and a wrong option answer at once.
     from . import assets, html, machine, probe, run, table, variants
-    from .open_model import EmbeddingModel, open_model
+    from .open_model import open_model
     from .progress import Progress
-    from .results import ModelResult, Report
+    from .results import Report
 
     if options.minilm and options.no_minilm:
         raise ReportError("--minilm and --no-minilm exclude each other")
@@ -133,17 +135,12 @@ def _report(options: argparse.Namespace) -> int:
         paths.append(_default(assets.MINILM))
     opened = [open_model(path, label) for path, label in paths]
 
-    total = sum(run.progress_weight(settings, rows, isinstance(model, EmbeddingModel)) for model in opened)
+    total = sum(run.progress_weight(settings, rows, model) for model in opened)
     progress = Progress(total + _PROBE)
-    models: list[ModelResult] = []
     try:
         progress.stage("what this machine can do at best", _PROBE)
         roof = probe.measure(threads)
-        for model in opened:
-            if isinstance(model, EmbeddingModel):
-                models.append(run.run_embedding_model(model, rows, settings, progress))
-            else:
-                models.append(run.run_language_model(model, rows, settings, progress))
+        models = [run.run_model(model, rows, settings, progress) for model in opened]
     finally:
         progress.finish()
     report = Report(
