@@ -12,6 +12,23 @@ except ImportError as error:
 
 from fastffn.torch._ffn import FFN
 from fastffn.torch._functions import ffn, linear
+from fastffn.torch._replace import (
+    Cmoe,
+    DenseWeights,
+    ExpertWeights,
+    LayerSummary,
+    LowRank,
+    Moefication,
+    PackFormat,
+    ReplaceSummary,
+    Site,
+    families,
+    llama_from_gguf,
+    load,
+    register_family,
+    replace,
+    save,
+)
 from fastffn.torch._trees import auxiliary_loss, balance_loss, hardening_loss, mixture
 from fastffn.torch.fff import FFF
 from fastffn.torch.fff_nodes import AllNodeFFF
@@ -21,14 +38,29 @@ __all__ = [
     "FFF",
     "FFN",
     "AllNodeFFF",
+    "Cmoe",
+    "DenseWeights",
+    "ExpertWeights",
+    "LayerSummary",
+    "LowRank",
+    "Moefication",
+    "PackFormat",
+    "ReplaceSummary",
+    "Site",
     "Sparse24Linear",
     "Sparse24Schedule",
     "auxiliary_loss",
     "balance_loss",
+    "families",
     "ffn",
     "hardening_loss",
     "linear",
+    "llama_from_gguf",
+    "load",
     "mixture",
+    "register_family",
+    "replace",
+    "save",
     "sparse_layers",
     "sparsify24",
 ]
