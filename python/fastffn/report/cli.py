@@ -64,7 +64,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--formats",
         type=_names,
         metavar="A,B",
-        help="weight formats (default: those that take any weights, so not sparse24; f32 always runs)",
+        help="weight formats (default: those that take any weights, so not sparse24; f32 always runs); named ones bring "
+        "all their rows: int4 its groups and activations, ternary a Hadamard transform",
     )
     parser.add_argument(
         "--methods",
@@ -124,7 +125,8 @@ def _report(options: argparse.Namespace) -> int:
     every = options.methods == ("all",)
     methods = None if every else () if options.methods == ("none",) else options.methods or ()
     formats = options.formats if options.formats or every else variants.plain_formats()
-    rows = variants.all_variants(formats, not options.no_torch, methods)
+    further = bool(options.formats) or every
+    rows = variants.all_variants(formats, not options.no_torch, methods, further)
 
     paths: list[tuple[Path, str | None]] = []
     if options.model is not None:

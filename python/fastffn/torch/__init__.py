@@ -30,6 +30,7 @@ from fastffn.torch._replace import (
     save,
 )
 from fastffn.torch._trees import auxiliary_loss, balance_loss, hardening_loss, mixture
+from fastffn.torch.bitlinear import BitFFN, BitLinear, HBitLinear, to_bitlinear
 from fastffn.torch.fff import FFF
 from fastffn.torch.fff_nodes import AllNodeFFF
 from fastffn.torch.sparse24 import Sparse24Linear, Sparse24Schedule, sparse_layers, sparsify24
@@ -38,9 +39,12 @@ __all__ = [
     "FFF",
     "FFN",
     "AllNodeFFF",
+    "BitFFN",
+    "BitLinear",
     "Cmoe",
     "DenseWeights",
     "ExpertWeights",
+    "HBitLinear",
     "LayerSummary",
     "LowRank",
     "Moefication",
@@ -63,4 +67,5 @@ __all__ = [
     "save",
     "sparse_layers",
     "sparsify24",
+    "to_bitlinear",
 ]
