@@ -47,7 +47,7 @@ def rows_of(format: str, further: bool) -> list[str]:
     rows = {"int4": ["int4 g32", "int4 zeros", "int4 x bf16"], "ternary": ["ternary hadamard"]}.get(format, [])
     if "bf16" not in str(pack_error("int4", act="none")):
         rows = [row for row in rows if row != "int4 x bf16"]
-    return [format, *(rows if further else [])]
+    return [format, *(rows if further or format == "ternary" else [])]
 
 
 def pack_error(format: str, **options: str) -> ValueError:
