@@ -26,8 +26,14 @@ struct CodesSum<true> {
     using Type = float;
 };
 
+// Warps on a multiprocessor for which ptxas finds registers without spilling.
+constexpr int codes_warps(int token_tiles, bool is_gated, bool is_grouped) {
+    return (is_gated && token_tiles == 2) || (is_grouped && (is_gated || token_tiles == 2)) ? 16 : 24;
+}
+
 template <int bits, int warps, int token_tiles, bool is_gated, bool is_grouped>
-__global__ void __launch_bounds__(warps * 32, (is_grouped ? 16 : 24) / warps) codes_few_tokens_kernel(CodesArgs args) {
+__global__ void __launch_bounds__(warps * 32, codes_warps(token_tiles, is_gated, is_grouped) / warps)
+    codes_few_tokens_kernel(CodesArgs args) {
     constexpr int matrices = is_gated ? 2 : 1, tokens = 8 * token_tiles, spans = 16 / bits;
     constexpr int chunk_columns = 512 / bits;
     constexpr unsigned mask = bits == 4 ? 0x0F0F0F0Fu : 0x03030303u;
@@ -52,15 +58,27 @@ __global__ void __launch_bounds__(warps * 32, (is_grouped ? 16 : 24) / warps) co
 
     int acc[matrices][token_tiles][4] = {};
     float folded[matrices][token_tiles][4] = {};
-    for (std::int64_t chunk = warp; chunk * 64 < row_bytes; chunk += warps) {
-        uint4 w[matrices][2];
+    // One chunk ahead: its bytes are on their way while this one's are multiplied.
+    const auto load_chunk = [&](uint4(&w)[matrices][2], std::int64_t chunk) {
+        const bool inside = chunk * 64 < row_bytes;
 #pragma unroll
         for (int m = 0; m < matrices; m++)
 #pragma unroll
-            for (int half = 0; half < 2; half++)
-                w[m][half] = ptx::load_once(reinterpret_cast<const uint4*>(
-                    static_cast<const unsigned char*>(m ? args.w_gate.codes : args.w.codes) + rows[half] * row_bytes +
-                    chunk * 64 + 16 * t));
+            for (int half = 0; half < 2; half++) {
+                const auto* const codes = static_cast<const unsigned char*>(m ? args.w_gate.codes : args.w.codes);
+                w[m][half] = inside ? ptx::load_once(reinterpret_cast<const uint4*>(codes + rows[half] * row_bytes +
+                                                                                    chunk * 64 + 16 * t))
+                                    : make_uint4(0, 0, 0, 0);
+            }
+    };
+    uint4 w[matrices][2], ahead[matrices][2];
+    load_chunk(ahead, warp);
+    for (std::int64_t chunk = warp; chunk * 64 < row_bytes; chunk += warps) {
+#pragma unroll
+        for (int m = 0; m < matrices; m++)
+#pragma unroll
+            for (int half = 0; half < 2; half++) w[m][half] = ahead[m][half];
+        load_chunk(ahead, chunk + warps);
         // 64 columns of x at a time: lane t has eight of the first 32 and eight of the second.
 #pragma unroll
         for (int pair = 0; pair < spans / 2; pair++) {

@@ -22,6 +22,7 @@ constexpr int few_rows = 16;
 // Blocks on a multiprocessor: 2048 threads where 64 registers are enough, fewer where two matrices or 16 tokens need more.
 // Left to itself ptxas takes 48 registers and spills.
 constexpr int few_tokens_blocks(int warps, int token_tiles, bool is_gated) {
+    if (warps == 16) return is_gated ? 1 : 2;
     return (is_gated && token_tiles == 2 ? 16 : is_gated || token_tiles == 2 ? 24 : 32) / warps;
 }
 
