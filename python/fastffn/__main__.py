@@ -46,8 +46,12 @@ def _cuda() -> list[tuple[str, str]]:
     for index, device in enumerate(cuda["devices"]):
         major, minor = device["capability"]
         lacks = "" if device["has_code"] else ", no code for it in the plugin"
-        rows.append((f"  device {index}", f"{device['name']}, sm_{major}{minor}, {_size(device['memory_bytes'])}{lacks}"))
-    rows.append(("cuda", "available; no layer runs there yet" if cuda["available"] else f"unavailable: {cuda['reason']}"))
+        rows.append(
+            (f"  device {index}", f"{device['name']}, sm_{major}{minor}, {_size(device['memory_bytes'])}{lacks}")
+        )
+    rows.append(
+        ("cuda", "available; no layer runs there yet" if cuda["available"] else f"unavailable: {cuda['reason']}")
+    )
     return rows
 
 

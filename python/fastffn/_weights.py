@@ -82,6 +82,11 @@ def pack(w: Array | tuple[Array, Any], format: str, **options: Any) -> Array:
             are scales= (f32, one per row and group) and zeros= (w ≈ scale · (code - zero); 8 where left out) or minima=
             (w ≈ scale · code + minimum). Codes may be int8 or uint8 arrays. Both formats keep activations in integers, whose sums are exact: the results have
             the same bits on every instruction set.
+            "ternary" and "int4" also have hadamard="none" (the default), "pow2", "kron" or "block" (with block=, a power of two):
+            :func:`fastffn.hadamard` of the activations before they are quantised, which keeps outliers from deciding the
+            scale (H-BitLinear, arXiv:2504.18415). w is rotated by the same H before it becomes codes, so that
+            linear(x, packed) ≈ x · wᵀ as without it, and unpack() turns it back; rotated=True says that w (as H-BitLinear trains
+            it) or the given codes are in that basis already. in_features up to 32768.
             "lowrank" has factors="bf16" (the default), "f16", "f32" or "int8": the format of u and v.
 
     Returns:

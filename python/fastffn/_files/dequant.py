@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from . import k_quants
 from .arrays import F32, U8, bf16_to_f32
 from .ternary import decode_tq1_0, decode_tq2_0
 
@@ -150,13 +151,18 @@ BLOCKS: dict[int, tuple[int, int, Callable[[U8], F32]]] = {
     6: (32, 22, _q5_0),
     7: (32, 24, _q5_1),
     8: (32, 34, _q8_0),
+    10: (256, 84, k_quants.q2_k),
+    11: (256, 110, k_quants.q3_k),
     12: (256, 144, _q4_k),
     13: (256, 176, _q5_k),
     14: (256, 210, _q6_k),
+    20: (32, 18, k_quants.iq4_nl),
+    23: (256, 136, k_quants.iq4_xs),
     28: (1, 8, _floats_f64),
     30: (1, 2, _floats_bf16),
     34: (256, 54, _tq1_0),
     35: (256, 66, _tq2_0),
+    39: (32, 17, k_quants.mxfp4),
 }
 
 

@@ -156,6 +156,10 @@ class GgufFile:
         """The tensors' names, in the file's order."""
         return self.tensors.keys()
 
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The tensor's shape, in NumPy's order of dimensions."""
+        return self._get(name).shape
+
     def raw(self, name: str) -> U8:
         """The tensor's bytes as they are in the file: a read-only view."""
         tensor = self._get(name)
