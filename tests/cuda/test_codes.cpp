@@ -8,7 +8,7 @@
 using fastffn::Activation;
 using fastffn::DType;
 using fastffn::cuda::CodesArgs;
-using fastffn::cuda::CodeZeros;
+using fastffn::cuda::CodesZeros;
 using fastffn::cuda::QuantizeArgs;
 using fastffn::cuda::RowRule;
 using reference::Matrix;
@@ -98,7 +98,7 @@ Prepared prepare(const Matrix& x, RowRule rule, std::int64_t row_bytes, std::int
 struct Problem {
     int bits;
     std::int64_t tokens, out, depth, group;
-    CodeZeros zeros;
+    CodesZeros zeros;
     bool is_gated;
     Activation activation;
     DType y_dtype;
@@ -132,8 +132,8 @@ struct Weights {
             unsigned char bytes[4];
             reference::store(bytes, type, uniform(random));
             scales.insert(scales.end(), bytes, bytes + reference::bytes_of(type));
-            if (p.zeros == CodeZeros::points) zeros.push_back(static_cast<unsigned char>(random() % 16));
-            if (p.zeros != CodeZeros::minima) continue;
+            if (p.zeros == CodesZeros::points) zeros.push_back(static_cast<unsigned char>(random() % 16));
+            if (p.zeros != CodesZeros::minima) continue;
             reference::store(bytes, DType::f16, -uniform(random));
             zeros.insert(zeros.end(), bytes, bytes + 2);
         }
@@ -147,10 +147,10 @@ struct Weights {
         for (std::int64_t k = 0; k < p.depth; k++) {
             const std::int64_t group = p.group ? k / p.group : 0;
             double w = codes[static_cast<std::size_t>(row * p.depth + k)];
-            if (p.zeros == CodeZeros::fixed) w -= p.bits == 2 ? 1 : 8;
-            if (p.zeros == CodeZeros::points) w -= zeros[static_cast<std::size_t>(row * groups + group)];
+            if (p.zeros == CodesZeros::fixed) w -= p.bits == 2 ? 1 : 8;
+            if (p.zeros == CodesZeros::points) w -= zeros[static_cast<std::size_t>(row * groups + group)];
             w *= scale(row, group);
-            if (p.zeros == CodeZeros::minima)
+            if (p.zeros == CodesZeros::minima)
                 w += reference::load(zeros.data() + (row * groups + group) * 2, DType::f16);
             const double product = w * x.codes[static_cast<std::size_t>(token * row_bytes + k)];
             sum += product;
@@ -160,7 +160,7 @@ struct Weights {
         // One rounding per group and a few after; minima add a second term per group, of the size of the first.
         const double terms = p.group ? 2.0 * static_cast<double>(groups) + 10 : 4;
         double bound = magnitude;
-        if (p.zeros == CodeZeros::minima) bound = 0.05 * 2 * 16 * 127 * static_cast<double>(p.depth);
+        if (p.zeros == CodesZeros::minima) bound = 0.05 * 2 * 16 * 127 * static_cast<double>(p.depth);
         return {sum * x_scale, bound * std::fabs(x_scale) * terms * std::ldexp(1.0, -24)};
     }
 };
@@ -313,7 +313,7 @@ TEST(codes_of_every_shape) {
                     if (tokens == 35 && depth == 2100) continue;
                     for (std::int64_t group : {0, 32, 128, 512}) {
                         if (group == 512 && depth < 512) continue;
-                        const CodeZeros zeros = group == 0 ? CodeZeros::fixed : static_cast<CodeZeros>(seed % 3);
+                        const CodesZeros zeros = group == 0 ? CodesZeros::fixed : static_cast<CodesZeros>(seed % 3);
                         const Problem p = {bits,
                                            tokens,
                                            out,
@@ -333,7 +333,7 @@ TEST(codes_of_every_shape) {
 TEST(same_bits_under_every_schedule) {
     for (std::int64_t group : {0, 64}) {
         const Problem p = {
-            4,          9,   20, 1500, group, group ? CodeZeros::points : CodeZeros::fixed, true, Activation::silu,
+            4,          9,   20, 1500, group, group ? CodesZeros::points : CodesZeros::fixed, true, Activation::silu,
             DType::f32, true};
         std::vector<unsigned char> first;
         for (unsigned seed = 0; seed < 8; seed++) {

@@ -122,11 +122,11 @@ __global__ void __launch_bounds__(warps * 32, codes_warps(token_tiles, is_gated,
                     for (int half = 0; half < 2; half++) {
                         const std::int64_t entry = rows[half] * args.groups + group;
                         const float scale = __half2float(static_cast<const __half*>(matrix.scales)[entry]);
-                        int zero = args.zeros == CodeZeros::fixed ? fixed_zero : 0;
+                        int zero = args.zeros == CodesZeros::fixed ? fixed_zero : 0;
                         float minimum = 0;
-                        if (args.zeros == CodeZeros::points)
+                        if (args.zeros == CodesZeros::points)
                             zero = static_cast<const unsigned char*>(matrix.zeros)[entry];
-                        if (args.zeros == CodeZeros::minima)
+                        if (args.zeros == CodesZeros::minima)
                             minimum = __half2float(static_cast<const __half*>(matrix.zeros)[entry]);
 #pragma unroll
                         for (int n = 0; n < token_tiles; n++)
@@ -138,7 +138,7 @@ __global__ void __launch_bounds__(warps * 32, codes_warps(token_tiles, is_gated,
                                 int& exact = acc[m][n][2 * half + c];
                                 float& total = folded[m][n][2 * half + c];
                                 total = fmaf(static_cast<float>(exact - zero * sum), scale, total);
-                                if (args.zeros == CodeZeros::minima)
+                                if (args.zeros == CodesZeros::minima)
                                     total = fmaf(static_cast<float>(sum), minimum, total);
                                 exact = 0;
                             }

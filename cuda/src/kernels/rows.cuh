@@ -12,7 +12,8 @@ constexpr int rows_threads = 256;
 __global__ void __launch_bounds__(rows_threads) copy_rows_kernel(RowsArgs args, DType to) {
     for (std::int64_t token = blockIdx.x; token < args.tokens; token += gridDim.x) {
         unsigned char* const row = static_cast<unsigned char*>(args.rows) + token * args.row_stride;
-        for (std::int64_t k = threadIdx.x; k < args.row_bytes / 2; k += rows_threads) {
+        const std::int64_t elements = args.row_bytes / (to == DType::f32 ? 4 : 2);
+        for (std::int64_t k = threadIdx.x; k < elements; k += rows_threads) {
             const float value = k < args.depth ? load_element(args.x, args.dtype, token * args.x_stride + k) : 0.0f;
             store_element(row, to, k, value);
         }

@@ -25,12 +25,13 @@ cudaError_t launch_codes_few_tokens(const CodesArgs& args, cudaStream_t stream) 
     if (args.bits != 2 && args.bits != 4) return cudaErrorInvalidValue;
     if (args.padded_depth % codes_chunk_columns(args.bits) != 0 || args.x_stride % 16 != 0 || args.group % 32 != 0)
         return cudaErrorInvalidValue;
-    if (!args.group && args.zeros != CodeZeros::fixed) return cudaErrorInvalidValue;
+    if (!args.group && args.zeros != CodesZeros::fixed) return cudaErrorInvalidValue;
     if (args.tokens == 0 || args.out_features == 0) return cudaSuccess;
     const std::int64_t blocks = (args.out_features + codes_rows - 1) / codes_rows,
                        columns = args.tokens <= 8 ? 1 : (args.tokens + 15) / 16;
     if (blocks > 0x7fffffff || columns > 65535) return cudaErrorInvalidValue;
-    const Grid grid = {dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(columns)), dim3(256), 0, stream};
+    const Grid grid = {dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(columns)), dim3(256), 0, stream,
+                       "codes_few_tokens"};
     return args.bits == 2 ? run<2>(args, grid) : run<4>(args, grid);
 }
 

@@ -1,5 +1,6 @@
 #include "launch/dense.hpp"
 
+#include "kernels/f32_rows.cuh"
 #include "kernels/few_tokens.cuh"
 #include "kernels/many_tokens.cuh"
 #include "launch/launch.hpp"
@@ -21,7 +22,7 @@ cudaError_t with_product(Product product, F f) {
 
 template <class P, int warps, int token_tiles>
 cudaError_t few(const DenseArgs& args, unsigned blocks, cudaStream_t stream) {
-    const Grid grid = {dim3(blocks), dim3(warps * 32), 0, stream};
+    const Grid grid = {dim3(blocks), dim3(warps * 32), 0, stream, "few_tokens"};
     return args.w_gate ? launch(few_tokens_kernel<P, warps, token_tiles, true>, grid, args)
                        : launch(few_tokens_kernel<P, warps, token_tiles, false>, grid, args);
 }
@@ -56,12 +57,29 @@ cudaError_t launch_many_tokens(Product product, const DenseArgs& args, cudaStrea
     const std::int64_t row_tiles = (args.out_features + outputs - 1) / outputs;
     // Tile numbers are int in the kernel, a band beyond the end included.
     if (token_tiles > 0x7fffffff / T::band / 2 || token_tiles * row_tiles > 0x7fffffff) return cudaErrorInvalidValue;
-    const Grid grid = {dim3(static_cast<unsigned>(token_tiles * row_tiles)), dim3(T::threads), T::shared_bytes, stream};
+    const Grid grid = {dim3(static_cast<unsigned>(token_tiles * row_tiles)), dim3(T::threads), T::shared_bytes, stream,
+                       "many_tokens"};
     return with_product(product, [&](auto p) {
         using P = decltype(p);
         return args.w_gate ? launch(many_tokens_kernel<P, true>, grid, args, token_tiles, row_tiles)
                            : launch(many_tokens_kernel<P, false>, grid, args, token_tiles, row_tiles);
     });
+}
+
+cudaError_t launch_f32(DType weights, const DenseArgs& args, cudaStream_t stream) {
+    if (out_of_range(args) || (weights != DType::f32 && weights != DType::f16)) return cudaErrorInvalidValue;
+    if (args.tokens == 0 || args.out_features == 0) return cudaSuccess;
+    const std::int64_t blocks = (args.out_features + f32_warps - 1) / f32_warps,
+                       columns = (args.tokens + f32_tokens - 1) / f32_tokens;
+    if (blocks > 0x7fffffff) return cudaErrorInvalidValue;
+    // The grid's second dimension ends at 65535; blocks go on to further tokens.
+    const Grid grid = {dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(columns < 65535 ? columns : 65535)),
+                       dim3(f32_warps * 32), 0, stream, "f32_rows"};
+    if (weights == DType::f16)
+        return args.w_gate ? launch(f32_rows_kernel<DType::f16, true>, grid, args)
+                           : launch(f32_rows_kernel<DType::f16, false>, grid, args);
+    return args.w_gate ? launch(f32_rows_kernel<DType::f32, true>, grid, args)
+                       : launch(f32_rows_kernel<DType::f32, false>, grid, args);
 }
 
 cudaError_t launch_dense(Product product, const DenseArgs& args, cudaStream_t stream) {

@@ -41,7 +41,10 @@ constexpr std::int64_t few_tokens_limit = 16;
 cudaError_t launch_few_tokens(Product product, const DenseArgs& args, cudaStream_t stream);
 cudaError_t launch_many_tokens(Product product, const DenseArgs& args, cudaStream_t stream);
 
-// Chooses between them.
+// f32 rows of x and f32 or f16 weights, by plain multiply-adds: no tensor core keeps 24 bits.
+cudaError_t launch_f32(DType weights, const DenseArgs& args, cudaStream_t stream);
+
+// Chooses between few_tokens and many_tokens.
 cudaError_t launch_dense(Product product, const DenseArgs& args, cudaStream_t stream);
 
 }  // namespace fastffn::cuda

@@ -39,7 +39,7 @@ struct QuantizeArgs {
     bool interleaved;
 };
 
-cudaError_t launch_copy_rows(DType to, const RowsArgs& args, cudaStream_t stream);  // f16 or bf16
+cudaError_t launch_copy_rows(DType to, const RowsArgs& args, cudaStream_t stream);  // f32, f16 or bf16
 cudaError_t launch_quantize_rows(const QuantizeArgs& args, cudaStream_t stream);
 
 }  // namespace fastffn::cuda
