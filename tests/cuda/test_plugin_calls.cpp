@@ -30,6 +30,7 @@ std::vector<Kind> kinds() {
             {Format::ternary, {}},
             {Format::ternary, {{"act", "int4"}}},
             {Format::ternary, {{"group", 64}}},
+            {Format::ternary, {{"order", "rows"}}},
             {Format::int4, {}},
             {Format::int4, {{"group", 32}, {"zero_points", true}}},
             {Format::int4, {{"group", 128}, {"act", "int4"}}}};

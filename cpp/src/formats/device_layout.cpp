@@ -20,7 +20,8 @@ static_assert(cuda::format_f32 == static_cast<int>(Format::f32) && cuda::format_
               "the layout's own numbers of formats");
 static_assert(cuda::layout_zeros_mask == codes_zeros_mask && cuda::layout_zero_points == codes_zero_points &&
                   cuda::layout_minima == codes_minima && cuda::layout_act_mask == codes_act_mask &&
-                  cuda::layout_act_int4 == codes_act_int4 && cuda::layout_scale_mask == codes_scale_mask,
+                  cuda::layout_act_int4 == codes_act_int4 && cuda::layout_scale_mask == codes_scale_mask &&
+                  cuda::layout_order_mask == codes_order_mask,
               "the layout's own flags of codes");
 
 cuda::DeviceLayout layout_of(const PackedHeader& header) noexcept {
@@ -41,8 +42,8 @@ void pack_codes(const MatrixView& matrix, const cuda::DeviceLayout& device, std:
     const std::int64_t zero_bytes = zeros == codes_zero_points ? 1 : zeros == codes_minima ? 2 : 0;
     for (std::int64_t row = 0; row < matrix.out_features; ++row) {
         for (std::int64_t k = 0; k < matrix.in_features; ++k) {
-            const int code =
-                static_cast<int>(host.panels[host.code_byte(row, k)]) >> host.code_shift(k) & CodeTraits<bits>::mask;
+            const int code = static_cast<int>(host.panels[host.code_byte(row, k)]) >> host.code_shift(row, k) &
+                             CodeTraits<bits>::mask;
             store_code(bits, k, code, payload + row * device.row_bytes);
         }
         for (std::int64_t g = 0; g < host.groups; ++g) {
