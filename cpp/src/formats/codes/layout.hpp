@@ -32,7 +32,7 @@ constexpr std::uint32_t codes_all_flags =
 // The largest code times the largest activation times the depth must fit int32, fields in place: 240 · 128 · depth / 2.
 constexpr std::int64_t codes_depth_limit = 133144;
 
-// A row that is transformed lies in a buffer on the stack meanwhile: 128 KiB.
+// A row that is transformed lies on the stack meanwhile: up to 128 KiB.
 constexpr std::int64_t codes_hadamard_limit = 32768;
 
 // The transform of activations (inverse: back to the basis of w) that header flags ask for; none: power and order 1.
