@@ -62,6 +62,8 @@ def moe(
     special: Any = None,
     weights_on_input: bool = False,
     load: Any = None,
+    sub_norm: Any = None,
+    sub_norm_eps: float = 1e-05,
     out: None = None,
 ) -> _X: ...
 @overload
@@ -81,6 +83,8 @@ def moe(
     special: Any = None,
     weights_on_input: bool = False,
     load: Any = None,
+    sub_norm: Any = None,
+    sub_norm_eps: float = 1e-05,
     out: _Y,
 ) -> _Y: ...
 @overload
