@@ -187,6 +187,26 @@ def test_packed_bitnet_codes() -> None:
     assert torch.equal(unpacked_codes(integration.pack_weights(codes.clone())), codes.to(torch.int8))
 
 
+def test_gradients_reach_what_is_not_replaced() -> None:
+    """Packed weights are frozen; with f32 ones gradients of the rest are the original's."""
+    model, ids = toy(), token_ids()
+    model(ids).square().sum().backward()
+    expected = model.embed.weight.grad.clone()
+    model.zero_grad()
+    ft.replace(model, "f32")
+    model(ids).square().sum().backward()
+    assert difference(model.embed.weight.grad, expected) < 1e-4
+    assert not [name for name, _ in model.named_parameters() if ".mlp." in name]
+
+
+def test_compiled_without_a_break() -> None:
+    model, ids = toy(), token_ids()
+    ft.replace(model, {0: "bf16", 1: "int8", 2: "f32"})
+    expected = outputs(model, ids)
+    with torch.no_grad():
+        assert torch.equal(torch.compile(model, fullgraph=True, backend="aot_eager")(ids).float(), expected)
+
+
 # ---- what it refuses ----
 
 
