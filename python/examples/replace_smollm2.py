@@ -4,8 +4,10 @@ pip install transformers safetensors
 python python/examples/replace_smollm2.py                        # bf16 and int8, two threads, a minute
 python python/examples/replace_smollm2.py --rules bf16,int4 --plot speed.svg
 
-The model comes out of a wheel from PyPI (93 MB, kept in fastffn's cache folder); the original runs in bf16 too. Models take
-turns, so that a slow moment of the machine hits all of them.
+The model comes out of a wheel from PyPI (93 MB, kept in fastffn's cache folder). Models take turns, so that a slow moment of
+the machine hits all of them. With --dtype float32 attention and logits are f32, and layers in bf16 give the original's greedy
+text; in bf16 the two best logits are often the same number or neighbours, and which token then wins hangs on the last rounding:
+the script says how often, and how far apart the two were.
 """
 
 import argparse
@@ -36,6 +38,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=64, help="to generate (64)")
     parser.add_argument("--prefill", type=int, default=512, help="tokens of the long prompt (512)")
     parser.add_argument("--rounds", type=int, default=5, help="turns of every model (5)")
+    parser.add_argument("--dtype", default="bfloat16", help="of the model around the layers: bfloat16 or float32")
     parser.add_argument("--plot", default="smollm2.svg", help="file to draw into, .svg or .html (smollm2.svg)")
     parser.add_argument("--quick", action="store_true", help="one round, few tokens: does it run?")
     arguments = parser.parse_args()
@@ -44,8 +47,9 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
 
     original, tokenizer = ft.llama_from_gguf(assets.fetch(assets.SMOLLM2), torch.bfloat16)
+    original = original.to(getattr(torch, arguments.dtype))  # rounded to bf16 in either case
     prompts = [as_chat(tokenizer, prompt) for prompt in PROMPTS]
-    models = {"transformers bf16": original}
+    models = {f"transformers {arguments.dtype}": original}
     for rule in arguments.rules.split(","):
         model = copy.deepcopy(original)
         summary = ft.replace(model, rule, calibration=prompts)
@@ -74,8 +78,7 @@ def compare_texts(
 ) -> None:
     """Greedy text of every model; and given the original's text, how often each model's next token is the original's.
 
-    bf16 keeps 8 bits: near 20, logits are multiples of 0.125, and the two best are often neighbours or the same number. Which
-    one a model then takes hangs on its last roundings, so the f32 model is asked too.
+    bf16 keeps 8 bits: near 20, logits are multiples of 0.125. The f32 model is asked too.
     """
     original, *others = models
     exact = copy.deepcopy(models[original]).float()
