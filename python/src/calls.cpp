@@ -17,6 +17,8 @@
 #include "gil.hpp"
 #include "packed_argument.hpp"
 #include "results.hpp"
+#include "torch_docstrings.hpp"
+#include "torch_entry.hpp"
 #include "values.hpp"
 
 namespace fastffn::python {
@@ -80,6 +82,15 @@ Activation activation_argument(PyObject* object) {
     return activation;
 }
 
+GateFirst gate_first_argument(PyObject* object) {
+    if (object == Py_True) return GateFirst::always;
+    if (object == Py_False) return GateFirst::never;
+    if (!PyUnicode_Check(object) || PyUnicode_CompareWithASCIIString(object, "auto") != 0)
+        raise(PyUnicode_Check(object) ? PyExc_ValueError : PyExc_TypeError,
+              "ffn: gate_first is " + py::cast<std::string>(py::repr(object)) + ", expected 'auto', True or False");
+    return GateFirst::automatic;
+}
+
 struct Ffn {
     static constexpr const char* operation = "ffn";
     enum {
@@ -94,6 +105,7 @@ struct Ffn {
         SegmentList,
         SubNorm,
         SubNormEps,
+        GateFirstChoice,
         Out,
         Stream,
         count
@@ -131,6 +143,7 @@ struct Ffn {
         weights.sub_norm_eps =
             static_cast<float>(number_argument(call, "sub_norm_eps", slots[SubNormEps], weights.sub_norm_eps));
         if (slots[SegmentList]) read_segments(slots[SegmentList]);
+        if (slots[GateFirstChoice]) weights.gate_first = gate_first_argument(slots[GateFirstChoice]);
     }
     void read_segments(PyObject* object) {
         const auto wrong = [&] {
@@ -178,7 +191,7 @@ struct Ffn {
 };
 Parameters Ffn::parameters{"ffn",
                            {"x", "w_up", "w_down", "w_gate", "b_up", "b_down", "b_gate", "activation", "segments",
-                            "sub_norm", "sub_norm_eps", "out", "stream", nullptr},
+                            "sub_norm", "sub_norm_eps", "gate_first", "out", "stream", nullptr},
                            3,
                            7};
 
@@ -203,7 +216,7 @@ Result new_result(const Operation& operation, PyObject* x) {
 
 // A call whose weights are on a CUDA device. The GIL is kept: a launch takes microseconds.
 template <class Operation>
-PyObject* device_entry(const DeviceWeight& first, PyObject* const* slots) {
+PyObject* run_on_device(const DeviceWeight& first, PyObject* const* slots, PyObject* width) {
     const CudaStream stream =
         call_stream(Operation::operation, slots[Operation::Stream], slots[Operation::X], first.device);
     const Operation operation(slots, {Operation::operation, true, dlpack_stream(stream), first.device});
@@ -211,7 +224,36 @@ PyObject* device_entry(const DeviceWeight& first, PyObject* const* slots) {
     Array out;
     if (slots[Operation::Out]) read_array(operation.call, "out", slots[Operation::Out], Role::output, &out);
     else result.emplace(new_result(operation, slots[Operation::X]));
-    check(operation.run(stream, result ? result->view : out.view));
+    const TensorView& y = result ? result->view : out.view;
+    if (width && y.ndim) check_out_features(Operation::operation, width, y.shape[y.ndim - 1]);
+    check(operation.run(stream, y));
+    if (result) return result->finish().release().ptr();
+    Py_INCREF(slots[Operation::Out]);
+    return slots[Operation::Out];
+}
+
+// `width` is what the caller expects of the result, or nullptr.
+template <class Operation>
+PyObject* run(PyObject* const* slots, PyObject* width) {
+    if (const DeviceWeight* weight = device_weight(slots[Operation::first_weight]))
+        return run_on_device<Operation>(*weight, slots, width);
+    if (slots[Operation::Stream])
+        raise(PyExc_ValueError,
+              std::string(Operation::operation) + ": stream is for weights on CUDA devices, and these are on the CPU");
+    Operation operation(slots);
+    std::optional<Result> result;
+    Array out;
+    if (slots[Operation::Out]) read_array(operation.call, "out", slots[Operation::Out], Role::output, &out);
+    else result.emplace(new_result(operation, slots[Operation::X]));
+    const TensorView& y = result ? result->view : out.view;
+    if (width && y.ndim) check_out_features(Operation::operation, width, y.shape[y.ndim - 1]);
+    Status status;
+    {
+        const ContextLease context;
+        const GilRelease release(worth_releasing_gil(operation.x.view, operation.weight_bytes()));
+        status = operation.run(*context, y);
+    }
+    check(status);
     if (result) return result->finish().release().ptr();
     Py_INCREF(slots[Operation::Out]);
     return slots[Operation::Out];
@@ -222,31 +264,20 @@ PyObject* entry(PyObject*, PyObject* const* args, Py_ssize_t count, PyObject* ke
     try {
         PyObject* slots[Operation::count];
         Operation::parameters.bind(args, count, keywords, slots);
-        if (const DeviceWeight* weight = device_weight(slots[Operation::first_weight]))
-            return device_entry<Operation>(*weight, slots);
-        if (slots[Operation::Stream])
-            raise(PyExc_ValueError, std::string(Operation::operation) +
-                                        ": stream is for weights on CUDA devices, and these are on the CPU");
-        Operation operation(slots);
-        std::optional<Result> result;
-        Array out;
-        if (slots[Operation::Out]) read_array(operation.call, "out", slots[Operation::Out], Role::output, &out);
-        else result.emplace(new_result(operation, slots[Operation::X]));
-        const TensorView& y = result ? result->view : out.view;
-        Status status;
-        {
-            const ContextLease context;
-            const GilRelease release(worth_releasing_gil(operation.x.view, operation.weight_bytes()));
-            status = operation.run(*context, y);
-        }
-        check(status);
-        if (result) return result->finish().release().ptr();
-        Py_INCREF(slots[Operation::Out]);
-        return slots[Operation::Out];
+        return run<Operation>(slots, nullptr);
     } catch (...) {
         set_python_error();
         return nullptr;
     }
+}
+
+// That of fastffn.torch.
+template <class Operation>
+PyObject* torch_function(PyObject*, PyObject* const* args, Py_ssize_t count, PyObject* keywords) noexcept {
+    static Parameters parameters = Operation::parameters.with("out_features");
+    PyObject* slots[Operation::count + 1];
+    return torch_call(Operation::operation, parameters, slots, args, count, keywords,
+                      [&] { return run<Operation>(slots, slots[Operation::count]); });
 }
 
 template <class Operation>
@@ -267,9 +298,10 @@ std::int64_t linear_workspace_bytes(const py::object& x, const py::object& w, in
 }
 
 std::int64_t ffn_workspace_bytes(const py::object& x, const py::object& w_up, const py::object& w_down,
-                                 const py::object& w_gate, const py::object& sub_norm, int threads) {
-    const py::str activation(activation_name(Activation::identity));  // every activation takes the same memory
+                                 const py::object& w_gate, const py::object& sub_norm, const py::object& activation,
+                                 const py::object& gate_first, int threads) {
     PyObject* slots[Ffn::count] = {x.ptr(), w_up.ptr(), w_down.ptr(), pointer_or_null(w_gate)};
+    slots[Ffn::GateFirstChoice] = gate_first.ptr();
     slots[Ffn::ActivationName] = activation.ptr();
     slots[Ffn::SubNorm] = pointer_or_null(sub_norm);
     return workspace_bytes(Ffn(slots), threads);
@@ -305,21 +337,26 @@ py::tuple activation_names() {
     return names;
 }
 
-template <class Operation>
-PyMethodDef method(const char* docstring) {
-    auto* function = &entry<Operation>;
-    return {Operation::operation, reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(function)),
-            METH_FASTCALL | METH_KEYWORDS, docstring};
+using FastFunction = PyObject* (*)(PyObject*, PyObject* const*, Py_ssize_t, PyObject*) noexcept;
+
+PyMethodDef method(const char* name, FastFunction function, const char* docstring) {
+    return {name, reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(function)), METH_FASTCALL | METH_KEYWORDS,
+            docstring};
 }
 
 }  // namespace
 
 void register_calls(py::module_& module) {
-    static PyMethodDef methods[] = {method<Linear>(linear_docstring), method<Ffn>(ffn_docstring), {}};
+    static PyMethodDef methods[] = {method("linear", &entry<Linear>, linear_docstring),
+                                    method("ffn", &entry<Ffn>, ffn_docstring),
+                                    method("torch_linear", &torch_function<Linear>, torch_linear_docstring),
+                                    method("torch_ffn", &torch_function<Ffn>, torch_ffn_docstring),
+                                    {}};
     if (PyModule_AddFunctions(module.ptr(), methods) != 0) throw py::error_already_set();
     module.def("linear_workspace", &linear_workspace_bytes, py::arg("x"), py::arg("w"), py::arg("threads"));
     module.def("ffn_workspace", &ffn_workspace_bytes, py::arg("x"), py::arg("w_up"), py::arg("w_down"),
-               py::arg("w_gate"), py::arg("sub_norm"), py::arg("threads"));
+               py::arg("w_gate"), py::arg("sub_norm"), py::arg("activation"), py::arg("gate_first"),
+               py::arg("threads"));
     module.def("activations", &activation_names);
     module.def("seconds_per_call",
                [](const std::string& operation, int repeats, const py::args& args, const py::kwargs& keywords) {

@@ -32,7 +32,7 @@ def test_f32_equals_the_original(name: str) -> None:
     assert difference(outputs(model, ids), expected) < EXACT
     assert all(layer.error < 1e-6 for layer in summary)
     kinds = {type(module).__name__ for module in model.modules()}
-    assert kinds & {"FFN", "Experts", "SubNormFFN"}
+    assert kinds & {"FFN", "Experts"}
 
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.generates])

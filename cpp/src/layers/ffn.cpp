@@ -8,6 +8,7 @@
 #include "core/parallel.hpp"
 #include "layers/engine.hpp"
 #include "layers/ffn.hpp"
+#include "layers/gate_first.hpp"
 #include "layers/lowrank.hpp"
 
 namespace fastffn {
@@ -220,6 +221,19 @@ Status open_ffn(const TensorView& x, const FfnWeights& weights, const TensorView
 
 namespace {
 
+// Which order the layer runs in.
+Status choose_order(const FfnWeights& weights, std::int64_t tokens, DenseLayer* layer) {
+    if (weights.gate_first == GateFirst::always) {
+        if (const char* obstacle = gate_first_obstacle(*layer))
+            return {StatusCode::invalid_argument, std::string("ffn: gate_first is asked for, and needs ") + obstacle +
+                                                      " (activation is '" + activation_name(layer->activation) +
+                                                      "', w_up runs on '" + layer->up.kernels->name + "')"};
+        layer->gate_first = true;
+    }
+    if (weights.gate_first == GateFirst::automatic) layer->gate_first = gate_first_pays(*layer, tokens);
+    return {};
+}
+
 int resolve_threads(int threads) { return usable_threads(threads > 0 ? threads : default_threads()); }
 
 // Bytes of workspace and, given a context to take them from, the call itself.
@@ -243,6 +257,10 @@ Status run(const char* operation, Context* context, int threads, const DenseLaye
         return call(plan_low_rank(pairs, x.rows, resolve_threads(threads)),
                     [&](const LowRankPlan& plan, std::byte* workspace) { run_low_rank(pairs, plan, x, y, workspace); });
     }
+    if (layer.gate_first)
+        return call(
+            plan_gate_first(layer, x.rows, resolve_threads(threads)),
+            [&](const GateFirstPlan& plan, std::byte* workspace) { run_gate_first(layer, plan, x, y, workspace); });
     return call(plan_dense(layer, x.rows, resolve_threads(threads)),
                 [&](const DensePlan& plan, std::byte* workspace) { run_dense(layer, plan, x, y, workspace); });
 }
@@ -276,6 +294,7 @@ Status ffn(Context& context, const TensorView& x, const FfnWeights& weights, con
     DenseLayer layer;
     RowsView x_rows, y_rows;
     if (Status status = open_ffn(x, weights, &y, &layer, &x_rows, &y_rows); !status.ok()) return status;
+    if (Status status = choose_order(weights, x_rows.rows, &layer); !status.ok()) return status;
     std::int64_t bytes = 0;
     return run("ffn", &context, context.threads(), layer, x_rows, y_rows, &bytes);
 }
@@ -291,6 +310,7 @@ Status ffn_workspace(const TensorView& x, const FfnWeights& weights, int threads
     DenseLayer layer;
     RowsView x_rows;
     if (Status status = open_ffn(x, weights, nullptr, &layer, &x_rows, nullptr); !status.ok()) return status;
+    if (Status status = choose_order(weights, x_rows.rows, &layer); !status.ok()) return status;
     return run("ffn", nullptr, threads, layer, x_rows, {}, bytes);
 }
 

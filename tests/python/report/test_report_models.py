@@ -12,6 +12,8 @@ from report_files import (
     BERT,
     LLAMA,
     bert_weights,
+    f32_tensors,
+    gguf_bytes,
     llama_weights,
     safetensors_bytes,
     write_bert_folder,
@@ -183,6 +185,42 @@ def test_bert_against_loops(tmp_path: Path) -> None:
     assert [x.shape for x in captured] == [(55, 32)] * 2
     with pytest.raises(ValueError, match="expected 1 to 128"):
         opened.model.embed([[2] * 129])
+
+
+_BERT_GGUF = {
+    "embeddings.word_embeddings": "token_embd", "embeddings.position_embeddings": "position_embd",
+    "embeddings.token_type_embeddings": "token_types", "embeddings.LayerNorm": "token_embd_norm",
+    "attention.self.query": "attn_q", "attention.self.key": "attn_k", "attention.self.value": "attn_v",
+    "attention.output.dense": "attn_output", "attention.output.LayerNorm": "attn_output_norm",
+    "intermediate.dense": "ffn_up", "output.dense": "ffn_down", "output.LayerNorm": "layer_output_norm",
+}  # fmt: skip
+
+
+def test_bert_from_gguf_is_the_same(tmp_path: Path) -> None:
+    weights = bert_weights()
+    folder = write_bert_folder(tmp_path, weights).parent
+    renamed = {}
+    for name, array in weights.items():
+        stem, _, kind = name.rpartition(".")
+        parts = stem.split(".")
+        layer = f"blk.{parts[2]}." if parts[0] == "encoder" else ""
+        renamed[f"{layer}{_BERT_GGUF['.'.join(parts[3:]) if layer else stem]}.{kind}"] = array
+    pieces = (folder / "vocab.txt").read_text().split("\n")[:-1]
+    marked = [p if p[0] == "[" else p[2:] if p.startswith("##") else "\u2581" + p for p in pieces]
+    metadata = {
+        "general.architecture": (8, "bert"), "bert.block_count": (4, 2), "bert.embedding_length": (4, 32),
+        "bert.attention.head_count": (4, 4), "bert.attention.layer_norm_epsilon": (6, 1e-12),
+        "bert.context_length": (4, 128), "tokenizer.ggml.model": (8, "bert"), "tokenizer.ggml.tokens": (9, (8, marked)),
+    }  # fmt: skip
+    path = tmp_path / "alone" / "bert.gguf"
+    path.parent.mkdir()
+    path.write_bytes(gguf_bytes(metadata, f32_tensors(renamed)))
+    opened, original = open_model(path.parent), open_model(folder)  # of a folder, its only model
+    assert isinstance(opened, EmbeddingModel) and isinstance(original, EmbeddingModel)
+    text = "the abcing, zz."
+    ids = opened.tokenizer.encode(text)
+    assert ids == original.tokenizer.encode(text) and len(ids) > 6
+    np.testing.assert_array_equal(opened.model.embed([ids]), original.model.embed([ids]))
 
 
 @pytest.mark.parametrize("name", ["identity", "relu", "relu2", "gelu", "gelu_tanh", "silu"])
