@@ -56,6 +56,9 @@ inline std::vector<Kind> all_kinds() {
         else if (format == Format::int4) kinds.insert(kinds.end(), {Kind(format), Kind(format, {{"group", 32}})});
         else kinds.push_back(format);
     }
+    for (const char* order : {"rows", "columns"})
+        kinds.insert(kinds.end(), {Kind(Format::ternary, {{"order", order}}), Kind(Format::int4, {{"order", order}}),
+                                   Kind(Format::ternary, {{"order", order}, {"act", "int4"}, {"group", 32}})});
     return kinds;
 }
 

@@ -183,7 +183,8 @@ def outcome(model: ModelResult) -> str:
     rows: list[tuple[str, float, str]] = []
     for variant in model.variants:
         if variant.perplexity is not None:
-            rows.append((variant.name, variant.perplexity, f"{variant.perplexity:.3f}"))
+            text = f"{variant.perplexity:.3f}" if variant.perplexity < 1e5 else f"{variant.perplexity:.2g}"
+            rows.append((variant.name, variant.perplexity, text))
         elif variant.cosine is not None:
             rows.append((variant.name, max(1 - variant.cosine, 1e-9), f"1 - {max(1 - variant.cosine, 0):.1e}"))
     rows = [row for row in rows if math.isfinite(row[1])]

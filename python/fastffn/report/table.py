@@ -106,6 +106,8 @@ def outcome_cells(model: ModelResult, variant: VariantResult) -> list[str]:
         if variant.perplexity is None:
             return ["", ""]
         change = variant.perplexity / model.reference_perplexity - 1
+        if not change < 100:  # digits would say nothing more
+            return [f"{variant.perplexity:.2g}", "destroyed"]
         return [f"{variant.perplexity:.3f}", f"{100 * change:+.2f}%"]
     return ["" if variant.cosine is None else f"{variant.cosine:.7f}"]
 

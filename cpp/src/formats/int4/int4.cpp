@@ -54,7 +54,7 @@ bool int4_options_valid(const PackedHeader& header) noexcept {
     return (header.flags & ~codes_all_flags) == 0 && (header.flags & codes_zeros_mask) <= codes_minima &&
            (header.flags & codes_act_mask) >> codes_act_shift <= codes_act_int4 &&
            (header.flags & codes_scale_mask) >> codes_scale_shift <= 2 && header.parameters[0] != 0 &&
-           codes_group_valid(header.parameters[0]) && codes_hadamard_valid(header);
+           codes_group_valid(header.parameters[0]) && codes_hadamard_valid(header) && codes_order_valid(header);
 }
 
 PackOptions list_int4_options(const PackedHeader& header) {
@@ -63,6 +63,7 @@ PackOptions list_int4_options(const PackedHeader& header) {
                            {"group", static_cast<std::int64_t>(header.parameters[0])},
                            {"zeros", zeros[header.flags & codes_zeros_mask]}};
     list_hadamard_options(header, &options);
+    list_order_option(header, &options);
     return options;
 }
 
@@ -139,6 +140,21 @@ Status pack_int4(const PlainMatrix& matrix, const PackJob& job) {
     return {};
 }
 
+const FormatKernels* const panel_kernels[isa_count] = {
+    &ref::int4_kernels, FASTFFN_X86_KERNELS(&avx2::int4_kernels, nullptr, &avx512vnni::int4_kernels, nullptr, nullptr)};
+const FormatKernels* const rows_kernels[isa_count] = {
+    &ref::int4_rows_kernels,
+    FASTFFN_X86_KERNELS(&avx2::int4_rows_kernels, nullptr, &avx512vnni::int4_rows_kernels, nullptr, nullptr)};
+const FormatKernels* const columns_kernels[isa_count] = {
+    &ref::int4_columns_kernels,
+    FASTFFN_X86_KERNELS(&avx2::int4_columns_kernels, nullptr, &avx512vnni::int4_columns_kernels, nullptr, nullptr)};
+
+KernelTable int4_kernels_for(const PackedHeader& header) noexcept {
+    if (codes_order(header.flags) == codes_order_rows) return rows_kernels;
+    if (codes_order(header.flags) == codes_order_columns) return columns_kernels;
+    return panel_kernels;
+}
+
 }  // namespace
 
 const FormatDefinition int4_format = {
@@ -147,12 +163,11 @@ const FormatDefinition int4_format = {
     codes_matrix_bytes<4>,
     pack_int4,
     codes_unpack_row<4>,
-    {&ref::int4_kernels,
-     FASTFFN_X86_KERNELS(&avx2::int4_kernels, nullptr, &avx512vnni::int4_kernels, nullptr, nullptr)},
+    {},
     int4_options_valid,
     read_int4_options,
     list_int4_options,
-    nullptr,  // kernels_for
+    int4_kernels_for,
     nullptr,  // unpack_all
     codes_scales_valid<4>,
     &codes_reader<4>,
