@@ -107,6 +107,37 @@ def test_a_broken_promise_is_exit_status_1(
     assert "BROKEN PROMISE" in capsys.readouterr().out
 
 
+def test_a_model_that_cannot_run_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_llama_folder(tmp_path / "odd", llama_weights())
+    config = path.parent / "config.json"
+    config.write_text(config.read_text().replace('"llama"', '"zebra"'))
+    page = tmp_path / "r.html"
+    status, data = report_on(path, tmp_path, "--html", str(page), "--methods", "experts")
+    assert status == 0
+    (model,) = data["models"]  # type: ignore[misc]
+    assert model["kind"] == "feed-forward layers" and model["layers"] == 2
+    assert "model_type 'zebra' is not supported" in model["statement"] and "Left out" in model["statement"]
+    rows = {row["name"]: row for row in model["variants"]}
+    assert "int8" in rows and not set(EXPERTS) & set(rows)
+    assert rows["f32"]["error_rms"] < 1e-5 < rows["bf16"]["error_rms"] < 1e-2
+    assert all(row["perplexity"] is None and row["cosine_min"] is None for row in model["variants"])
+    out = capsys.readouterr().out
+    assert "was not run whole" in out and "erplexity over" not in out and "osine:" not in out
+    assert "was not run whole" in page.read_text()
+
+
+def test_a_model_of_nan_still_makes_a_page(tmp_path: Path) -> None:
+    weights = llama_weights()
+    weights["model.layers.0.mlp.down_proj.weight"][3, 3] = np.nan
+    page = tmp_path / "r.html"
+    status, data = report_on(
+        write_llama_folder(tmp_path, weights), tmp_path, "--html", str(page), "--formats", "f32,bf16"
+    )
+    assert status == 0 and page.read_text().endswith("</html>\n")
+    (model,) = data["models"]  # type: ignore[misc]
+    assert model["variants"][0]["perplexity"] is None and model["variants"][0]["error_rms"] is None
+
+
 def test_options_that_cannot_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = str(write_llama_gguf(tmp_path / "m.gguf", llama_weights()))
     for options, message in (
