@@ -61,6 +61,17 @@ def test_every_page_is_reached_and_every_example_is_in_the_gallery() -> None:
     assert used == {path.stem for path in (DOCS / "pictures").glob("*.svg")}
 
 
+@pytest.mark.parametrize(("language", "program"), [("cpp", "main.cpp"), ("c", "main.c")])
+def test_native_code_is_that_of_the_programs_that_run(language: str, program: str) -> None:
+    (block,) = re.findall(
+        rf"^```{language}\n(.*?)^```", (DOCS / "native.md").read_text("utf-8"), re.MULTILINE | re.DOTALL
+    )
+    source = [line.strip() for line in (ROOT / "tests" / "cpp" / "example" / program).read_text("utf-8").splitlines()]
+    quoted = [line.strip() for line in block.splitlines()]
+    begin = source.index(quoted[0])
+    assert source[begin : begin + len(quoted)] == quoted
+
+
 @lru_cache(maxsize=1)
 def words_of_the_sources() -> str:
     """All text that messages are made of: of Python what its literals say, joined where they are."""
