@@ -191,3 +191,11 @@ def test_cuda_says_why_it_is_unavailable(setting, reason):
         line for line in result.stdout.splitlines() if line.startswith("cuda ") and not line.startswith("cuda plugin")
     ]
     assert "unavailable" in line and reason in line
+
+
+def test_a_command_that_is_none_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    from fastffn.__main__ import main
+
+    with pytest.raises(SystemExit):
+        main(["reprot"])
+    assert "no command 'reprot'; there are report and bench" in capsys.readouterr().err

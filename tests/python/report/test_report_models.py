@@ -314,6 +314,22 @@ def test_what_cannot_run_whole_still_shows_its_feed_forward_layers(tmp_path: Pat
     assert "a tensor 'model.layers.1.self_attn.sinks', whose meaning" in statement()
 
 
+def test_experts_of_a_gguf_file(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    tensors = {"token_embd.weight": rng.standard_normal((9, 16)).astype(np.float32)}
+    for layer in range(11):  # in the order of numbers, not of names
+        for name, shape in (("gate", (3, 24, 16)), ("up", (3, 24, 16)), ("down", (3, 16, 24))):
+            tensors[f"blk.{layer}.ffn_{name}_exps.weight"] = rng.standard_normal(shape).astype(np.float32)
+    path = tmp_path / "moe.gguf"
+    path.write_bytes(gguf_bytes({"general.architecture": (8, "qwen3moe")}, f32_tensors(tensors)))
+    opened = open_model(path)
+    assert isinstance(opened, FeedForwardModel) and opened.layers == 11
+    assert "'qwen3moe' is not supported" in opened.statement and "the first expert of each" in opened.statement
+    layer = opened.ffn_layer(10)
+    np.testing.assert_array_equal(layer.w_down, tensors["blk.10.ffn_down_exps.weight"][0])
+    np.testing.assert_array_equal(layer.w_gate, tensors["blk.10.ffn_gate_exps.weight"][0])
+
+
 def test_damaged_models_are_named(tmp_path: Path) -> None:
     for change, message in (
         (("model.layers.1.mlp.down_proj.weight", None), "has no tensor 'model.layers.1.mlp.down_proj.weight'"),
