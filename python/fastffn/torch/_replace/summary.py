@@ -104,8 +104,8 @@ class ReplaceSummary:
 
         rule = "-" * (sum(widths) + 2 * len(widths) - 2)
         errors = (
-            f"error: relative, against the layer in float32, on {self.rows} {self.inputs} inputs per layer; "
-            "before: the model's own layer in its dtype"
+            f"error: relative, against the layer in float32, on {self.rows} {self.inputs} inputs per layer\n"
+            "before: that of the model's own layer, in its dtype"
         )
         title = f"{self.model}: {len(self.replaced)} of {len(self.layers)} feed-forward layers replaced"
         left = [f"left out: {text}" for text in self.left_out]
