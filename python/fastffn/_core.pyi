@@ -64,6 +64,8 @@ def moe(
     special: Any = None,
     weights_on_input: bool = False,
     load: Any = None,
+    sub_norm: Any = None,
+    sub_norm_eps: float = 1e-05,
     out: None = None,
 ) -> _X: ...
 @overload
@@ -83,6 +85,8 @@ def moe(
     special: Any = None,
     weights_on_input: bool = False,
     load: Any = None,
+    sub_norm: Any = None,
+    sub_norm_eps: float = 1e-05,
     out: _Y,
 ) -> _Y: ...
 @overload
