@@ -56,7 +56,7 @@ def activations() -> tuple[str, ...]:
     return _core.activations()
 
 
-def pack(w: Array | tuple[Array, Any], format: str, **options: Any) -> Array:
+def pack(w: Array | tuple[Array, Any], format: str, *, device: Any = None, **options: Any) -> Any:
     """Weights in the order and format that the kernels read.
 
     Args:
@@ -66,6 +66,8 @@ def pack(w: Array | tuple[Array, Any], format: str, **options: Any) -> Array:
             quantises the activations per token.
             "lowrank" takes a pair of factors for w: (u, v), u [rank, in_features], v [out_features, rank], in the order
             in which they are applied: w ≈ v @ u, as :func:`fastffn.factorize` returns them.
+        device: a CUDA device for the packed weights, as "cuda", "cuda:1" or a torch.device; the default is where w is. Packing
+            itself runs on the CPU. Formats there so far: f32, f16, bf16.
         **options: what the format lets you choose; None means its default. Formats without options take none.
             "sparse24" (two of every four consecutive weights of a row may be nonzero) has values="bf16" (the default),
             "f16", "f32" or "int8": how the kept weights are stored, and with them the numbers that are multiplied.
@@ -95,7 +97,8 @@ def pack(w: Array | tuple[Array, Any], format: str, **options: Any) -> Array:
 
     Returns:
         A contiguous one-dimensional uint8 array of w's kind: a header of 64 bytes and the weights. One layout serves
-        every instruction set, so it may be saved and loaded on another machine.
+        every instruction set, so it may be saved and loaded on another machine. On a CUDA device: a
+        :class:`fastffn.DeviceWeight`, whose array holds such bytes in the order that GPUs read.
 
     Raises:
         ValueError: an unknown format; options that it does not have or values they do not take; a shape or dtype that
@@ -104,12 +107,24 @@ def pack(w: Array | tuple[Array, Any], format: str, **options: Any) -> Array:
         TypeError: w is no array.
         BufferError: w cannot be read where it is.
     """
+    if (target := _device_of(w, device)) is not None:
+        from fastffn._device import pack_on_device
+
+        return pack_on_device(w, format, options, target)
     if format == "lowrank":
-        packed: Array = _pack_pair(w, **options)
-        return packed
+        return _pack_pair(w, **options)
     if isinstance(w, tuple):
         raise TypeError(f"pack: w is a tuple, expected an array; only 'lowrank' packs pairs of factors, not '{format}'")
     return _core.pack(w, format, options)
+
+
+def _device_of(w: Any, device: Any) -> Any:
+    """The CUDA device that packed weights are for, as a framework says it; None for the CPU."""
+    if device is None:
+        # Only arrays of frameworks with devices have such an attribute; NumPy's says "cpu".
+        kind = getattr(getattr(w, "device", None), "type", None)
+        return w.device if kind == "cuda" else None
+    return None if str(device).partition(":")[0] == "cpu" else device
 
 
 def _pack_pair(w: Any, factors: str | None = None, **unknown: Any) -> Any:

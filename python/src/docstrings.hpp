@@ -3,7 +3,7 @@
 
 namespace fastffn::python {
 
-constexpr const char* linear_docstring = R"(linear($module, /, x, w, bias=None, *, out=None)
+constexpr const char* linear_docstring = R"(linear($module, /, x, w, bias=None, *, out=None, stream=None)
 --
 
 y = x · wᵀ + bias, with packed weights.
@@ -15,6 +15,10 @@ Args:
     bias: [out_features], f32, f16 or bf16; None for none.
     out: where to write y: [..., out_features], f32, f16 or bf16, writable, sharing no memory with the inputs. It is
         returned as it is, and the call allocates nothing. None makes a new array.
+    stream: with weights on a CUDA device (:class:`fastffn.DeviceWeight`; every other array then lies there too): the stream to
+        run on, an int (0 or 1: the legacy default, 2: per thread, else a handle) or an object with ``__cuda_stream__``. None is
+        the stream that x's framework works on. The call does not wait for the device; on a stream of your own keep the
+        arrays alive until it is done.
 
 Returns:
     y, [..., out_features]: without ``out``, an array of x's kind and dtype.
@@ -31,7 +35,7 @@ Sums are f32 (int32 for int8). f32 and f16 weights use x in f32, bf16 weights ro
 each token of x to [-127, 127] with scale absmax / 127. The result has the same bits for any number of threads.)";
 
 constexpr const char* ffn_docstring =
-    R"(ffn($module, /, x, w_up, w_down, w_gate=None, b_up=None, b_down=None, b_gate=None, *, activation, segments=None, sub_norm=None, sub_norm_eps=1e-05, gate_first="auto", out=None)
+    R"(ffn($module, /, x, w_up, w_down, w_gate=None, b_up=None, b_down=None, b_gate=None, *, activation, segments=None, sub_norm=None, sub_norm_eps=1e-05, gate_first="auto", out=None, stream=None)
 --
 
 The feed-forward layer of a transformer, with packed weights, in one pass.
@@ -68,6 +72,7 @@ Args:
         never does. With w_down packed with order="columns", its columns are skipped too, in either order.
     out: where to write y: [..., d_model_out], f32, f16 or bf16, writable, sharing no memory with the inputs. It is
         returned as it is, and the call allocates nothing. None makes a new array.
+    stream: as :func:`fastffn.linear`.
 
 Returns:
     y, [..., d_model_out]: without ``out``, an array of x's kind and dtype.

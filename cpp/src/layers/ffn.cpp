@@ -22,9 +22,13 @@ std::string matrix_shape(const MatrixView& m) {
     return "(" + std::to_string(m.out_features) + ", " + std::to_string(m.in_features) + ")";
 }
 
-Status open_operand(const char* operation, const char* name, const PackedView& packed, Operand* operand) {
+Status open_operand(const char* operation, const char* name, const PackedView& packed, const DenseLayer& layer,
+                    Operand* operand) {
     PackedMatrix matrix;
-    if (Status status = open_packed(packed, operation, name, &matrix); !status.ok()) return status;
+    if (Status status =
+            open_packed(packed, operation, name, &matrix, layer.on_device ? device_rows_layout : cpu_panels_layout);
+        !status.ok())
+        return status;
     if (matrix.header.count != 1)
         return {StatusCode::invalid_argument, std::string(operation) + ": " + name + " is a stack of " +
                                                   std::to_string(matrix.header.count) +
@@ -88,10 +92,12 @@ Status check_environment() {
     return check_threading();
 }
 
+}  // namespace
+
 Status open_linear(const TensorView& x, const PackedView& w, const TensorView* bias, const TensorView* y,
                    DenseLayer* layer, RowsView* x_rows, RowsView* y_rows) {
     if (Status status = check_environment(); !status.ok()) return status;
-    if (Status status = open_operand("linear", "w", w, &layer->down); !status.ok()) return status;
+    if (Status status = open_operand("linear", "w", w, *layer, &layer->down); !status.ok()) return status;
     layer->down.bias = bias;
     if (Status status = check_bias("linear", "bias", bias, layer->down, "w"); !status.ok()) return status;
     if (Status status = check_rows("linear", x, y ? *y : x, layer->down, "w", layer->down, "w", x_rows, y_rows);
@@ -105,8 +111,6 @@ Status open_linear(const TensorView& x, const PackedView& w, const TensorView* b
     layer->elementwise = &elementwise_kernels(chosen_isa());
     return {};
 }
-
-}  // namespace
 
 namespace {
 
@@ -168,11 +172,13 @@ Status open_ffn(const TensorView& x, const FfnWeights& weights, const TensorView
     if (needs_gate(weights.activation) && !layer->has_gate)
         return {StatusCode::invalid_argument, std::string("ffn: activation '") + activation_name(weights.activation) +
                                                   "' needs a gate projection, and w_gate is not given"};
-    if (Status status = open_operand("ffn", "w_up", weights.w_up, &layer->up); !status.ok()) return status;
-    if (Status status = open_operand("ffn", "w_down", weights.w_down, &layer->down); !status.ok()) return status;
+    if (Status status = open_operand("ffn", "w_up", weights.w_up, *layer, &layer->up); !status.ok()) return status;
+    if (Status status = open_operand("ffn", "w_down", weights.w_down, *layer, &layer->down); !status.ok())
+        return status;
     const MatrixView &up = layer->up.matrix, &down = layer->down.matrix;
     if (layer->has_gate) {
-        if (Status status = open_operand("ffn", "w_gate", weights.w_gate, &layer->gate); !status.ok()) return status;
+        if (Status status = open_operand("ffn", "w_gate", weights.w_gate, *layer, &layer->gate); !status.ok())
+            return status;
         const MatrixView& gate = layer->gate.matrix;
         if (gate.out_features != up.out_features || gate.in_features != up.in_features)
             return {StatusCode::invalid_argument,
