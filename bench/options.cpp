@@ -337,6 +337,9 @@ std::vector<Problem> expand(const Options& options) {
                                 problem.cold = cold;
                                 for (const Packing& format : options.formats) {
                                     problem.format = format;
+                                    const bool codes = format.format == fastffn::Format::ternary ||
+                                                       format.format == fastffn::Format::int4;
+                                    if (op == Op::hybrid && !codes) continue;
                                     // Rows of trees have these formats, without options.
                                     if (op == Op::fff &&
                                         !(format.options.empty() && format.format <= fastffn::Format::int8))

@@ -16,6 +16,8 @@
 #include "moe_docstring.hpp"
 #include "packed_argument.hpp"
 #include "results.hpp"
+#include "torch_docstrings.hpp"
+#include "torch_entry.hpp"
 #include "values.hpp"
 
 namespace fastffn::python {
@@ -250,29 +252,44 @@ Result new_result(const Moe& call, PyObject* x) {
     return {call.call, x, call.x, view.dtype, view.ndim, shape};
 }
 
+// `width` is what the caller expects of the result, or nullptr.
+PyObject* run(PyObject* const* slots, PyObject* width) {
+    const Moe call(slots);
+    std::optional<Result> result;
+    Array out;
+    if (slots[Moe::Out]) read_array(call.call, "out", slots[Moe::Out], Role::output, &out);
+    else result.emplace(new_result(call, slots[Moe::X]));
+    const TensorView& y = result ? result->view : out.view;
+    if (width && y.ndim) check_out_features(operation, width, y.shape[y.ndim - 1]);
+    Status status;
+    {
+        const ContextLease context;
+        const GilRelease release;
+        status = call.run(*context, y);
+    }
+    check(status);
+    if (result) return result->finish().release().ptr();
+    Py_INCREF(slots[Moe::Out]);
+    return slots[Moe::Out];
+}
+
 PyObject* moe_entry(PyObject*, PyObject* const* args, Py_ssize_t count, PyObject* keywords) noexcept {
     try {
         PyObject* slots[Moe::count];
         Moe::parameters.bind(args, count, keywords, slots);
-        const Moe call(slots);
-        std::optional<Result> result;
-        Array out;
-        if (slots[Moe::Out]) read_array(call.call, "out", slots[Moe::Out], Role::output, &out);
-        else result.emplace(new_result(call, slots[Moe::X]));
-        Status status;
-        {
-            const ContextLease context;
-            const GilRelease release;
-            status = call.run(*context, result ? result->view : out.view);
-        }
-        check(status);
-        if (result) return result->finish().release().ptr();
-        Py_INCREF(slots[Moe::Out]);
-        return slots[Moe::Out];
+        return run(slots, nullptr);
     } catch (...) {
         set_python_error();
         return nullptr;
     }
+}
+
+// That of fastffn.torch.
+PyObject* torch_moe(PyObject*, PyObject* const* args, Py_ssize_t count, PyObject* keywords) noexcept {
+    static Parameters parameters = Moe::parameters.with("out_features");
+    PyObject* slots[Moe::count + 1];
+    return torch_call(operation, parameters, slots, args, count, keywords,
+                      [&] { return run(slots, slots[Moe::count]); });
 }
 
 void bind(const py::args& args, const py::kwargs& keywords, PyObject** slots) {
@@ -320,6 +337,8 @@ double seconds_per_moe(int repeats, const py::args& args, const py::kwargs& keyw
 void register_moe(py::module_& module) {
     static PyMethodDef methods[] = {{"moe", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(&moe_entry)),
                                      METH_FASTCALL | METH_KEYWORDS, moe_docstring},
+                                    {"torch_moe", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(&torch_moe)),
+                                     METH_FASTCALL | METH_KEYWORDS, torch_moe_docstring},
                                     {}};
     if (PyModule_AddFunctions(module.ptr(), methods) != 0) throw py::error_already_set();
     module.def("moe_workspace", &workspace_bytes);

@@ -10,8 +10,11 @@ try:
 except ImportError as error:
     raise ImportError("fastffn.torch needs PyTorch: pip install torch (fastffn itself does not)") from error
 
+from fastffn.torch import _batching, _functions, _gradients, _training  # noqa: F401  (they register operators and rules)
 from fastffn.torch._ffn import FFN
-from fastffn.torch._functions import ffn, linear
+from fastffn.torch._functions import ffn, hadamard, linear, moe, route_topk, router_logits
+from fastffn.torch._lowrank import LowRankFFN
+from fastffn.torch._moe import MoE
 from fastffn.torch._replace import (
     Cmoe,
     DenseWeights,
@@ -35,6 +38,9 @@ from fastffn.torch.fff import FFF
 from fastffn.torch.fff_nodes import AllNodeFFF
 from fastffn.torch.sparse24 import Sparse24Linear, Sparse24Schedule, sparse_layers, sparsify24
 
+# The function, not the module of that name, which the imports above left here.
+fff = _functions.fff
+
 __all__ = [
     "FFF",
     "FFN",
@@ -47,6 +53,8 @@ __all__ = [
     "HBitLinear",
     "LayerSummary",
     "LowRank",
+    "LowRankFFN",
+    "MoE",
     "Moefication",
     "PackFormat",
     "ReplaceSummary",
@@ -56,14 +64,19 @@ __all__ = [
     "auxiliary_loss",
     "balance_loss",
     "families",
+    "fff",
     "ffn",
+    "hadamard",
     "hardening_loss",
     "linear",
     "llama_from_gguf",
     "load",
     "mixture",
+    "moe",
     "register_family",
     "replace",
+    "route_topk",
+    "router_logits",
     "save",
     "sparse_layers",
     "sparsify24",

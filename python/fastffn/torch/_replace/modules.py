@@ -8,9 +8,7 @@ import torch
 from torch import nn
 
 import fastffn as ff
-from fastffn.torch._activations import ACTIVATIONS
 from fastffn.torch._ffn import FFN
-from fastffn.torch._functions import linear
 from fastffn.torch._replace.converted import ConvertedFFN
 
 # Buffers that hold packed weights, and those that hold plain numbers.
@@ -46,24 +44,18 @@ class Experts(_Held):
 
 
 class SubNormFFN(_Held):
-    """BitNet's: down(RMSNorm(act(gate x) ⊙ up x)), in steps."""
+    """BitNet's: down(RMSNorm(act(gate x) ⊙ up x)), in one pass."""
 
     def __init__(self, activation: str, buffers: dict[str, Any], sub_norm_eps: float) -> None:
         super().__init__(activation, buffers)
         self.register_buffer("sub_norm", buffers["sub_norm"])
         self.sub_norm_eps = sub_norm_eps
-        self.d_ff, self.d_out = ff.info(self.w_up).out_features, ff.info(self.w_down).out_features
 
     def forward(self, x: Any) -> Any:
-        hidden = linear(x, self.w_up, self.b_up, out_features=self.d_ff)
-        act = ACTIVATIONS[self.activation]
-        if self.w_gate is None:
-            hidden = act(hidden)
-        else:
-            hidden = act(linear(x, self.w_gate, self.b_gate, out_features=self.d_ff)) * hidden
-        exact = hidden.float()
-        exact = exact * torch.rsqrt(exact.square().mean(-1, keepdim=True) + self.sub_norm_eps) * self.sub_norm.float()
-        return linear(exact.to(x.dtype), self.w_down, self.b_down, out_features=self.d_out)
+        return ff.ffn(
+            x, self.w_up, self.w_down, self.w_gate, self.b_up, self.b_down, self.b_gate,
+            activation=self.activation, sub_norm=self.sub_norm, sub_norm_eps=self.sub_norm_eps,
+        )  # fmt: skip
 
 
 class ResidualNorm(nn.Module):
