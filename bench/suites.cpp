@@ -80,7 +80,7 @@ void apply_suite(const std::string& name, Options* options) {
         options->ops = {Op::linear, Op::ffn, Op::moe, Op::fff, Op::hybrid, Op::pack, Op::unpack};
         options->leaves = {0, 8};
         options->shapes = {gated(64, 160)};
-        options->formats = {Format::f32, Format::f16, Format::bf16, Format::int8, Format::sparse24};
+        options->formats = {Format::f32, Format::f16, Format::bf16, Format::int8, Format::sparse24, Format::ternary};
         options->tokens = {1, 20};
         options->cold = {false, true};
         options->cold_bytes = 4 << 20;
