@@ -4,8 +4,10 @@ pip install transformers safetensors
 python python/examples/replace_smollm2.py                        # bf16 and int8, two threads, a minute
 python python/examples/replace_smollm2.py --rules bf16,int4 --plot speed.svg
 
-The model comes out of a wheel from PyPI (93 MB, kept in fastffn's cache folder); the original runs in bf16 too. Models take
-turns, so that a slow moment of the machine hits all of them.
+The model comes out of a wheel from PyPI (93 MB, kept in fastffn's cache folder). Models take turns, so that a slow moment of
+the machine hits all of them. With --dtype float32 attention and logits are f32, and layers in bf16 give the original's greedy
+text; in bf16 the two best logits are often the same number or neighbours, and which token then wins hangs on the last rounding:
+the script says how often, and how far apart the two were.
 """
 
 import argparse
@@ -36,16 +38,18 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=64, help="to generate (64)")
     parser.add_argument("--prefill", type=int, default=512, help="tokens of the long prompt (512)")
     parser.add_argument("--rounds", type=int, default=5, help="turns of every model (5)")
+    parser.add_argument("--dtype", default="bfloat16", help="of the model around the layers: bfloat16 or float32")
     parser.add_argument("--plot", default="smollm2.svg", help="file to draw into, .svg or .html (smollm2.svg)")
     parser.add_argument("--quick", action="store_true", help="one round, few tokens: does it run?")
     arguments = parser.parse_args()
     if arguments.quick:
-        arguments.rounds, arguments.tokens, arguments.prefill = 1, 4, 16
+        arguments.rounds, arguments.tokens, arguments.prefill, arguments.rules = 1, 4, 16, "bf16"
     torch.set_num_threads(arguments.threads)
 
     original, tokenizer = ft.llama_from_gguf(assets.fetch(assets.SMOLLM2), torch.bfloat16)
-    prompts = [as_chat(tokenizer, prompt) for prompt in PROMPTS]
-    models = {"transformers bf16": original}
+    original = original.to(getattr(torch, arguments.dtype))  # rounded to bf16 in either case
+    prompts = [as_chat(tokenizer, prompt) for prompt in PROMPTS[: 1 if arguments.quick else None]]
+    models = {f"transformers {arguments.dtype}": original}
     for rule in arguments.rules.split(","):
         model = copy.deepcopy(original)
         summary = ft.replace(model, rule, calibration=prompts)
@@ -72,27 +76,39 @@ def long_prompt(tokenizer: object, length: int) -> torch.Tensor:
 def compare_texts(
     models: dict[str, torch.nn.Module], prompts: list[torch.Tensor], tokenizer: object, count: int
 ) -> None:
-    """Greedy text of every model beside the original's; where they part, how close the two tokens were."""
-    original = next(iter(models.values()))
-    exact = copy.deepcopy(original).float()
+    """Greedy text of every model; and given the original's text, how often each model's next token is the original's.
+
+    bf16 keeps 8 bits: near 20, logits are multiples of 0.125. The f32 model is asked too.
+    """
+    original, *others = models
+    exact = copy.deepcopy(models[original]).float()
+    agreed: dict[str, list[bool]] = {name: [] for name in [*others, "the same model in f32"]}
+    gaps: dict[str, list[float]] = {name: [] for name in agreed}
     for prompt, ids in zip(PROMPTS, prompts):
-        texts = {name: greedy(model, ids, count) for name, model in models.items()}
-        first = next(iter(texts.values()))
+        first = greedy(models[original], ids, count)
         print(f"\n> {prompt}\n{tokenizer.decode(first).strip()}")
-        for name, text in list(texts.items())[1:]:
-            at = next((i for i, (a, b) in enumerate(zip(text, first)) if a != b), None)
-            if at is None and len(text) == len(first):
-                print(f"  {name}: the same text")
+        for name in others:
+            text = greedy(models[name], ids, count)
+            same = next((i for i, (a, b) in enumerate(zip(text, first)) if a != b), len(first))
+            print(f"  {name}: {'the same text' if text == first else f'the same for {same} tokens'}")
+        context = torch.cat([ids, torch.tensor([first])], 1)
+        before = next_logits(models[original], context, len(first))
+        for name, model in {**models, "the same model in f32": exact}.items():
+            if name == original:
                 continue
-            at = min(len(text), len(first)) if at is None else at
-            context = torch.cat([ids, torch.tensor([first[:at]], dtype=ids.dtype)], 1)
-            with torch.no_grad():
-                before, truth = (model(context).logits[0, -1].float() for model in (original, exact))
-            theirs, ours = first[at], text[at]
-            print(
-                f"  {name}: the same for {at} tokens, then {tokenizer.decode([ours])!r} for {tokenizer.decode([theirs])!r}: "
-                f"the original's logits are {before[theirs] - before[ours]:+.2f} apart, in f32 {truth[theirs] - truth[ours]:+.2f}"
-            )
+            for row, mine in zip(before, next_logits(model, context, len(first)).argmax(-1)):
+                agreed[name].append(bool(row.argmax() == mine))
+                gaps[name] += [] if agreed[name][-1] else [float(row.max() - row[mine])]
+    print(f"\nnext token after the original's text, beside the original in {models[original].dtype}:")
+    for name, equal in agreed.items():
+        apart = f"; where not, the original's two logits are {max(gaps[name]):.3f} apart at most" if gaps[name] else ""
+        print(f"  {name}: {sum(equal)} of {len(equal)} the same{apart}")
+
+
+def next_logits(model: torch.nn.Module, context: torch.Tensor, count: int) -> torch.Tensor:
+    """Logits of each of the last `count` tokens of the context, from what is before it."""
+    with torch.no_grad():
+        return model(context).logits[0, -count - 1 : -1].float()
 
 
 def greedy(model: torch.nn.Module, ids: torch.Tensor, count: int) -> list[int]:

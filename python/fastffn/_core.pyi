@@ -64,6 +64,8 @@ def moe(
     special: Any = None,
     weights_on_input: bool = False,
     load: Any = None,
+    sub_norm: Any = None,
+    sub_norm_eps: float = 1e-05,
     out: None = None,
 ) -> _X: ...
 @overload
@@ -83,6 +85,8 @@ def moe(
     special: Any = None,
     weights_on_input: bool = False,
     load: Any = None,
+    sub_norm: Any = None,
+    sub_norm_eps: float = 1e-05,
     out: _Y,
 ) -> _Y: ...
 @overload
@@ -183,7 +187,9 @@ def verify_tree(tree: Any) -> None: ...
 def unpack_tree(tree: Any) -> tuple[Any, Any, Any, Any]: ...
 def fff_workspace(threads: int, *args: Any, **keywords: Any) -> int: ...
 def seconds_per_fff(repeats: int, *args: Any, **keywords: Any) -> float: ...
-def torch_linear(x: _X, w: Any, bias: Any = None, *, out: Any = None, out_features: int | None = None) -> _X: ...
+def torch_linear(
+    x: _X, w: Any, bias: Any = None, *, out: Any = None, stream: Any = None, out_features: int | None = None
+) -> _X: ...
 def torch_ffn(
     x: _X,
     w_up: Any,
@@ -197,7 +203,9 @@ def torch_ffn(
     segments: Any = None,
     sub_norm: Any = None,
     sub_norm_eps: float = 1e-05,
+    gate_first: bool | str = "auto",
     out: Any = None,
+    stream: Any = None,
     out_features: int | None = None,
 ) -> _X: ...
 def torch_moe(

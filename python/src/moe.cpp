@@ -30,8 +30,8 @@ constexpr const char* special_names[] = {"zero", "copy", "constant"};
 bool is_list(PyObject* object) { return PyList_Check(object) || PyTuple_Check(object); }
 
 // What one or several stacks of experts are made of, in the order of MoeExperts' arguments.
-enum Part { WUp, WDown, WGate, BUp, BDown, BGate, parts };
-constexpr const char* part_names[parts] = {"w_up", "w_down", "w_gate", "b_up", "b_down", "b_gate"};
+enum Part { WUp, WDown, WGate, BUp, BDown, BGate, Gamma, parts };
+constexpr const char* part_names[parts] = {"w_up", "w_down", "w_gate", "b_up", "b_down", "b_gate", "sub_norm"};
 
 struct Moe {
     enum {
@@ -39,7 +39,8 @@ struct Moe {
         Ids,
         Weights,
         FirstPart,
-        Activation = FirstPart + parts,
+        SubNormEps = FirstPart + parts,
+        Activation,
         Shared,
         Special,
         WeightsOnInput,
@@ -66,6 +67,7 @@ struct Moe {
             read_array(call, "weights", slots[Weights], Role::input, &weights);
             if (weights.view.ndim == 0) raise(PyExc_ValueError, "moe: weights has 0 dimensions, expected 1 to 8");
         }
+        sub_norm_eps_ = static_cast<float>(number_argument(call, "sub_norm_eps", slots[SubNormEps], sub_norm_eps_));
         read_stacks(slots + FirstPart);
         if (slots[Shared]) read_shared(slots[Shared]);
         if (slots[Special]) read_special(slots[Special]);
@@ -92,6 +94,7 @@ struct Moe {
     std::vector<MoeExperts> stacks_;
     std::vector<MoeShared> shared_;
     std::vector<SpecialExpert> kinds_;
+    float sub_norm_eps_ = 1e-5f;
 
     // A list as a tuple that the call owns: reading its arrays runs their __dlpack__, and later calls run without the GIL;
     // both may change the list or drop what is in it.
@@ -132,6 +135,8 @@ struct Moe {
         made.b_up = table(name(BUp), part[BUp]);
         made.b_down = table(name(BDown), part[BDown]);
         made.b_gate = table(name(BGate), part[BGate]);
+        made.sub_norm = table(name(Gamma), part[Gamma]);
+        made.sub_norm_eps = sub_norm_eps_;
         return made;
     }
     void read_stacks(PyObject* const* given) {
@@ -233,11 +238,12 @@ struct Moe {
 
     std::vector<py::object> owners_;  // of what attributes gave
 };
-Parameters Moe::parameters{"moe",
-                           {"x", "ids", "weights", "w_up", "w_down", "w_gate", "b_up", "b_down", "b_gate", "activation",
-                            "shared", "special", "weights_on_input", "load", "out", nullptr},
-                           5,
-                           9};
+Parameters Moe::parameters{
+    "moe",
+    {"x", "ids", "weights", "w_up", "w_down", "w_gate", "b_up", "b_down", "b_gate", "sub_norm", "sub_norm_eps",
+     "activation", "shared", "special", "weights_on_input", "load", "out", nullptr},
+    5,
+    9};
 
 Result new_result(const Moe& call, PyObject* x) {
     const TensorView& view = call.x.view;

@@ -29,6 +29,8 @@ EXAMPLES = sorted((ROOT / "python" / "examples").glob("*.py"))
 @pytest.mark.parametrize("block", BLOCKS)
 def test_python_of_the_pages_runs(block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    if "import torch" in block:
+        pytest.importorskip("torch")
     exec(compile(block, "docs", "exec"), {"__name__": "docs"})
 
 
@@ -59,6 +61,17 @@ def test_every_page_is_reached_and_every_example_is_in_the_gallery() -> None:
         assert f"../examples/{program.name}" in gallery, program
     used = set(re.findall(r"pictures/(\w+)\.svg", "".join(page.read_text("utf-8") for page in PAGES)))
     assert used == {path.stem for path in (DOCS / "pictures").glob("*.svg")}
+
+
+@pytest.mark.parametrize(("language", "program"), [("cpp", "main.cpp"), ("c", "main.c")])
+def test_native_code_is_that_of_the_programs_that_run(language: str, program: str) -> None:
+    (block,) = re.findall(
+        rf"^```{language}\n(.*?)^```", (DOCS / "native.md").read_text("utf-8"), re.MULTILINE | re.DOTALL
+    )
+    source = [line.strip() for line in (ROOT / "tests" / "cpp" / "example" / program).read_text("utf-8").splitlines()]
+    quoted = [line.strip() for line in block.splitlines()]
+    begin = source.index(quoted[0])
+    assert source[begin : begin + len(quoted)] == quoted
 
 
 @lru_cache(maxsize=1)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import gc
 import importlib
+import re
 import weakref
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,7 +34,7 @@ def test_f32_equals_the_original(name: str) -> None:
     assert difference(outputs(model, ids), expected) < EXACT
     assert all(layer.error < 1e-6 for layer in summary)
     kinds = {type(module).__name__ for module in model.modules()}
-    assert kinds & {"FFN", "Experts", "SubNormFFN"}
+    assert kinds & {"FFN", "Experts"}
 
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.generates])
@@ -187,6 +189,26 @@ def test_packed_bitnet_codes() -> None:
     assert torch.equal(unpacked_codes(integration.pack_weights(codes.clone())), codes.to(torch.int8))
 
 
+def test_gradients_reach_what_is_not_replaced() -> None:
+    """Packed weights are frozen; with f32 ones gradients of the rest are the original's."""
+    model, ids = toy(), token_ids()
+    model(ids).square().sum().backward()
+    expected = model.embed.weight.grad.clone()
+    model.zero_grad()
+    ft.replace(model, "f32")
+    model(ids).square().sum().backward()
+    assert difference(model.embed.weight.grad, expected) < 1e-4
+    assert not [name for name, _ in model.named_parameters() if ".mlp." in name]
+
+
+def test_compiled_without_a_break() -> None:
+    model, ids = toy(), token_ids()
+    ft.replace(model, {0: "bf16", 1: "int8", 2: "f32"})
+    expected = outputs(model, ids)
+    with torch.no_grad():
+        assert torch.equal(torch.compile(model, fullgraph=True, backend="aot_eager")(ids).float(), expected)
+
+
 # ---- what it refuses ----
 
 
@@ -299,3 +321,26 @@ def test_the_toy_is_one_of_the_cases() -> None:
     assert len(ft.replace(model, "f32")) == 3
     assert difference(outputs(model, ids), expected) < EXACT
     assert support.VOCABULARY > 3
+
+
+def test_python_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """python/docs/replace.md, block after block; it registers a family, which is taken back."""
+    pytest.importorskip("transformers", minversion="5.0")
+    monkeypatch.chdir(tmp_path)
+    families = importlib.import_module("fastffn.torch._replace.families")
+    known, names = list(families._FAMILIES), {"__name__": "docs"}
+    page = Path(__file__).parents[2] / "python" / "docs" / "replace.md"
+    blocks = re.findall(r"^```py\n(.*?)^```", page.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    try:
+        for block in blocks:
+            exec(compile(block, "replace.md", "exec"), names)
+    finally:
+        families._FAMILIES[:] = known
+    assert len(blocks) == 3 and torch.equal(
+        names["again"](names["prompt"]).logits, names["model"](names["prompt"]).logits
+    )
+
+
+def test_the_page_names_every_family() -> None:
+    page = (Path(__file__).parents[2] / "python" / "docs" / "replace.md").read_text("utf-8")
+    assert all(f"\n| {name} |" in page for name in ft.families())

@@ -77,7 +77,8 @@ def test_eight_threads_at_once() -> None:
     inputs = [tokens(i) for i in range(8)]
     expected = [made(x) for x in inputs]
     operator = [
-        torch.ops.fastffn.ffn(x, made.w_up, made.w_down, *[None] * 4, "gelu", None, None, 1e-5, D_MODEL) for x in inputs
+        torch.ops.fastffn.ffn(x, made.w_up, made.w_down, *[None] * 4, "gelu", None, None, 1e-5, None, D_MODEL)
+        for x in inputs
     ]
     assert all(map(torch.equal, expected, operator))
     errors: list[BaseException] = []

@@ -28,7 +28,7 @@ h3 { font-size: 1rem; margin: 0; } section > h3 { margin: 28px 0 4px; }
 p { margin: 4px 0 10px; color: var(--soft); max-width: 78ch; } .bad { color: var(--bad); font-weight: 600; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 2px 14px; margin: 8px 0; } dt { color: var(--soft); }
 dd { margin: 0; overflow-wrap: anywhere; }
-.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 215px), 1fr)); gap: 12px;
+.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 185px), 1fr)); gap: 12px;
   margin: 14px 0 18px; padding: 0; list-style: none; }
 .cards li { padding: 12px 14px; background: var(--card); border-radius: 8px; border-left: 4px solid var(--c); }
 .cards strong { display: block; overflow-wrap: anywhere; } .cards b { font-size: 1.5rem; font-weight: 650;

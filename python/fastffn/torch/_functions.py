@@ -76,12 +76,17 @@ def _ffn(
     segments: Any = None,
     sub_norm: Any = None,
     sub_norm_eps: float = 1e-5,
+    gate_first: Any = "auto",
     out: Any = None,
     out_features: int | None = None,
 ) -> Any:
+    if gate_first not in (True, False, "auto"):
+        raise ValueError(f"ffn: gate_first is {gate_first!r}, expected 'auto', True or False")
+    gate_first = None if gate_first == "auto" else gate_first
     x = cast(x)
     arguments = (
-        x, w_up, w_down, w_gate, b_up, b_down, b_gate, activation, _ops.flat_segments(segments), sub_norm, float(sub_norm_eps)
+        x, w_up, w_down, w_gate, b_up, b_down, b_gate, activation, _ops.flat_segments(segments), sub_norm, float(sub_norm_eps),
+        gate_first,
     )  # fmt: skip
     if out is not None:
         _refuse_out("ffn", x, b_up, b_down, b_gate, sub_norm, out)

@@ -115,7 +115,7 @@ define(
 
 
 def _ffn_setup(ctx: Any, inputs: Any, output: Any) -> None:
-    *tensors, ctx.activation, ctx.segments, sub_norm, ctx.sub_norm_eps, _ = inputs
+    *tensors, ctx.activation, ctx.segments, sub_norm, ctx.sub_norm_eps, _, _ = inputs
     ctx.save_for_backward(*tensors, sub_norm)
 
 
@@ -128,7 +128,7 @@ def _ffn_gradients(ctx: Any, grad: Any) -> Any:
     by_down = None
     if b_down is not None and ctx.needs_input_grad[5]:
         by_down = grad.float().reshape(-1, grad.shape[-1]).sum(0).to(b_down.dtype)
-    return by_x, None, None, None, by_up, by_down, by_gate, None, _none(ctx.segments), by_norm, None, None
+    return by_x, None, None, None, by_up, by_down, by_gate, None, _none(ctx.segments), by_norm, None, None, None
 
 
 _register("ffn", _ffn_gradients, _ffn_setup)

@@ -82,17 +82,18 @@ define("router_logits(Tensor x, Tensor w, Tensor? bias, int experts) -> Tensor",
 
 _FFN = (
     "Tensor x, Tensor w_up, Tensor w_down, Tensor? w_gate, Tensor? b_up, Tensor? b_down, Tensor? b_gate, str activation,"
-    " int[]? segments, Tensor? sub_norm, float sub_norm_eps, {}"
+    " int[]? segments, Tensor? sub_norm, float sub_norm_eps, bool? gate_first, {}"
 )
 
 
 def _run_ffn(
     x: Any, w_up: Any, w_down: Any, w_gate: Any, b_up: Any, b_down: Any, b_gate: Any, activation: str, segments: Any,
-    sub_norm: Any, sub_norm_eps: float, out: Any,
+    sub_norm: Any, sub_norm_eps: float, gate_first: bool | None, out: Any,
 ) -> Any:  # fmt: skip
     return _core.ffn(
         readable(x), w_up, w_down, w_gate, b_up, b_down, b_gate,
-        activation=activation, segments=_pairs(segments), sub_norm=sub_norm, sub_norm_eps=sub_norm_eps, out=out,
+        activation=activation, segments=_pairs(segments), sub_norm=sub_norm, sub_norm_eps=sub_norm_eps,
+        gate_first="auto" if gate_first is None else gate_first, out=out,
     )  # fmt: skip
 
 
