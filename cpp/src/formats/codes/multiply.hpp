@@ -14,33 +14,34 @@
 namespace fastffn {
 namespace {
 
-// Code sums → f32 results of one group for one register of columns.
-template <class Isa, int bits>
+// Code sums → f32 results of one group for one register of columns. `plain`: neither zero points nor minima; the sum then
+// begins at start(), which a broadcast is as quick as a zero.
+template <class Isa, int bits, bool plain>
 struct GroupScale {
-    typename Isa::F32 scale, minimum;
-    typename Isa::Register zero;
-    std::uint32_t zeros_kind;
+    using F32 = typename Isa::F32;
+    using Register = typename Isa::Register;
+    decltype(F32::v) scale, minimum;
+    Register zero;
+    bool minima;
 
-    GroupScale(const CodesLayout<bits>& layout, std::uint32_t flags, std::int64_t entry)
-        : scale(Isa::load_f16(layout.scales + entry * 2)),
-          minimum(0.0f),
-          zero(Isa::set(CodeTraits<bits>::zero)),
-          zeros_kind(flags & codes_zeros_mask) {
-        if (zeros_kind == codes_zero_points) zero = Isa::load_u8(layout.zeros + entry);
-        if (zeros_kind == codes_minima) {
-            minimum = Isa::load_f16(layout.zeros + entry * 2);
-            zero = Isa::zero();
+    __attribute__((always_inline)) GroupScale(const CodesLayout<bits>& layout, std::uint32_t flags, std::int64_t entry)
+        : scale(Isa::load_f16(layout.scales + entry * 2).v) {
+        if constexpr (!plain) {
+            minima = (flags & codes_zeros_mask) == codes_minima;
+            zero = minima ? Isa::zero() : Isa::load_u8(layout.zeros + entry);
+            minimum = minima ? Isa::load_f16(layout.zeros + entry * 2).v : F32(0.0f).v;
         }
     }
-    // sum: Σ code · x over the group; row_sum: Σ x.
-    typename Isa::F32 add(typename Isa::F32 total, typename Isa::Register sum, std::int32_t row_sum) const {
+    // row_sum: Σ x over the group.
+    static Register start(std::int32_t row_sum) {
+        return plain ? Isa::set(-CodeTraits<bits>::zero * row_sum) : Isa::zero();
+    }
+    // sum: start() + Σ code · x over the group.
+    __attribute__((always_inline)) F32 add(F32 total, Register sum, std::int32_t row_sum) const {
+        if constexpr (plain) return multiply_add(Isa::to_f32(sum), scale, total);
         const auto row = Isa::set(row_sum);
-        // Zeros that all columns share are multiplied as one number: VPMULLD takes 10 cycles on Intel.
-        const auto offset =
-            zeros_kind == codes_no_zeros ? Isa::set(CodeTraits<bits>::zero * row_sum) : Isa::multiply(zero, row);
-        const auto exact = Isa::to_f32(Isa::sub(sum, offset));
-        total = multiply_add(exact, scale, total);
-        return zeros_kind == codes_minima ? multiply_add(Isa::to_f32(row), minimum, total) : total;
+        total = multiply_add(Isa::to_f32(Isa::sub(sum, Isa::multiply(zero, row))), scale, total);
+        return minima ? multiply_add(Isa::to_f32(row), minimum, total) : total;
     }
 };
 
@@ -102,7 +103,9 @@ __attribute__((always_inline)) inline void few_lines(const std::byte* a, std::in
 #pragma GCC unroll 2
             for (int p = 0; p < parts; ++p) {
                 const std::int64_t line = pair + i;
-                const typename Isa::Register packed = Isa::load(b + line * 64 + p * Isa::register_bytes);
+                typename Isa::Register packed = Isa::load(b + line * 64 + p * Isa::register_bytes);
+                // Else gcc 12 loads it again for every mask: 68 GB/s of hot int4 weights instead of 85.
+                __asm__("" : "+v"(packed));
 #pragma GCC unroll 4
                 for (int f = 0; f < fields; ++f) {
                     const typename Isa::Register codes =
@@ -130,10 +133,11 @@ __attribute__((always_inline)) inline void few_lines(const std::byte* a, std::in
         }
 }
 
-template <class Isa, int bits, int rows>
+template <class Isa, int bits, int rows, bool plain>
 void few_panels_of(const CodesCall& call, const CodesLayout<bits>& layout) {
     using Traits = CodeTraits<bits>;
     using F32 = typename Isa::F32;
+    using Scale = GroupScale<Isa, bits, plain>;
     constexpr int parts = Isa::per_panel;
     const bool fetches = fetches_weights();
     for (std::int64_t p = 0; p < call.args.panels; ++p) {
@@ -161,11 +165,12 @@ void few_panels_of(const CodesCall& call, const CodesLayout<bits>& layout) {
                                        sums);
 #pragma GCC unroll 2
             for (int q = 0; q < parts; ++q) {
-                const GroupScale<Isa, bits> scale(layout, call.flags,
-                                                  (panel * layout.groups + g) * panel_columns + q * F32::width);
+                const Scale scale(layout, call.flags, (panel * layout.groups + g) * panel_columns + q * F32::width);
 #pragma GCC unroll 6
-                for (int r = 0; r < rows; ++r)
-                    totals[r][q] = scale.add(totals[r][q], sums[r][q], call.row_sums[r * layout.groups + g]).v;
+                for (int r = 0; r < rows; ++r) {
+                    const std::int32_t row_sum = call.row_sums[r * layout.groups + g];
+                    totals[r][q] = scale.add(totals[r][q], Isa::add(sums[r][q], Scale::start(row_sum)), row_sum).v;
+                }
             }
         }
         for (int q = 0; q < parts; ++q)
@@ -174,15 +179,15 @@ void few_panels_of(const CodesCall& call, const CodesLayout<bits>& layout) {
     }
 }
 
-template <class Isa, int bits>
+template <class Isa, int bits, bool plain>
 void multiply_few_codes(const CodesCall& call, const CodesLayout<bits>& layout) {
     switch (call.args.rows) {
-        case 1: return few_panels_of<Isa, bits, 1>(call, layout);
-        case 2: return few_panels_of<Isa, bits, 2>(call, layout);
-        case 3: return few_panels_of<Isa, bits, 3>(call, layout);
-        case 4: return few_panels_of<Isa, bits, 4>(call, layout);
-        case 5: return few_panels_of<Isa, bits, 5>(call, layout);
-        default: return few_panels_of<Isa, bits, 6>(call, layout);
+        case 1: return few_panels_of<Isa, bits, 1, plain>(call, layout);
+        case 2: return few_panels_of<Isa, bits, 2, plain>(call, layout);
+        case 3: return few_panels_of<Isa, bits, 3, plain>(call, layout);
+        case 4: return few_panels_of<Isa, bits, 4, plain>(call, layout);
+        case 5: return few_panels_of<Isa, bits, 5, plain>(call, layout);
+        default: return few_panels_of<Isa, bits, 6, plain>(call, layout);
     }
 }
 
@@ -230,17 +235,18 @@ void multiply_many_codes(const CodesCall& call, const CodesLayout<bits>& layout)
 // ---- many rows, groups ----
 
 // rows × registers of one group: codes at 64 bytes per word and panel, sums scaled into the f32 tile.
-template <class Isa, int bits, int rows, int registers>
+template <class Isa, int bits, bool plain, int rows, int registers>
 void group_block(const CodesCall& call, const CodesLayout<bits>& layout, std::int64_t row, std::int64_t first_panel,
                  std::int64_t g, const std::byte* b, std::int64_t b_panel, float* tile) {
     using F32 = typename Isa::F32;
+    using Scale = GroupScale<Isa, bits, plain>;
     constexpr int parts = Isa::per_panel;
     const std::byte* a = call.a + row * call.a_stride + g * layout.group;
     typename Isa::Register acc[rows][registers];
 #pragma GCC unroll 6
     for (int r = 0; r < rows; ++r)
 #pragma GCC unroll 4
-        for (int i = 0; i < registers; ++i) acc[r][i] = Isa::zero();
+        for (int i = 0; i < registers; ++i) acc[r][i] = Scale::start(call.row_sums[(row + r) * layout.groups + g]);
     for (std::int64_t k = 0; k < layout.group / 4; ++k) {
         typename Isa::Register codes[registers];
 #pragma GCC unroll 4
@@ -256,9 +262,8 @@ void group_block(const CodesCall& call, const CodesLayout<bits>& layout, std::in
     const bool last = g + 1 == layout.groups;
 #pragma GCC unroll 4
     for (int i = 0; i < registers; ++i) {
-        const GroupScale<Isa, bits> scale(
-            layout, call.flags,
-            ((first_panel + i / parts) * layout.groups + g) * panel_columns + i % parts * F32::width);
+        const Scale scale(layout, call.flags,
+                          ((first_panel + i / parts) * layout.groups + g) * panel_columns + i % parts * F32::width);
 #pragma GCC unroll 6
         for (int r = 0; r < rows; ++r) {
             float* sums = tile + r * call.args.tile_stride + i * F32::width;
@@ -269,20 +274,21 @@ void group_block(const CodesCall& call, const CodesLayout<bits>& layout, std::in
     }
 }
 
-template <class Isa, int bits, int registers>
+template <class Isa, int bits, bool plain, int registers>
 void group_rows(std::int64_t rows, const CodesCall& call, const CodesLayout<bits>& layout, std::int64_t row,
                 std::int64_t first_panel, std::int64_t g, const std::byte* b, std::int64_t b_panel, float* tile) {
     switch (rows) {
-        case 1: return group_block<Isa, bits, 1, registers>(call, layout, row, first_panel, g, b, b_panel, tile);
-        case 2: return group_block<Isa, bits, 2, registers>(call, layout, row, first_panel, g, b, b_panel, tile);
-        case 3: return group_block<Isa, bits, 3, registers>(call, layout, row, first_panel, g, b, b_panel, tile);
-        case 4: return group_block<Isa, bits, 4, registers>(call, layout, row, first_panel, g, b, b_panel, tile);
-        case 5: return group_block<Isa, bits, 5, registers>(call, layout, row, first_panel, g, b, b_panel, tile);
-        default: return group_block<Isa, bits, 6, registers>(call, layout, row, first_panel, g, b, b_panel, tile);
+        case 1: return group_block<Isa, bits, plain, 1, registers>(call, layout, row, first_panel, g, b, b_panel, tile);
+        case 2: return group_block<Isa, bits, plain, 2, registers>(call, layout, row, first_panel, g, b, b_panel, tile);
+        case 3: return group_block<Isa, bits, plain, 3, registers>(call, layout, row, first_panel, g, b, b_panel, tile);
+        case 4: return group_block<Isa, bits, plain, 4, registers>(call, layout, row, first_panel, g, b, b_panel, tile);
+        case 5: return group_block<Isa, bits, plain, 5, registers>(call, layout, row, first_panel, g, b, b_panel, tile);
+        default:
+            return group_block<Isa, bits, plain, 6, registers>(call, layout, row, first_panel, g, b, b_panel, tile);
     }
 }
 
-template <class Isa, int bits>
+template <class Isa, int bits, bool plain>
 void multiply_many_groups(const CodesCall& call, const CodesLayout<bits>& layout) {
     constexpr int parts = Isa::per_panel;
     constexpr std::int64_t block_panels = Isa::Dot::block_registers / parts, largest_group = 256;
@@ -305,8 +311,8 @@ void multiply_many_groups(const CodesCall& call, const CodesLayout<bits>& layout
                 const std::int64_t rows = base_rows + (block < longer_blocks);
                 float* tile = a.tile + row * a.tile_stride + p * 16;
                 auto run = [&](auto count) {
-                    group_rows<Isa, bits, decltype(count)::value * parts>(rows, call, layout, row, a.first_panel + p, g,
-                                                                          expanded, b_panel, tile);
+                    group_rows<Isa, bits, plain, decltype(count)::value * parts>(
+                        rows, call, layout, row, a.first_panel + p, g, expanded, b_panel, tile);
                 };
                 if constexpr (block_panels == 1) run(Count<1>{});
                 else switch (panels) {
@@ -321,12 +327,20 @@ void multiply_many_groups(const CodesCall& call, const CodesLayout<bits>& layout
     }
 }
 
+template <class Isa, int bits, bool plain>
+void multiply_groups(const CodesCall& call, const CodesLayout<bits>& layout) {
+    if (call.args.total_rows <= few_rows_limit) multiply_few_codes<Isa, bits, plain>(call, layout);
+    else multiply_many_groups<Isa, bits, plain>(call, layout);
+}
+
 template <class Isa, int bits>
 void codes_multiply(const MultiplyArgs& a) noexcept {
     const CodesLayout<bits> layout(a.matrix);
     const CodesCall call = codes_call(a, layout);
-    if (a.total_rows <= few_rows_limit) multiply_few_codes<Isa, bits>(call, layout);
-    else if (layout.group) multiply_many_groups<Isa, bits>(call, layout);
+    const bool plain = (call.flags & codes_zeros_mask) == codes_no_zeros;
+    if (layout.group && plain) multiply_groups<Isa, bits, true>(call, layout);
+    else if (layout.group) multiply_groups<Isa, bits, false>(call, layout);
+    else if (a.total_rows <= few_rows_limit) multiply_few_codes<Isa, bits, true>(call, layout);
     else multiply_many_codes<Isa, bits>(call, layout);
 }
 
