@@ -1,4 +1,4 @@
-"""What needs PyTorch: modules that train the layers which fastffn runs.
+"""What needs PyTorch: fastffn's functions as operators that torch traces and differentiates, and its layers as modules.
 
 ``import fastffn`` imports neither this package nor torch; say ``import fastffn.torch`` (or ``from fastffn.torch import …``).
 """
@@ -10,6 +10,8 @@ try:
 except ImportError as error:
     raise ImportError("fastffn.torch needs PyTorch: pip install torch (fastffn itself does not)") from error
 
+from fastffn.torch._ffn import FFN
+from fastffn.torch._functions import ffn, linear
 from fastffn.torch._trees import auxiliary_loss, balance_loss, hardening_loss, mixture
 from fastffn.torch.fff import FFF
 from fastffn.torch.fff_nodes import AllNodeFFF
@@ -17,12 +19,15 @@ from fastffn.torch.sparse24 import Sparse24Linear, Sparse24Schedule, sparse_laye
 
 __all__ = [
     "FFF",
+    "FFN",
     "AllNodeFFF",
     "Sparse24Linear",
     "Sparse24Schedule",
     "auxiliary_loss",
     "balance_loss",
+    "ffn",
     "hardening_loss",
+    "linear",
     "mixture",
     "sparse_layers",
     "sparsify24",

@@ -1,7 +1,7 @@
 # cmake -DBUILD=<build tree of fastffn> -DWORK=<empty folder> [-DCONFIG=Release] -P run.cmake
 # cmake -DPACKAGE=<folder of fastffn-config.cmake> -DWORK=<empty folder> -P run.cmake
 #
-# Installs fastffn into a prefix (or takes the package of a wheel), builds the example against it alone, and runs it.
+# Installs fastffn into a prefix (or takes the package of a wheel), builds the examples against it alone, and runs them.
 function(run)
   execute_process(COMMAND ${ARGN} RESULT_VARIABLE status)
   if(NOT status EQUAL 0)
@@ -22,3 +22,4 @@ run(${CMAKE_COMMAND} -S "${CMAKE_CURRENT_LIST_DIR}" -B "${WORK}/build" ${where} 
     -DCMAKE_FIND_USE_PACKAGE_REGISTRY=OFF)
 run(${CMAKE_COMMAND} --build "${WORK}/build")
 run("${WORK}/build/example")
+run("${WORK}/build/example_c")

@@ -1,0 +1,55 @@
+"""The library of registered operators, torch.ops.fastffn, and what their fake and CPU kernels share.
+
+Registered from outside: neither fastffn nor this package links to torch. A packed weight is uint8 memory whose header says its
+shape, which a fake tensor does not have; so operators that make a result take its width as an argument, `out_features`, and
+the CPU kernels compare it with the header (a result of another width is refused before any work).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+# Lives as long as the process: the operators go when it goes.
+LIBRARY = torch.library.Library("fastffn", "DEF")
+
+FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def define(schema: str, cpu: Callable[..., Any], fake: Callable[..., Any]) -> str:
+    """Registers an operator with its CPU kernel and its fake one; returns its qualified name."""
+    name = schema[: schema.index("(")]
+    LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
+    LIBRARY.impl(name, cpu, "CPU")
+    torch.library.register_fake(f"fastffn::{name}", fake, lib=LIBRARY)
+    return f"fastffn::{name}"
+
+
+def readable(x: Any) -> Any:
+    """x, or a copy where its last dimension is not contiguous, or where it is a view with a pending sign."""
+    if x.is_neg():
+        x = x.resolve_neg()
+    if x.dim() and x.stride(-1) != 1 and x.shape[-1] > 1:
+        return x.contiguous()
+    return x
+
+
+def check_input(operation: str, x: Any, *packed: tuple[str, Any]) -> None:
+    """What a fake kernel can know: dtypes and dimensions."""
+    if x.dtype not in FLOATS:
+        raise ValueError(f"{operation}: x has dtype {x.dtype}, expected float32, float16 or bfloat16")
+    if x.dim() == 0:
+        raise ValueError(f"{operation}: x has shape (), expected (..., in_features)")
+    for name, w in packed:
+        if w is not None and (w.dtype != torch.uint8 or w.dim() != 1):
+            raise ValueError(
+                f"{operation}: {name} is a {w.dtype} tensor of shape {tuple(w.shape)}, expected packed weights:"
+                " one-dimensional uint8, as fastffn.pack makes them"
+            )
+
+
+def result_like(x: Any, out_features: int) -> Any:
+    """An empty result of x's dtype and leading dimensions."""
+    return x.new_empty((*x.shape[:-1], out_features))

@@ -1,0 +1,98 @@
+"""What the modules share: packed weights as buffers, and loading them with checks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+import fastffn as ff
+
+
+class PackedModule(nn.Module):
+    """An nn.Module whose weights are either packed uint8 buffers (inference) or plain parameters of the same names.
+
+    Subclasses say in `_expected` what each packed weight must be.
+    """
+
+    trainable: bool
+
+    def _expected(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the weights by name, as :attr:`fastffn.PackedInfo.shape` says them; those of plain ones too."""
+        raise NotImplementedError
+
+    def _hold(self, name: str, value: Any) -> None:
+        """Registers a weight or a bias as what it is here: a parameter of a trainable module, else a buffer."""
+        if value is None:
+            self.register_parameter(name, None) if self.trainable else self.register_buffer(name, None)
+        elif self.trainable:
+            self.register_parameter(name, nn.Parameter(value))
+        else:
+            self.register_buffer(name, value.detach())
+
+    def _check_packed(self, key: str, name: str, packed: Any, verify: bool) -> None:
+        """ValueError, naming the key, unless these are the bytes of a weight that belongs here."""
+        where = f"{type(self).__name__}: {key}"
+        if not isinstance(packed, torch.Tensor) or packed.dtype != torch.uint8 or packed.dim() != 1:
+            what = (
+                f"a {packed.dtype} tensor of shape {tuple(packed.shape)}" if hasattr(packed, "dtype") else type(packed)
+            )
+            raise ValueError(
+                f"{where} is {what}, expected packed weights: one-dimensional uint8, as fastffn.pack makes them"
+                + ("; plain weights load into a module made with trainable=True" if not verify else "")
+            )
+        if packed.device.type == "meta" or not packed.numel():
+            return  # a shell, before its weights are loaded
+        try:
+            found = ff.info(packed).shape
+            if verify:
+                ff.verify(packed)
+        except (ValueError, BufferError) as error:
+            raise ValueError(f"{where}: {error}") from error
+        expected = self._expected()[name]
+        if found != expected:
+            raise ValueError(f"{where} holds weights of shape {found}, expected {expected}")
+
+    def _load_from_state_dict(
+        self, state_dict: Any, prefix: str, local_metadata: Any, strict: bool, missing_keys: Any, unexpected_keys: Any,
+        error_msgs: Any,
+    ) -> None:  # fmt: skip
+        # Packed weights may come in any format, so with any number of bytes: the buffer takes the size of what is loaded.
+        for name in self._expected():
+            given = state_dict.get(prefix + name)
+            mine = getattr(self, name, None)
+            if given is None or mine is None:
+                continue
+            if self.trainable:
+                if isinstance(given, torch.Tensor) and given.dtype == torch.uint8:
+                    error_msgs.append(
+                        f"{type(self).__name__}: {prefix + name} holds packed weights, expected plain ones of shape"
+                        f" {self._expected()[name]}: this module trains"
+                    )
+                continue
+            try:
+                self._check_packed(prefix + name, name, given, verify=True)
+            except ValueError as error:
+                error_msgs.append(str(error))
+                continue
+            if mine.shape != given.shape:
+                self._buffers[name] = torch.empty_like(given, device=mine.device)
+        # A shell gets memory with its weights.
+        for name, mine in self._buffers.items():
+            given = state_dict.get(prefix + name)
+            if mine is not None and mine.device.type == "meta" and given is not None and not error_msgs:
+                self._buffers[name] = torch.empty_like(given, dtype=mine.dtype)
+        if not error_msgs:
+            super()._load_from_state_dict(
+                state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+            )
+
+    def _formats(self) -> str:
+        """What the packed weights are, for print."""
+        held = {name: getattr(self, name) for name in self._expected() if getattr(self, name, None) is not None}
+        names = []
+        for name, value in held.items():
+            loaded = value.device.type != "meta" and value.numel() and value.dtype == torch.uint8
+            names.append(f"{name}={ff.info(value).format if loaded else 'nothing yet'}")
+        return ", ".join(names)

@@ -1,0 +1,17 @@
+# libfastffn_c.so exports the functions that fastffn.h declares, all of them and nothing else.
+execute_process(COMMAND ${NM} -D --defined-only "${LIBRARY}" OUTPUT_VARIABLE lines RESULT_VARIABLE status)
+if(NOT status EQUAL 0)
+  message(FATAL_ERROR "${NM} failed on ${LIBRARY}")
+endif()
+string(REGEX MATCHALL "[^ \n]+\n" exported "${lines}")
+list(TRANSFORM exported STRIP)
+list(SORT exported)
+file(READ "${HEADER}" text)
+string(REGEX MATCHALL "fastffn_[a-z0-9_]+\\(" declared "${text}")
+list(TRANSFORM declared REPLACE "\\($" "")
+# The example in the comment at the top names functions too; each is declared below it.
+list(REMOVE_DUPLICATES declared)
+list(SORT declared)
+if(NOT exported STREQUAL declared)
+  message(FATAL_ERROR "exported:\n  ${exported}\ndeclared:\n  ${declared}")
+endif()
