@@ -5,6 +5,7 @@
 #include "fastffn/cpu.hpp"           // instruction sets
 #include "fastffn/fff.hpp"           // trees: fff, fff_route
 #include "fastffn/ffn.hpp"           // linear, ffn
+#include "fastffn/hadamard.hpp"      // hadamard, quantize
 #include "fastffn/lowrank.hpp"       // pairs of factors as one weight
 #include "fastffn/moe.hpp"           // mixture of experts
 #include "fastffn/pack_options.hpp"  // what formats let the caller of pack choose

@@ -4,6 +4,8 @@
 //   ffn:     y = activation(x · w_upᵀ + b_up) · w_downᵀ + b_down
 //   gated:   y = (activation(x · w_gateᵀ + b_gate) ⊙ (x · w_upᵀ + b_up)) · w_downᵀ + b_down      (Shazeer 2020, arXiv:2002.05202)
 //
+//   sub-norm: h = (…) becomes RMSNorm(h) = h / √(mean(h²) + eps) ⊙ γ before · w_downᵀ                         (BitNet, arXiv:2504.12285)
+//
 // Shapes: x [..., d_model]; w_up, w_gate [d_ff, d_model]; w_down [d_model_out, d_ff]; biases [out_features]; y [..., d_model_out].
 // x, y: f32, f16 or bf16 (each its own), last dimension contiguous, other strides free but not negative. Biases: f32, f16, bf16.
 // Accumulation is f32 (int32 for int8). bf16 weights round x and the hidden activations to bf16; int8 weights quantise
@@ -45,6 +47,10 @@ struct FfnWeights {
     // call (FFN Fusion, Bercovich et al. 2025, arXiv:2503.18908). nullptr: all of d_ff.
     const Segment* segments = nullptr;
     std::int64_t segment_count = 0;
+    // γ [d_ff], f32, f16 or bf16, contiguous: an RMSNorm of the hidden activations, in f32 whatever w_down's format is, so that
+    // relu² may leave the range of f16. With segments it is that of the used columns. nullptr: none.
+    const TensorView* sub_norm = nullptr;
+    float sub_norm_eps = 1e-5f;  // 0 or more
 };
 
 Status linear(Context& context, const TensorView& x, const PackedView& w, const TensorView* bias, const TensorView& y);

@@ -58,6 +58,36 @@ struct AccumulateArgs {
     std::int64_t token_stride, panel_stride;  // floats
 };
 
+// RMSNorm in place (Zhang and Sennrich 2019, arXiv:1910.07467): x[r][c] = (x[r][c] · s[r]) · gamma[c] for c < cols,
+// s[r] = 1/√(Σ_c x[r][c]² / mean_cols + eps). Sums run in f64, so that no f32 row overflows them, in 16 lanes, lane = c mod 16,
+// whatever the instruction set. Columns past cols are left alone.
+struct NormalizeArgs {
+    float* rows;
+    std::int64_t stride;  // floats
+    std::int64_t count, cols;
+    std::int64_t mean_cols;
+    float eps;
+    const std::byte* gamma;  // [cols] of gamma_dtype, no alignment promised
+    DType gamma_dtype;
+};
+
+// The first half of it, where a row comes in pieces: squares[r · squares_stride] = Σ_c x[r][c]², then x[r][c] *= gamma[c].
+struct SquaresArgs {
+    float* rows;
+    std::int64_t stride;  // floats
+    std::int64_t count, cols;
+    const std::byte* gamma;
+    DType gamma_dtype;
+    double* squares;
+    std::int64_t squares_stride;
+};
+
+namespace {
+inline float inverse_rms(double squares, std::int64_t cols, float eps) {
+    return static_cast<float>(1.0 / __builtin_sqrt(squares / static_cast<double>(cols) + static_cast<double>(eps)));
+}
+}  // namespace
+
 struct ElementwiseKernels {
     const char* name;
     void (*activate)(const ActivateArgs& args) noexcept;
@@ -66,6 +96,8 @@ struct ElementwiseKernels {
     // Σ x[c] · v[c] for c < cols, in a fixed order; x: one row of f32, f16 or bf16.
     float (*dot)(const std::byte* x, DType dtype, const float* v, std::int64_t cols) noexcept;
     void (*add)(const AddArgs& args) noexcept;
+    void (*normalize)(const NormalizeArgs& args) noexcept;
+    void (*squares)(const SquaresArgs& args) noexcept;
 };
 
 const ElementwiseKernels& elementwise_kernels(Isa isa) noexcept;

@@ -83,9 +83,36 @@ float dot(const std::byte* x, DType dtype, const float* v, std::int64_t cols) no
     return static_cast<float>(sum);
 }
 
+// Σ x² in the lanes that elementwise.hpp names.
+double sum_of_squares(const float* x, std::int64_t cols) {
+    double lanes[16] = {};
+    for (std::int64_t c = 0; c < cols; ++c) lanes[c % 16] += static_cast<double>(x[c]) * static_cast<double>(x[c]);
+    for (int half = 8; half >= 1; half /= 2)
+        for (int i = 0; i < half; ++i) lanes[i] += lanes[i + half];
+    return lanes[0];
+}
+
+void normalize(const NormalizeArgs& a) noexcept {
+    for (std::int64_t r = 0; r < a.count; ++r) {
+        float* x = a.rows + r * a.stride;
+        const float scale = inverse_rms(sum_of_squares(x, a.cols), a.mean_cols, a.eps);
+        for (std::int64_t c = 0; c < a.cols; ++c)
+            x[c] = x[c] * scale * load_f32(a.gamma + c * element_bytes(a.gamma_dtype), a.gamma_dtype);
+    }
+}
+
+void squares(const SquaresArgs& a) noexcept {
+    for (std::int64_t r = 0; r < a.count; ++r) {
+        float* x = a.rows + r * a.stride;
+        a.squares[r * a.squares_stride] = sum_of_squares(x, a.cols);
+        for (std::int64_t c = 0; c < a.cols; ++c)
+            x[c] *= load_f32(a.gamma + c * element_bytes(a.gamma_dtype), a.gamma_dtype);
+    }
+}
+
 }  // namespace
 
-const ElementwiseKernels elementwise = {"ref", activate, store, accumulate, dot, add};
+const ElementwiseKernels elementwise = {"ref", activate, store, accumulate, dot, add, normalize, squares};
 
 }  // namespace ref
 

@@ -114,6 +114,59 @@ void add_rows(const AddArgs& a) {
     }
 }
 
+// Σ x² in f64, 16 lanes whatever the registers' width. The square of an f32 is exact there.
+template <class V>
+double sum_of_squares(const float* x, std::int64_t cols) {
+    constexpr int registers = static_cast<int>(panel_columns / V::width);
+    typename V::F64 sums[2 * registers];
+    for (int i = 0; i < 2 * registers; ++i) sums[i] = V::F64::zero();
+    for (std::int64_t c = 0; c < cols; c += panel_columns)
+#pragma GCC unroll 2
+        for (int i = 0; i < registers; ++i) {
+            const std::int64_t at = c + i * V::width;
+            if (at >= cols) break;
+            const V value = cols - at >= V::width
+                                ? V::load(x + at)
+                                : V::load_as(reinterpret_cast<const std::byte*>(x + at), DType::f32, cols - at);
+            sums[2 * i] = add_square(sums[2 * i], low_half(value));
+            sums[2 * i + 1] = add_square(sums[2 * i + 1], high_half(value));
+        }
+    alignas(64) double lanes[panel_columns];
+    for (int i = 0; i < 2 * registers; ++i) store(lanes + i * (V::width / 2), sums[i]);
+    for (int half = static_cast<int>(panel_columns / 2); half >= 1; half /= 2)
+        for (int i = 0; i < half; ++i) lanes[i] += lanes[i + half];
+    return lanes[0];
+}
+
+template <class V, bool scales>
+void multiply_by_gamma(float* x, std::int64_t cols, float scale, const std::byte* gamma, DType dtype) {
+    const std::int64_t bytes = element_bytes(dtype);
+    for (std::int64_t c = 0; c < cols; c += V::width) {
+        V value = V::load_as(reinterpret_cast<const std::byte*>(x + c), DType::f32, cols - c);
+        if constexpr (scales) value = value * V(scale);
+        store_as(reinterpret_cast<std::byte*>(x + c), DType::f32,
+                 value * V::load_as(gamma + c * bytes, dtype, cols - c), cols - c);
+    }
+}
+
+template <class V>
+void normalize_rows(const NormalizeArgs& a) {
+    for (std::int64_t r = 0; r < a.count; ++r) {
+        float* x = a.rows + r * a.stride;
+        const float scale = inverse_rms(sum_of_squares<V>(x, a.cols), a.mean_cols, a.eps);
+        multiply_by_gamma<V, true>(x, a.cols, scale, a.gamma, a.gamma_dtype);
+    }
+}
+
+template <class V>
+void square_rows(const SquaresArgs& a) {
+    for (std::int64_t r = 0; r < a.count; ++r) {
+        float* x = a.rows + r * a.stride;
+        a.squares[r * a.squares_stride] = sum_of_squares<V>(x, a.cols);
+        multiply_by_gamma<V, false>(x, a.cols, 1.0f, a.gamma, a.gamma_dtype);
+    }
+}
+
 template <class V>
 void store_any(const StoreArgs& a) {
     if (a.dtype == DType::f32) return store_rows<V, DType::f32>(a);

@@ -12,7 +12,14 @@
 namespace fastffn::avx2 {
 namespace {
 
+// Half as many doubles, for sums that f32 cannot hold.
+struct F64 {
+    __m256d v;
+    static F64 zero() { return {_mm256_setzero_pd()}; }
+};
+
 struct F32 {
+    using F64 = avx2::F64;
     static constexpr std::int64_t width = 8;
     __m256 v;
 
@@ -47,6 +54,11 @@ inline F32 select_negative(F32 x, F32 a, F32 b) {
     return _mm256_blendv_ps(b.v, a.v, _mm256_cmp_ps(x.v, _mm256_setzero_ps(), _CMP_LT_OQ));
 }
 inline void store(float* dst, F32 a) { _mm256_storeu_ps(dst, a.v); }
+
+inline F64 low_half(F32 a) { return {_mm256_cvtps_pd(_mm256_castps256_ps128(a.v))}; }
+inline F64 high_half(F32 a) { return {_mm256_cvtps_pd(_mm256_extractf128_ps(a.v, 1))}; }
+inline F64 add_square(F64 sum, F64 a) { return {_mm256_fmadd_pd(a.v, a.v, sum.v)}; }
+inline void store(double* dst, F64 a) { _mm256_storeu_pd(dst, a.v); }
 
 inline __m256i first_lanes(std::int64_t count) {
     const __m256i index = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);

@@ -12,7 +12,14 @@
 namespace fastffn::avx512 {
 namespace {
 
+// Half as many doubles, for sums that f32 cannot hold.
+struct F64 {
+    __m512d v;
+    static F64 zero() { return {_mm512_setzero_pd()}; }
+};
+
 struct F32 {
+    using F64 = avx512::F64;
     static constexpr std::int64_t width = 16;
     __m512 v;
 
@@ -41,6 +48,11 @@ inline F32 select_negative(F32 x, F32 a, F32 b) {
     return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(x.v, _mm512_setzero_ps(), _CMP_LT_OQ), b.v, a.v);
 }
 inline void store(float* dst, F32 a) { _mm512_storeu_ps(dst, a.v); }
+
+inline F64 low_half(F32 a) { return {_mm512_cvtps_pd(_mm512_castps512_ps256(a.v))}; }
+inline F64 high_half(F32 a) { return {_mm512_cvtps_pd(_mm512_extractf32x8_ps(a.v, 1))}; }
+inline F64 add_square(F64 sum, F64 a) { return {_mm512_fmadd_pd(a.v, a.v, sum.v)}; }
+inline void store(double* dst, F64 a) { _mm512_storeu_pd(dst, a.v); }
 
 inline __mmask16 first_lanes(std::int64_t count) {
     return count >= 16 ? static_cast<__mmask16>(0xffff) : static_cast<__mmask16>((1u << count) - 1);

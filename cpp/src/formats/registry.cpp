@@ -83,7 +83,8 @@ Status active_kernel(Format format, const PackOptions& options, std::string* nam
     if (!definition) return {StatusCode::invalid_argument, "active_kernel: unknown format"};
     PackedHeader header{};
     header.format = static_cast<std::uint8_t>(format);
-    header.out_features = header.in_features = header.count = 1;
+    header.out_features = header.count = 1;
+    header.in_features = 4096;  // a width that every option is for
     if (Status status = read_options("active_kernel", *definition, options, &header); !status.ok()) return status;
     *name = format_kernels(*definition, header, chosen_isa()).name;
     return {};

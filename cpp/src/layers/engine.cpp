@@ -108,6 +108,10 @@ std::int64_t largest_tile_floats(const Operand& operand, std::int64_t token_tile
 
 std::int64_t least(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
 
+bool keeps_hidden_rows(const DenseLayer& layer) {
+    return layer.has_hidden && (layer.down.kernels->whole_rows || layer.sub_norm.gamma);
+}
+
 // One token tile of a call, and the tasks of its phases.
 class TileCall {
   public:
@@ -147,7 +151,7 @@ class TileCall {
 
   private:
     bool two_forms() const { return plan_.prepared_x_gate != plan_.prepared_x; }
-    bool keeps_rows() const { return layer_.has_hidden && layer_.down.kernels->whole_rows; }
+    bool keeps_rows() const { return keeps_hidden_rows(layer_); }
     std::int64_t d_ff() const { return layer_.up.matrix.out_features; }
     float* tile(int worker) const {
         return reinterpret_cast<float*>(workspace_ + plan_.tiles + worker * plan_.tile_bytes);
@@ -249,11 +253,27 @@ class TileCall {
         }
     }
 
+    // Whole hidden rows: the norm, then the down projection's prepared form, in pieces where segments are views of their own.
     void run_prepare_hidden(std::int64_t task) const {
-        const std::int64_t row0 = task * prepare_rows(d_ff()), stride = plan_.hidden_stride * 4;
+        const std::int64_t row0 = task * prepare_rows(d_ff()), stride = plan_.hidden_stride;
         const std::int64_t rows = least(prepare_rows(d_ff()), rows_ - row0);
-        layer_.down.kernels->prepare({workspace_ + plan_.hidden + row0 * stride, DType::f32, stride, rows, d_ff(), row0,
-                                      0, rows_, d_ff(), workspace_ + plan_.prepared_hidden, &layer_.down.matrix});
+        float* hidden = reinterpret_cast<float*>(workspace_ + plan_.hidden) + row0 * stride;
+        if (layer_.sub_norm.gamma) normalize(hidden, rows);
+        for_each_piece(layer_, rows_, [&](const Piece& piece) {
+            const MatrixView view = piece.down(layer_);
+            layer_.down.kernels->prepare({reinterpret_cast<const std::byte*>(hidden + piece.begin), DType::f32,
+                                          stride * 4, rows, piece.end - piece.begin, row0, 0, rows_,
+                                          piece.end - piece.begin, workspace_ + plan_.prepared_hidden + piece.offset,
+                                          &view});
+        });
+    }
+    void normalize(float* hidden, std::int64_t rows) const {
+        const SubNorm& norm = layer_.sub_norm;
+        // Columns that no segment holds may never have been written; and γ there may be anything.
+        layer_.segments.zero_others(hidden, plan_.hidden_stride, rows, 0, d_ff());
+        layer_.elementwise->normalize(
+            {hidden, plan_.hidden_stride, rows, d_ff(), norm.cols, norm.eps, norm.gamma, norm.dtype});
+        layer_.segments.zero_others(hidden, plan_.hidden_stride, rows, 0, d_ff());
     }
 
     // Output columns: down, bias, and y in its dtype.
@@ -298,7 +318,7 @@ DensePlan plan_dense(const DenseLayer& layer, std::int64_t tokens, int threads) 
     const bool two_forms =
         layer.has_gate && !rows_serve_both(*layer.gate.kernels, layer.gate.matrix, *layer.up.kernels, layer.up.matrix);
     const std::int64_t d_ff = layer.has_hidden ? layer.up.matrix.out_features : 0;
-    const bool keeps_rows = layer.has_hidden && layer.down.kernels->whole_rows;
+    const bool keeps_rows = keeps_hidden_rows(layer);
     plan.hidden_stride = round_up(d_ff, panel_columns) + panel_columns;  // never a power of two: spreads cache sets
 
     // An estimate of the work: weights are read once per token tile, and every weight costs 2 FLOP per token.

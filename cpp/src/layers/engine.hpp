@@ -13,6 +13,14 @@
 
 namespace fastffn {
 
+// RMSNorm of hidden rows.
+struct SubNorm {
+    const std::byte* gamma = nullptr;  // [d_ff]; nullptr: none
+    DType dtype{};
+    float eps = 0;
+    std::int64_t cols = 0;  // that the mean is of
+};
+
 // One weight of a layer with everything its products need.
 struct Operand {
     MatrixView matrix;
@@ -27,6 +35,7 @@ struct DenseLayer {
     Activation activation{};
     const ElementwiseKernels* elementwise = nullptr;
     Segments segments;
+    SubNorm sub_norm;
 
     const Operand& first() const { return has_hidden ? up : down; }
 };
@@ -36,7 +45,7 @@ struct DensePlan {
     std::int64_t tokens = 0, token_tile = 0;
     int threads = 1;
     std::int64_t prepared_x = 0, prepared_x_gate = 0, prepared_hidden = 0, hidden = 0;  // offsets
-    std::int64_t hidden_stride = 0;          // floats; hidden rows in f32, where prepare must see whole rows
+    std::int64_t hidden_stride = 0;          // floats; hidden rows in f32, where prepare or a norm must see whole rows
     std::int64_t tiles = 0, tile_bytes = 0;  // per worker: an up tile and a gate tile
     std::int64_t workspace_bytes = 0;
 };

@@ -107,6 +107,35 @@ Status open_linear(const TensorView& x, const PackedView& w, const TensorView* b
 
 }  // namespace
 
+namespace {
+
+Status open_sub_norm(const FfnWeights& weights, const DenseLayer& layer, SubNorm* norm) {
+    if (!weights.sub_norm) return {};
+    const TensorView& gamma = *weights.sub_norm;
+    const std::int64_t d_ff = layer.up.matrix.out_features;
+    const auto fail = [](const std::string& text) {
+        return Status(StatusCode::invalid_argument, "ffn: sub_norm" + text);
+    };
+    if (gamma.dtype != DType::f32 && gamma.dtype != DType::f16 && gamma.dtype != DType::bf16)
+        return fail(std::string(" has dtype ") + dtype_name(gamma.dtype) + ", expected f32, f16 or bf16");
+    if (gamma.ndim != 1 || gamma.shape[0] != d_ff)
+        return fail(" has shape " + gamma.shape_string() + ", expected (" + std::to_string(d_ff) + ",) from w_up " +
+                    matrix_shape(layer.up.matrix));
+    if (d_ff > 1 && gamma.strides[0] != 1)
+        return fail(" has stride " + std::to_string(gamma.strides[0]) + ", expected 1; make it contiguous first");
+    if (!gamma.data) return fail(" has no data");
+    if (!(weights.sub_norm_eps >= 0) || weights.sub_norm_eps > 1e30f)
+        return fail("_eps is " + std::to_string(weights.sub_norm_eps) + ", expected a number from 0 to 1e30");
+    norm->gamma = static_cast<const std::byte*>(gamma.data);
+    norm->dtype = gamma.dtype;
+    norm->eps = weights.sub_norm_eps;
+    norm->cols = layer.segments.count ? 0 : d_ff;
+    for (std::int64_t i = 0; i < layer.segments.count; ++i) norm->cols += layer.segments.list[i].length;
+    return {};
+}
+
+}  // namespace
+
 Status check_segments(const FfnWeights& weights, std::int64_t d_ff) {
     auto fail = [](const std::string& text) { return Status(StatusCode::invalid_argument, "ffn: segments " + text); };
     if (!weights.segments) return {};
@@ -157,6 +186,7 @@ Status open_ffn(const TensorView& x, const FfnWeights& weights, const TensorView
                                                   " and w_up " + matrix_shape(up)};
     if (Status status = check_segments(weights, up.out_features); !status.ok()) return status;
     if (weights.segments) layer->segments = {weights.segments, weights.segment_count};
+    if (Status status = open_sub_norm(weights, *layer, &layer->sub_norm); !status.ok()) return status;
     layer->up.bias = weights.b_up;
     layer->gate.bias = weights.b_gate;
     layer->down.bias = weights.b_down;
@@ -172,6 +202,7 @@ Status open_ffn(const TensorView& x, const FfnWeights& weights, const TensorView
         const char* packed_names[] = {"w_up", "w_down", "w_gate"};
         const TensorView* biases[] = {weights.b_up, weights.b_down, weights.b_gate};
         const char* bias_names[] = {"b_up", "b_down", "b_gate"};
+        if (weights.sub_norm && may_overlap(*y, *weights.sub_norm)) return overlap_error("ffn", "sub_norm");
         for (int i = 0; i < 3; ++i) {
             if (may_overlap(*y, packed[i]->data, packed[i]->bytes)) return overlap_error("ffn", packed_names[i]);
             if (biases[i] && may_overlap(*y, *biases[i])) return overlap_error("ffn", bias_names[i]);

@@ -46,6 +46,7 @@ LowRankLayer low_rank_layer(const DenseLayer& dense) noexcept {
     layer.activation = dense.activation;
     layer.elementwise = dense.elementwise;
     layer.segments = dense.segments;
+    layer.sub_norm = dense.sub_norm;
     layer.down = open(dense.down);
     if (dense.has_hidden) layer.up = open(dense.up);
     if (dense.has_gate) {
@@ -108,6 +109,7 @@ LowRankPlan plan_low_rank(const LowRankLayer& layer, std::int64_t tokens, int th
     plan.sums[slot_up] = plan.sums[slot_down] = sums;
     plan.sums[slot_gate] = sums + sum_bytes[slot_up];
 
+    if (layer.sub_norm.gamma) plan.squares = take(plan.token_tile * layer.down.view.blocks() * 8);
     plan.tile_floats = low_rank_tile_floats;
     const std::int64_t tile_bytes = plan.tile_floats * 4 * (layer.has_gate ? 2 : 1);
     if (plan.streams) {

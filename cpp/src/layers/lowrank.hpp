@@ -2,6 +2,8 @@
 //
 //   p = x · u1ᵀ;  h = act(p · v1ᵀ + b1), gated or not;  s = h · u2ᵀ;  y = s · v2ᵀ + b2
 //
+// A sub-norm never sees whole rows of h: s = ((h ⊙ γ) · u2ᵀ) / rms(h), as the rms is one number per row.
+//
 // Each hidden element is computed once. Two ways through the same pieces (lowrank_pieces.hpp), chosen by the number of tokens
 // alone, so that threads never change a bit:
 //
@@ -35,6 +37,7 @@ struct LowRankLayer {
     Activation activation{};
     const ElementwiseKernels* elementwise = nullptr;
     Segments segments;
+    SubNorm sub_norm;
 
     const LowRankOperand& first() const { return has_hidden ? up : down; }
 };
@@ -50,6 +53,7 @@ struct LowRankPlan {
     std::int64_t sums[3] = {};                // x · uᵀ or h · uᵀ in f32
     std::int64_t prepared[3] = {};            // the same prepared for v, or x prepared for a plain matrix
     std::int64_t sums_stride[3] = {};         // floats
+    std::int64_t squares = 0;                 // of hidden elements, f64 [rows][blocks of h], where there is a sub-norm
     std::int64_t tiles = 0, tile_floats = 0;  // f32 tiles per worker: one, two with a gate
     std::int64_t worker_bytes = 0;
     std::int64_t workspace_bytes = 0;

@@ -35,10 +35,27 @@ void LowRankTile::hidden_block(std::int64_t block, std::int64_t row0, std::int64
     }
     layer_.elementwise->activate(act);
     layer_.segments.zero_others(tile, cols, rows, col0, cols);
+    if (const SubNorm& norm = layer_.sub_norm; norm.gamma) {
+        const std::int64_t blocks = down.view.blocks();
+        layer_.elementwise->squares({tile, cols, rows, real_cols, norm.gamma + col0 * element_bytes(norm.dtype),
+                                     norm.dtype, squares() + row0 * blocks + block, blocks});
+        layer_.segments.zero_others(tile, cols, rows, col0, cols);  // γ there may be anything
+    }
     if (counts.load(std::memory_order_relaxed)) hidden_count += rows * real_cols;
     // Columns past the last are no part of `cols`: whatever act(0) is, the kernels put zeros there.
     down.kernels->prepare({reinterpret_cast<const std::byte*>(tile), DType::f32, cols * 4, rows, real_cols, row0, 0,
                            rows_, real_cols, block_memory(slot_down, block), &inner});
+}
+
+void LowRankTile::divide_by_rms(float* to, std::int64_t row0, std::int64_t rows, std::int64_t cols) const {
+    const std::int64_t blocks = layer_.down.view.blocks(), stride = plan_.sums_stride[slot_down];
+    for (std::int64_t r = 0; r < rows; ++r) {
+        double sum = 0;
+        for (std::int64_t block = used_block(slot_down, 0); block < blocks; block = used_block(slot_down, block + 1))
+            sum += squares()[(row0 + r) * blocks + block];
+        const float scale = inverse_rms(sum, layer_.sub_norm.cols, layer_.sub_norm.eps);
+        for (std::int64_t c = 0; c < cols; ++c) to[r * stride + c] *= scale;
+    }
 }
 
 void LowRankTile::output(std::int64_t row0, std::int64_t rows, std::int64_t panel, std::int64_t panels,

@@ -38,6 +38,7 @@ class LowRankTile {
         if (slot == slot_gate && layer_.shared_x) slot = slot_up;
         return memory_ + plan_.blocks[slot] + block * plan_.block_bytes[slot];
     }
+    double* squares() const { return reinterpret_cast<double*>(memory_ + plan_.squares); }
     float* sums(int slot) const { return reinterpret_cast<float*>(memory_ + plan_.sums[slot]); }
     std::byte* prepared(int slot) const { return memory_ + plan_.prepared[slot]; }
 
@@ -81,9 +82,11 @@ class LowRankTile {
     void prepare_sums(int slot, std::int64_t row0, std::int64_t rows, std::int64_t panel, std::int64_t panels) const {
         const LowRankOperand& op = operand(slot);
         const std::int64_t stride = plan_.sums_stride[slot], col0 = panel * panel_columns, rank = op.view.rank;
-        op.kernels->prepare({reinterpret_cast<const std::byte*>(sums(slot) + row0 * stride + col0), DType::f32,
-                             stride * 4, rows, least(panels * panel_columns, rank - col0), row0, col0, rows_, rank,
-                             prepared(slot), &op.outer});
+        const std::int64_t cols = least(panels * panel_columns, rank - col0);
+        float* from = sums(slot) + row0 * stride + col0;
+        if (slot == slot_down && layer_.sub_norm.gamma) divide_by_rms(from, row0, rows, cols);
+        op.kernels->prepare({reinterpret_cast<const std::byte*>(from), DType::f32, stride * 4, rows, cols, row0, col0,
+                             rows_, rank, prepared(slot), &op.outer});
     }
 
     // Hidden columns of one block of down's u, activated, and prepared for it. tile: a tile, two with a gate.
@@ -93,6 +96,9 @@ class LowRankTile {
     void output(std::int64_t row0, std::int64_t rows, std::int64_t panel, std::int64_t panels, float* tile) const;
 
   private:
+    // Columns of the down projection's sums, of a norm's last step.
+    void divide_by_rms(float* to, std::int64_t row0, std::int64_t rows, std::int64_t cols) const;
+
     void prepare_x(const FormatKernels& kernels, const MatrixView& matrix, std::int64_t col0, std::int64_t row0,
                    std::int64_t rows, std::byte* into) const {
         for (std::int64_t row = row0; row < row0 + rows;) {

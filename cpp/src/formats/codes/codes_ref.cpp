@@ -1,5 +1,6 @@
 // ternary and int4 in plain loops: the specification of both.
 //
+//   hadamard modes: x is H · x from here on (core/hadamard.hpp)
 //   q[k] = clamp(nearest_even(x[k] · inverse), lowest, highest), scale_x: see RowCode in layout.hpp
 //   one scale per column:  y[o] = float(Σ_k q[k] · (code[o][k] - zero)) · (scale_x · scale[o])
 //   groups:                y[o] = scale_x · Σ_g scale[o][g] · float(Σ_{k in g} q[k] · (code[o][k] - zero[o][g]))
@@ -21,7 +22,7 @@ std::int64_t prepared_bytes(std::int64_t total_rows, const MatrixView& matrix) n
 }
 
 template <int bits>
-void prepare(const PrepareArgs& a) noexcept {
+void prepare_rows(const PrepareArgs& a) {
     const CodesLayout<bits> layout(*a.matrix);
     const CodesRows rows(a.total_rows, layout.padded_depth, layout.groups);
     const std::int64_t bytes = element_bytes(a.dtype);
@@ -55,6 +56,23 @@ void prepare(const PrepareArgs& a) noexcept {
             for (std::int64_t k = begin; k < end; ++k) sum += static_cast<std::int8_t>(dst[k]);
             std::memcpy(a.prepared + rows.sums + ((a.row0 + r) * layout.groups + g) * 4, &sum, 4);
         }
+    }
+}
+
+template <int bits>
+void prepare(const PrepareArgs& a) noexcept {
+    if (!(a.matrix->flags & codes_hadamard_mask)) return prepare_rows<bits>(a);
+    float row[codes_hadamard_limit];
+    HadamardShape shape;
+    codes_hadamard(a.matrix->flags, a.depth, a.matrix->parameters[1], false, &shape);
+    for (std::int64_t r = 0; r < a.rows; ++r) {
+        hadamard_row(a.src + r * a.src_stride, a.dtype, row, shape);
+        PrepareArgs one = a;
+        one.src = reinterpret_cast<const std::byte*>(row);
+        one.dtype = DType::f32;
+        one.rows = 1;
+        one.row0 = a.row0 + r;
+        prepare_rows<bits>(one);
     }
 }
 

@@ -22,6 +22,7 @@ struct CodesIsa {
     using F32 = avx2::F32;
     using Register = __m256i;
     using Dot = DotCodes;
+    static constexpr HadamardKernel hadamard = avx2::hadamard_row;
     static constexpr int register_bytes = 32, per_panel = 2;
     // Four-bit codes in place would saturate, and sixteen registers are too few for a sum per field.
     template <int bits>

@@ -24,6 +24,7 @@ struct CodesIsa {
     using F32 = avx512::F32;
     using Register = __m512i;
     using Dot = DotCodes;
+    static constexpr HadamardKernel hadamard = avx512::hadamard_row;
     static constexpr int register_bytes = 64, per_panel = 1;
     template <int bits>
     static constexpr bool in_place = true;

@@ -12,6 +12,7 @@
 // Included by kernel files: inline code in an anonymous namespace only.
 #pragma once
 
+#include "core/hadamard.hpp"
 #include "core/kernel.hpp"
 
 namespace fastffn {
@@ -24,10 +25,22 @@ constexpr std::uint32_t codes_act_int8 = 0, codes_act_int4 = 1;
 constexpr std::uint32_t codes_scale_shift = 4,
                         codes_scale_mask = 3u << codes_scale_shift;  // how pack() made the scales
 constexpr std::uint32_t codes_hadamard_shift = 6, codes_hadamard_mask = 3u << codes_hadamard_shift;
-constexpr std::uint32_t codes_all_flags = codes_zeros_mask | codes_act_mask | codes_scale_mask | codes_hadamard_mask;
+constexpr std::uint32_t codes_rotated = 1u << 8;  // w came in the basis of H · x; unpack() leaves it there
+constexpr std::uint32_t codes_all_flags =
+    codes_zeros_mask | codes_act_mask | codes_scale_mask | codes_hadamard_mask | codes_rotated;
 
 // The largest code times the largest activation times the depth must fit int32, fields in place: 240 · 128 · depth / 2.
 constexpr std::int64_t codes_depth_limit = 133144;
+
+// A row that is transformed lies in a buffer on the stack meanwhile: 128 KiB.
+constexpr std::int64_t codes_hadamard_limit = 32768;
+
+// The transform of activations (inverse: back to the basis of w) that header flags ask for; none: power and order 1.
+inline bool codes_hadamard(std::uint32_t flags, std::int64_t in_features, std::uint32_t block, bool inverse,
+                           HadamardShape* shape) {
+    const auto mode = static_cast<Hadamard>((flags & codes_hadamard_mask) >> codes_hadamard_shift);
+    return hadamard_shape(mode, in_features, block, inverse, shape);
+}
 
 template <int bits>
 struct CodeTraits {

@@ -3,6 +3,8 @@
 
 #include <cmath>
 
+#include "core/cpu.hpp"
+#include "core/hadamard_modes.hpp"
 #include "formats/codes/layout.hpp"
 #include "formats/common/panels.hpp"
 
@@ -22,13 +24,74 @@ inline bool codes_group_valid(std::int64_t group) {
     return group == 0 || group == 32 || group == 64 || group == 128 || group == 256;
 }
 
-// Options that both formats have: act.
+// hadamard: x meets the weights as H · x. w is latent weights, rotated before they become codes, unless `rotated`.
+inline void read_hadamard_options(OptionReader& options, PackedHeader* header) {
+    const int mode = options.choice("hadamard", {"none", "pow2", "kron", "block"}, 0);
+    const std::int64_t block = options.integer("block", 2, codes_hadamard_limit, 0);
+    const bool rotated = options.boolean("rotated", false);
+    if (mode == 0) {
+        if (rotated) options.fail("option 'rotated' needs a 'hadamard' mode other than 'none'");
+        if (block) options.fail("option 'block' is for hadamard='block'");
+        return;
+    }
+    const std::string fault =
+        hadamard_fault(static_cast<Hadamard>(mode), header->in_features, block, "w's in_features");
+    if (!fault.empty()) return options.fail(fault);
+    if (header->in_features > codes_hadamard_limit)
+        return options.fail("w has in_features " + std::to_string(header->in_features) +
+                            ", with a hadamard mode it may have up to " + std::to_string(codes_hadamard_limit));
+    HadamardShape shape;
+    hadamard_shape(static_cast<Hadamard>(mode), header->in_features, block, false, &shape);
+    header->flags |= static_cast<std::uint32_t>(mode) << codes_hadamard_shift | (rotated ? codes_rotated : 0);
+    if (static_cast<Hadamard>(mode) == Hadamard::block) header->parameters[1] = static_cast<std::uint32_t>(shape.power);
+}
+
+// Options that both formats have: act; hadamard, block and rotated.
 inline void read_codes_options(OptionReader& options, PackedHeader* header) {
     const int act = options.choice("act", {"int8", "int4"}, 0);
     header->flags |= static_cast<std::uint32_t>(act) << codes_act_shift;
     if (header->in_features > codes_depth_limit)
         options.fail("w has in_features " + std::to_string(header->in_features) + ", this format takes at most " +
                      std::to_string(codes_depth_limit) + " (its int32 sums would overflow)");
+    read_hadamard_options(options, header);
+}
+
+// Codes with scales of the caller's cannot be rotated: they are of the basis of H · x already.
+inline void read_codes_are_given(OptionReader& options, PackedHeader* header) {
+    if (!(header->flags & codes_hadamard_mask)) return;
+    if (!options.boolean("rotated", true))
+        options.fail("option 'rotated' is false with given scales: codes cannot be rotated");
+    header->flags |= codes_rotated;
+}
+
+inline bool codes_hadamard_valid(const PackedHeader& header) {
+    HadamardShape shape;
+    const bool transforms = (header.flags & codes_hadamard_mask) != 0;
+    if (!transforms) return !(header.flags & codes_rotated) && header.parameters[1] == 0;
+    const bool blocks = (header.flags & codes_hadamard_mask) >> codes_hadamard_shift == std::uint32_t(Hadamard::block);
+    return header.in_features <= codes_hadamard_limit && blocks == (header.parameters[1] != 0) &&
+           codes_hadamard(header.flags, header.in_features, header.parameters[1], false, &shape);
+}
+
+inline void list_hadamard_options(const PackedHeader& header, PackOptions* options) {
+    const auto mode = static_cast<Hadamard>((header.flags & codes_hadamard_mask) >> codes_hadamard_shift);
+    options->push_back({"hadamard", hadamard_name(mode)});
+    if (mode == Hadamard::block) options->push_back({"block", static_cast<std::int64_t>(header.parameters[1])});
+    if (mode != Hadamard::none) options->push_back({"rotated", (header.flags & codes_rotated) != 0});
+}
+
+// for_each_row() of w in the basis of H · x.
+template <class Put>
+Status for_each_code_row(const PlainMatrix& matrix, const PackJob& job, Put&& put) {
+    const std::uint32_t flags = job.header.flags;
+    if (!(flags & codes_hadamard_mask) || (flags & codes_rotated)) return for_each_row(matrix, job.which, put);
+    HadamardShape shape;
+    codes_hadamard(flags, matrix.in_features, job.header.parameters[1], false, &shape);
+    const HadamardKernel transform = hadamard_kernel(chosen_isa());
+    return for_each_row(matrix, job.which, [&](std::int64_t row, float* weights) {
+        transform(reinterpret_cast<const std::byte*>(weights), DType::f32, weights, shape);
+        put(row, weights);
+    });
 }
 
 inline const char* codes_act_name(std::uint32_t flags) {
@@ -64,6 +127,10 @@ void codes_unpack_row(const MatrixView& matrix, std::int64_t row, float* weights
             zeros_kind == codes_zero_points ? static_cast<int>(layout.zeros[entry]) : CodeTraits<bits>::zero;
         weights[k] = scale * static_cast<float>(code - zero);
     }
+    if (!(matrix.flags & codes_hadamard_mask) || (matrix.flags & codes_rotated)) return;
+    HadamardShape shape;
+    codes_hadamard(matrix.flags, matrix.in_features, matrix.parameters[1], true, &shape);
+    hadamard_kernel(chosen_isa())(reinterpret_cast<const std::byte*>(weights), DType::f32, weights, shape);
 }
 
 // What no pack() writes, whatever the checksum says: scales and minima that are not finite, zero points beyond 15.

@@ -62,7 +62,7 @@ std::int64_t codes_prepared_bytes(std::int64_t total_rows, const MatrixView& mat
 }
 
 template <class Isa, int bits>
-void codes_prepare(const PrepareArgs& a) noexcept {
+void codes_prepare_rows(const PrepareArgs& a) noexcept {
     using F32 = typename Isa::F32;
     const CodesLayout<bits> layout(*a.matrix);
     const CodesRows rows(a.total_rows, layout.padded_depth, layout.groups);
@@ -87,6 +87,30 @@ void codes_prepare(const PrepareArgs& a) noexcept {
             __builtin_memcpy(a.prepared + rows.sums + ((a.row0 + r) * layout.groups + g) * 4, &sum, 4);
         }
     }
+}
+
+// The same of H · x: a row is transformed and becomes codes while it lies in L1 or L2.
+template <class Isa, int bits>
+__attribute__((noinline)) void codes_prepare_transformed(const PrepareArgs& a) noexcept {
+    alignas(64) float row[codes_hadamard_limit];
+    HadamardShape shape;
+    codes_hadamard(a.matrix->flags, a.depth, a.matrix->parameters[1], false, &shape);
+    PrepareArgs one = a;
+    one.src = reinterpret_cast<const std::byte*>(row);
+    one.dtype = DType::f32;
+    one.src_stride = 0;
+    one.rows = 1;
+    for (std::int64_t r = 0; r < a.rows; ++r) {
+        Isa::hadamard(a.src + r * a.src_stride, a.dtype, row, shape);
+        one.row0 = a.row0 + r;
+        codes_prepare_rows<Isa, bits>(one);
+    }
+}
+
+template <class Isa, int bits>
+void codes_prepare(const PrepareArgs& a) noexcept {
+    if (a.matrix->flags & codes_hadamard_mask) codes_prepare_transformed<Isa, bits>(a);
+    else codes_prepare_rows<Isa, bits>(a);
 }
 
 }  // namespace

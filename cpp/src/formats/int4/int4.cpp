@@ -45,6 +45,7 @@ void read_int4_options(OptionReader& options, PackedHeader* header) {
     if (scales && zero_points)
         options.fail("option 'zero_points' of format 'int4' is for weights; with 'scales' give 'zeros'");
     header->flags |= static_cast<std::uint32_t>(scales ? given : computed) << codes_scale_shift;
+    if (scales) read_codes_are_given(options, header);
     if (zeros || zero_points) header->flags |= codes_zero_points;
     if (minima) header->flags |= codes_minima;
 }
@@ -53,15 +54,16 @@ bool int4_options_valid(const PackedHeader& header) noexcept {
     return (header.flags & ~codes_all_flags) == 0 && (header.flags & codes_zeros_mask) <= codes_minima &&
            (header.flags & codes_act_mask) >> codes_act_shift <= codes_act_int4 &&
            (header.flags & codes_scale_mask) >> codes_scale_shift <= 2 && header.parameters[0] != 0 &&
-           codes_group_valid(header.parameters[0]) && (header.flags & codes_hadamard_mask) == 0 &&
-           header.parameters[1] == 0;
+           codes_group_valid(header.parameters[0]) && codes_hadamard_valid(header);
 }
 
 PackOptions list_int4_options(const PackedHeader& header) {
     constexpr const char* zeros[] = {"none", "zero_points", "minima"};
-    return {{"act", codes_act_name(header.flags)},
-            {"group", static_cast<std::int64_t>(header.parameters[0])},
-            {"zeros", zeros[header.flags & codes_zeros_mask]}};
+    PackOptions options = {{"act", codes_act_name(header.flags)},
+                           {"group", static_cast<std::int64_t>(header.parameters[0])},
+                           {"zeros", zeros[header.flags & codes_zeros_mask]}};
+    list_hadamard_options(header, &options);
+    return options;
 }
 
 const float* given_array(const PackJob& job, const char* name) {
@@ -85,7 +87,7 @@ Status pack_int4(const PlainMatrix& matrix, const PackJob& job) {
     auto* scales = const_cast<std::byte*>(layout.scales);
     auto* zeros = const_cast<std::byte*>(layout.zeros);
     LowestRow not_finite, no_code, bad_scale, bad_zero;
-    Status status = for_each_row(matrix, which, [&](std::int64_t row, const float* weights) {
+    Status status = for_each_code_row(matrix, job, [&](std::int64_t row, const float* weights) {
         for (std::int64_t k = 0; k < matrix.in_features; ++k)
             if (!std::isfinite(weights[k])) return not_finite.note(row);
         for (std::int64_t g = 0; g < layout.groups; ++g) {

@@ -31,6 +31,7 @@ void read_ternary_options(OptionReader& options, PackedHeader* header) {
         options.fail("option 'scale' of format 'ternary' is 'tensor' with group=" + std::to_string(group) +
                      "; groups have scales of their own, leave it out");
     header->flags |= static_cast<std::uint32_t>(kind) << codes_scale_shift;
+    if (kind == CodesScale::given) read_codes_are_given(options, header);
     if (const TensorView* scales = options.given_array("scale")) {
         const std::int64_t groups = group ? divide_up(header->in_features, group) : 1;
         const std::int64_t wanted = header->count * header->out_features * groups;
@@ -47,22 +48,24 @@ bool ternary_options_valid(const PackedHeader& header) noexcept {
     return (header.flags & ~codes_all_flags) == 0 && (header.flags & codes_zeros_mask) == codes_no_zeros &&
            (header.flags & codes_act_mask) >> codes_act_shift <= codes_act_int4 &&
            (header.flags & codes_scale_mask) >> codes_scale_shift <= 2 && codes_group_valid(header.parameters[0]) &&
-           (header.flags & codes_hadamard_mask) == 0 && header.parameters[1] == 0;
+           codes_hadamard_valid(header);
 }
 
 PackOptions list_ternary_options(const PackedHeader& header) {
     constexpr const char* scales[] = {"tensor", "row", "given"};
-    return {{"act", codes_act_name(header.flags)},
-            {"group", static_cast<std::int64_t>(header.parameters[0])},
-            {"scale", scales[static_cast<int>(scale_kind(header))]}};
+    PackOptions options = {{"act", codes_act_name(header.flags)},
+                           {"group", static_cast<std::int64_t>(header.parameters[0])},
+                           {"scale", scales[static_cast<int>(scale_kind(header))]}};
+    list_hadamard_options(header, &options);
+    return options;
 }
 
 // Σ|w| of all rows, in f64 and in order, so that threads do not change it.
-Status mean_magnitude(const PlainMatrix& matrix, const std::string& which, float* mean) {
+Status mean_magnitude(const PlainMatrix& matrix, const PackJob& job, float* mean) {
     const auto rows = static_cast<std::size_t>(matrix.out_features);
     const std::unique_ptr<double[]> sums(new (std::nothrow) double[rows]);
-    if (!sums) return {StatusCode::out_of_memory, which + ": no memory for sums of rows"};
-    Status status = for_each_row(matrix, which, [&](std::int64_t row, const float* weights) {
+    if (!sums) return {StatusCode::out_of_memory, job.which + ": no memory for sums of rows"};
+    Status status = for_each_code_row(matrix, job, [&](std::int64_t row, const float* weights) {
         double sum = 0;
         for (std::int64_t k = 0; k < matrix.in_features; ++k) sum += std::fabs(static_cast<double>(weights[k]));
         sums[static_cast<std::size_t>(row)] = sum;
@@ -95,12 +98,12 @@ Status pack_ternary(const PlainMatrix& matrix, const PackJob& job) {
         if (option.name == "scale" && kind == CodesScale::given) given = &option.value;
     float tensor_scale = 0;
     if (kind == CodesScale::tensor) {
-        if (Status status = mean_magnitude(matrix, which, &tensor_scale); !status.ok()) return status;
+        if (Status status = mean_magnitude(matrix, job, &tensor_scale); !status.ok()) return status;
         tensor_scale = tensor_scale > smallest_scale ? tensor_scale : smallest_scale;
     }
     LowestRow not_finite, no_code, bad_scale;
     auto* scales = const_cast<std::byte*>(layout.scales);
-    Status status = for_each_row(matrix, which, [&](std::int64_t row, const float* weights) {
+    Status status = for_each_code_row(matrix, job, [&](std::int64_t row, const float* weights) {
         for (std::int64_t k = 0; k < matrix.in_features; ++k)
             if (!std::isfinite(weights[k])) return not_finite.note(row);
         const std::int64_t group = layout.group ? layout.group : matrix.in_features;
