@@ -28,6 +28,20 @@ namespace amx {
 extern const FormatKernels bf16_kernels, int8_kernels, sparse24_bf16_kernels, sparse24_int8_kernels;
 }
 
+// int4 times activations in bf16.
+namespace ref {
+extern const FormatKernels int4_bf16_kernels;
+}
+namespace avx2 {
+extern const FormatKernels int4_bf16_kernels;
+}
+namespace avx512 {
+extern const FormatKernels int4_bf16_kernels;
+}
+namespace avx512bf16 {
+extern const FormatKernels int4_bf16_kernels;
+}
+
 // avx2, avx512, avx512vnni, avx512bf16, amx: nullptr everywhere but on x86-64.
 #if FASTFFN_X86
 #define FASTFFN_X86_KERNELS(avx2, avx512, vnni, bf16, amx) avx2, avx512, vnni, bf16, amx

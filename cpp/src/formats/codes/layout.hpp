@@ -21,7 +21,7 @@ namespace {
 // Header flags of both formats.
 constexpr std::uint32_t codes_zeros_mask = 3, codes_no_zeros = 0, codes_zero_points = 1, codes_minima = 2;
 constexpr std::uint32_t codes_act_shift = 2, codes_act_mask = 3u << codes_act_shift;
-constexpr std::uint32_t codes_act_int8 = 0, codes_act_int4 = 1;
+constexpr std::uint32_t codes_act_int8 = 0, codes_act_int4 = 1, codes_act_bf16 = 2;  // bf16: int4 only
 constexpr std::uint32_t codes_scale_shift = 4,
                         codes_scale_mask = 3u << codes_scale_shift;  // how pack() made the scales
 constexpr std::uint32_t codes_hadamard_shift = 6, codes_hadamard_mask = 3u << codes_hadamard_shift;
@@ -100,6 +100,18 @@ struct CodesRows {
         stride = round_up(padded_depth, 64) | 64;  // an odd number of lines, as words_stride()
         scales = total_rows * stride;
         sums = scales + round_up(total_rows * 4, 64);
+        bytes = sums + round_up(total_rows * groups * 4, 64);
+    }
+};
+
+// Prepared rows where act is bf16: [total_rows][stride] words of f32 or pairs of bf16, zero past the depth; f32 sum per row and
+// group, which zero points and minima are multiplied with.
+struct CodesBf16Rows {
+    std::int64_t stride, sums, bytes;
+
+    CodesBf16Rows(std::int64_t total_rows, std::int64_t words, std::int64_t groups) {
+        stride = round_up(words * 4, 64) | 64;
+        sums = total_rows * stride;
         bytes = sums + round_up(total_rows * groups * 4, 64);
     }
 };

@@ -48,7 +48,10 @@ inline void read_hadamard_options(OptionReader& options, PackedHeader* header) {
 
 // Options that both formats have: act; hadamard, block and rotated.
 inline void read_codes_options(OptionReader& options, PackedHeader* header) {
-    const int act = options.choice("act", {"int8", "int4"}, 0);
+    const bool has_bf16 = static_cast<Format>(header->format) == Format::int4;
+    const int act = options.choice(
+        "act", has_bf16 ? std::vector<std::string>{"int8", "int4", "bf16"} : std::vector<std::string>{"int8", "int4"},
+        0);
     header->flags |= static_cast<std::uint32_t>(act) << codes_act_shift;
     if (header->in_features > codes_depth_limit)
         options.fail("w has in_features " + std::to_string(header->in_features) + ", this format takes at most " +
@@ -95,7 +98,8 @@ Status for_each_code_row(const PlainMatrix& matrix, const PackJob& job, Put&& pu
 }
 
 inline const char* codes_act_name(std::uint32_t flags) {
-    return (flags & codes_act_mask) >> codes_act_shift == codes_act_int4 ? "int4" : "int8";
+    constexpr const char* names[] = {"int8", "int4", "bf16", "unknown"};
+    return names[(flags & codes_act_mask) >> codes_act_shift];
 }
 
 template <int bits>

@@ -62,7 +62,7 @@ std::int64_t codes_prepared_bytes(std::int64_t total_rows, const MatrixView& mat
 }
 
 template <class Isa, int bits>
-void codes_prepare_rows(const PrepareArgs& a) noexcept {
+void codes_prepare_rows(const PrepareArgs& a) {
     using F32 = typename Isa::F32;
     const CodesLayout<bits> layout(*a.matrix);
     const CodesRows rows(a.total_rows, layout.padded_depth, layout.groups);
@@ -90,8 +90,9 @@ void codes_prepare_rows(const PrepareArgs& a) noexcept {
 }
 
 // The same of H · x: a row is transformed and becomes codes while it lies in L1 or L2.
-template <class Isa, int bits>
-__attribute__((noinline)) void codes_prepare_transformed(const PrepareArgs& a) noexcept {
+template <class Isa>
+__attribute__((noinline)) void codes_prepare_transformed(const PrepareArgs& a,
+                                                         void (*prepare_rows)(const PrepareArgs&)) {
     alignas(64) float row[codes_hadamard_limit];
     HadamardShape shape;
     codes_hadamard(a.matrix->flags, a.depth, a.matrix->parameters[1], false, &shape);
@@ -103,13 +104,13 @@ __attribute__((noinline)) void codes_prepare_transformed(const PrepareArgs& a) n
     for (std::int64_t r = 0; r < a.rows; ++r) {
         Isa::hadamard(a.src + r * a.src_stride, a.dtype, row, shape);
         one.row0 = a.row0 + r;
-        codes_prepare_rows<Isa, bits>(one);
+        prepare_rows(one);
     }
 }
 
 template <class Isa, int bits>
 void codes_prepare(const PrepareArgs& a) noexcept {
-    if (a.matrix->flags & codes_hadamard_mask) codes_prepare_transformed<Isa, bits>(a);
+    if (a.matrix->flags & codes_hadamard_mask) codes_prepare_transformed<Isa>(a, codes_prepare_rows<Isa, bits>);
     else codes_prepare_rows<Isa, bits>(a);
 }
 

@@ -52,7 +52,7 @@ void read_int4_options(OptionReader& options, PackedHeader* header) {
 
 bool int4_options_valid(const PackedHeader& header) noexcept {
     return (header.flags & ~codes_all_flags) == 0 && (header.flags & codes_zeros_mask) <= codes_minima &&
-           (header.flags & codes_act_mask) >> codes_act_shift <= codes_act_int4 &&
+           (header.flags & codes_act_mask) >> codes_act_shift <= codes_act_bf16 &&
            (header.flags & codes_scale_mask) >> codes_scale_shift <= 2 && header.parameters[0] != 0 &&
            codes_group_valid(header.parameters[0]) && codes_hadamard_valid(header);
 }
@@ -139,6 +139,16 @@ Status pack_int4(const PlainMatrix& matrix, const PackJob& job) {
     return {};
 }
 
+const FormatKernels* const panel_kernels[isa_count] = {
+    &ref::int4_kernels, FASTFFN_X86_KERNELS(&avx2::int4_kernels, nullptr, &avx512vnni::int4_kernels, nullptr, nullptr)};
+const FormatKernels* const bf16_kernels[isa_count] = {
+    &ref::int4_bf16_kernels, FASTFFN_X86_KERNELS(&avx2::int4_bf16_kernels, &avx512::int4_bf16_kernels, nullptr,
+                                                 &avx512bf16::int4_bf16_kernels, nullptr)};
+
+KernelTable int4_kernels_for(const PackedHeader& header) noexcept {
+    return (header.flags & codes_act_mask) >> codes_act_shift == codes_act_bf16 ? bf16_kernels : panel_kernels;
+}
+
 }  // namespace
 
 const FormatDefinition int4_format = {
@@ -147,12 +157,11 @@ const FormatDefinition int4_format = {
     codes_matrix_bytes<4>,
     pack_int4,
     codes_unpack_row<4>,
-    {&ref::int4_kernels,
-     FASTFFN_X86_KERNELS(&avx2::int4_kernels, nullptr, &avx512vnni::int4_kernels, nullptr, nullptr)},
+    {},
     int4_options_valid,
     read_int4_options,
     list_int4_options,
-    nullptr,  // kernels_for
+    int4_kernels_for,
     nullptr,  // unpack_all
     codes_scales_valid<4>,
 };
