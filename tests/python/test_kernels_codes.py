@@ -160,9 +160,9 @@ print(ff.active_kernel("ternary"), digest.hexdigest())
 
 def test_the_same_bits_on_every_instruction_set():
     found = {}
-    levels = ("ref", "avx2", "avx512vnni")
+    levels = ("ref", "avx2", "avx512vnni", "amx")
     best = _core.machine()["isa_found"]
-    for level in levels[: {"ref": 1, "avx2": 2, "avx512base": 2}.get(best, 3)]:
+    for level in levels[: {"ref": 1, "avx2": 2, "avx512base": 2, "amx": 4}.get(best, 3)]:
         result = subprocess.run(
             [sys.executable, "-c", PROGRAM, *(p for p in sys.path if p)],
             env={**os.environ, "FASTFFN_ISA": level},

@@ -22,7 +22,7 @@ KERNELS = {
     "int8": ("ref", "avx2", "avx2", "avx512vnni", "avx512vnni", "amx"),
 }
 KERNELS |= {f"sparse24-{values}": row for values, row in KERNELS.items()}
-KERNELS |= dict.fromkeys(("ternary", "int4"), ("ref", "avx2", "avx2", *["avx512vnni"] * 3))
+KERNELS |= dict.fromkeys(("ternary", "int4"), ("ref", "avx2", "avx2", "avx512vnni", "avx512vnni", "amx"))
 
 
 def kernel(fmt, level):

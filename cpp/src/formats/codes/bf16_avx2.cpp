@@ -49,12 +49,10 @@ struct CodesBf16Isa {
         const __m256 x = count > 0 ? round_to_bf16(F32::load_as(src, dtype, count)).v : _mm256_setzero_ps();
         _mm256_storeu_ps(reinterpret_cast<float*>(dst), _mm256_permutevar8x32_ps(x, order));
     }
-    static float sum_words(const std::byte* words, std::int64_t bytes) {
-        __m256 sum = _mm256_setzero_ps();
-        for (std::int64_t i = 0; i < bytes; i += 32)
-            sum = _mm256_add_ps(sum, _mm256_loadu_ps(reinterpret_cast<const float*>(words + i)));
+    static float sum_line(const std::byte* words) {
+        const auto* values = reinterpret_cast<const float*>(words);
         alignas(32) float lanes[8];
-        _mm256_store_ps(lanes, sum);
+        _mm256_store_ps(lanes, _mm256_add_ps(_mm256_loadu_ps(values), _mm256_loadu_ps(values + 8)));
         return ((lanes[0] + lanes[4]) + (lanes[1] + lanes[5])) + ((lanes[2] + lanes[6]) + (lanes[3] + lanes[7]));
     }
 };

@@ -51,11 +51,8 @@ struct CodesBf16Isa {
         const __m512 x = count > 0 ? round_to_bf16(F32::load_as(src, dtype, count)).v : _mm512_setzero_ps();
         _mm512_storeu_ps(reinterpret_cast<float*>(dst), _mm512_permutexvar_ps(order, x));
     }
-    static float sum_words(const std::byte* words, std::int64_t bytes) {
-        __m512 sum = _mm512_setzero_ps();
-        for (std::int64_t i = 0; i < bytes; i += 64)
-            sum = _mm512_add_ps(sum, _mm512_loadu_ps(reinterpret_cast<const float*>(words + i)));
-        return _mm512_reduce_add_ps(sum);
+    static float sum_line(const std::byte* words) {
+        return _mm512_reduce_add_ps(_mm512_loadu_ps(reinterpret_cast<const float*>(words)));
     }
 };
 

@@ -26,16 +26,25 @@ struct CodesBf16Isa {
 
     template <bool plain>
     struct Codes {
+        // bf16 of i - 8 or i for i from 0 to 15, twice: integers up to 15 are exact.
+        struct Table {
+            alignas(64) std::uint16_t bf16[32];
+        };
+        static constexpr Table make_table() {
+            Table table{};
+            for (int i = 0; i < 32; ++i) {
+                const int value = i % 16 - (plain ? 8 : 0), size = value < 0 ? -value : value;
+                int power = 0;
+                while (size >> power > 1) ++power;
+                const int word = (127 + power) << 7 | (size << 7 >> power & 0x7f);
+                table.bf16[i] = static_cast<std::uint16_t>(size ? word | (value < 0 ? 0x8000 : 0) : 0);
+            }
+            return table;
+        }
         __m512i table;
         Codes() {
-            alignas(64) std::uint16_t bf16[32];
-            for (int i = 0; i < 32; ++i) {
-                const float value = static_cast<float>(i % 16 - (plain ? 8 : 0));  // exact
-                std::uint32_t word;
-                __builtin_memcpy(&word, &value, 4);
-                bf16[i] = static_cast<std::uint16_t>(word >> 16);
-            }
-            table = _mm512_load_si512(bf16);
+            static constexpr Table values = make_table();
+            table = _mm512_load_si512(values.bf16);
         }
         static __m512i begin(__m512i packed) { return packed; }
         __m512i word(__m512i packed, int j) const {
@@ -64,14 +73,9 @@ struct CodesBf16Isa {
         const __m512i pairs = _mm512_inserti64x4(_mm512_castsi256_si512(half(0)), half(16), 1);
         _mm512_storeu_si512(dst, _mm512_permutexvar_epi16(order, pairs));
     }
-    static float sum_words(const std::byte* words, std::int64_t bytes) {
-        __m512 even = _mm512_setzero_ps(), odd = even;
-        for (std::int64_t i = 0; i < bytes; i += 64) {
-            const __m512i pairs = _mm512_loadu_si512(words + i);
-            even = _mm512_add_ps(even, Dot::even_bf16(pairs));
-            odd = _mm512_add_ps(odd, Dot::odd_bf16(pairs));
-        }
-        return _mm512_reduce_add_ps(_mm512_add_ps(even, odd));
+    static float sum_line(const std::byte* words) {
+        const __m512i pairs = _mm512_loadu_si512(words);
+        return _mm512_reduce_add_ps(_mm512_add_ps(Dot::even_bf16(pairs), Dot::odd_bf16(pairs)));
     }
 };
 

@@ -186,7 +186,7 @@ void bf16_multiply_many(const CodesBf16Call& call, const CodesLayout<4>& layout)
 template <class Isa>
 void codes_bf16_multiply(const MultiplyArgs& a) noexcept {
     const CodesLayout<4> layout(a.matrix);
-    const CodesBf16Rows rows = codes_bf16_rows<Isa>(a.total_rows, layout);
+    const CodesBf16Rows rows(a.total_rows, codes_bf16_words(layout, Isa::line_words), layout.groups);
     const CodesBf16Call call{a, a.prepared + a.row0 * rows.stride, rows.stride,
                              reinterpret_cast<const float*>(a.prepared + rows.sums) + a.row0 * layout.groups};
     const bool plain = (a.matrix.flags & codes_zeros_mask) == codes_no_zeros;

@@ -102,6 +102,8 @@ struct CodesRows {
         sums = scales + round_up(total_rows * 4, 64);
         bytes = sums + round_up(total_rows * groups * 4, 64);
     }
+    // Offset of a code; those of 64 depths from a multiple of 64 on lie together.
+    std::int64_t at(std::int64_t row, std::int64_t k) const { return row * stride + k; }
 };
 
 // Prepared rows where act is bf16: [total_rows][stride] words of f32 or pairs of bf16, zero past the depth; f32 sum per row and
@@ -114,6 +116,8 @@ struct CodesBf16Rows {
         sums = total_rows * stride;
         bytes = sums + round_up(total_rows * groups * 4, 64);
     }
+    // Offset of a word; those of 64 bytes from a multiple of 64 on lie together.
+    std::int64_t at(std::int64_t row, std::int64_t word) const { return row * stride + word * 4; }
 };
 
 // How a row becomes codes: q = clamp(nearest_even(x · inverse), lowest, highest), x ≈ q · scale. Papers: BitNet b1.58

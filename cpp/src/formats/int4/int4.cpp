@@ -140,10 +140,11 @@ Status pack_int4(const PlainMatrix& matrix, const PackJob& job) {
 }
 
 const FormatKernels* const panel_kernels[isa_count] = {
-    &ref::int4_kernels, FASTFFN_X86_KERNELS(&avx2::int4_kernels, nullptr, &avx512vnni::int4_kernels, nullptr, nullptr)};
+    &ref::int4_kernels,
+    FASTFFN_X86_KERNELS(&avx2::int4_kernels, nullptr, &avx512vnni::int4_kernels, nullptr, &amx::int4_kernels)};
 const FormatKernels* const bf16_kernels[isa_count] = {
     &ref::int4_bf16_kernels, FASTFFN_X86_KERNELS(&avx2::int4_bf16_kernels, &avx512::int4_bf16_kernels, nullptr,
-                                                 &avx512bf16::int4_bf16_kernels, nullptr)};
+                                                 &avx512bf16::int4_bf16_kernels, &amx::int4_bf16_kernels)};
 
 KernelTable int4_kernels_for(const PackedHeader& header) noexcept {
     return (header.flags & codes_act_mask) >> codes_act_shift == codes_act_bf16 ? bf16_kernels : panel_kernels;
