@@ -162,6 +162,7 @@ def main() -> None:
         print("building from the sdist" + (", without network" if prefix else "; this user cannot cut off the network"))
     run(
         *prefix, sys.executable, "-m", "pip", "wheel", "--no-build-isolation", "--no-deps", "--no-index",
+        "-Ccmake.define.FASTFFN_CUDA=OFF",  # as released: the plugin is a wheel of its own
         "-w", work / "built", tree if arguments.quick else source,
         env={**os.environ, "PIP_NO_CACHE_DIR": "1"},
     )  # fmt: skip

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastffn._core import __version__, fff, ffn, linear, moe, route_topk
 from fastffn._fff import FffRoute, TreeInfo, fff_route, fff_workspace, pack_tree, tree_info, unpack_tree, verify_tree
+from fastffn._hadamard import hadamard, quantize
 from fastffn._machine import active_kernel, get_num_threads, set_num_threads
 from fastffn._moe import SharedExperts, SpecialExperts, moe_workspace
 from fastffn._paths import cmake_dir, get_include
@@ -26,7 +27,7 @@ from fastffn._route import (
     router_logits,
     router_scores,
 )
-from fastffn._weights import PackedInfo, activations, formats, info, pack, unpack, verify
+from fastffn._weights import PackedCodes, PackedInfo, activations, formats, info, pack, unpack, unpack_codes, verify
 from fastffn._workspace import ffn_workspace, linear_workspace
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ __all__ = [
     "FffRoute",
     "FffStats",
     "FffWeights",
+    "PackedCodes",
     "PackedFff",
     "PackedInfo",
     "SharedExperts",
@@ -94,6 +96,7 @@ __all__ = [
     "formats",
     "get_include",
     "get_num_threads",
+    "hadamard",
     "info",
     "limit_capacity",
     "linear",
@@ -107,6 +110,7 @@ __all__ = [
     "pack_fff",
     "pack_tree",
     "prune24",
+    "quantize",
     "route_expert_choice",
     "route_hash",
     "route_topk",
@@ -117,6 +121,7 @@ __all__ = [
     "stats_of_leaves",
     "tree_info",
     "unpack",
+    "unpack_codes",
     "unpack_tree",
     "verify",
     "verify_tree",

@@ -38,6 +38,23 @@ def _kernel(format: str) -> str:
         return f"{format}/none"  # the ISA line says why
 
 
+def _cuda() -> list[tuple[str, str]]:
+    cuda = _core.cuda()
+    rows = [("cuda plugin", cuda["path"] or f"none ({_core.machine()['cuda_build']})")]
+    if cuda["path"]:
+        rows.append(("  code for", cuda["architectures"]))
+    for index, device in enumerate(cuda["devices"]):
+        major, minor = device["capability"]
+        lacks = "" if device["has_code"] else ", no code for it in the plugin"
+        rows.append(
+            (f"  device {index}", f"{device['name']}, sm_{major}{minor}, {_size(device['memory_bytes'])}{lacks}")
+        )
+    rows.append(
+        ("cuda", "available; no layer runs there yet" if cuda["available"] else f"unavailable: {cuda['reason']}")
+    )
+    return rows
+
+
 def diagnostics() -> str:
     """The text that ``python -m fastffn`` prints, to be pasted into a bug report."""
     machine = _core.machine()
@@ -57,7 +74,7 @@ def diagnostics() -> str:
         ("  because", "" if machine["isa_error"] else machine["isa_reason"]),
         ("kernels", ", ".join(_kernel(format) for format in fastffn.formats())),
         ("threads", f"{fastffn.get_num_threads()}, {machine['threading']}"),
-        ("cuda plugin", f"no: {machine['cuda']}"),
+        *_cuda(),
         *((name, value) for name, value in sorted(os.environ.items()) if name.startswith(("FASTFFN_", "OMP_"))),
     ]
     return "\n".join(f"{name:<12} {value}" for name, value in rows if value)

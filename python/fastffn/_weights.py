@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from fastffn import _core
 
@@ -80,8 +80,13 @@ def pack(w: Array | tuple[Array, Any], format: str, **options: Any) -> Array:
             "int4" has group=128 (or 32, 64, 256) weights of a row that share an f16 scale, max |w| / 7; zero_points=True
             for scales (max - min) / 15 and a zero point per group; act as "ternary". For w that holds codes 0 to 15 there
             are scales= (f32, one per row and group) and zeros= (w ≈ scale · (code - zero); 8 where left out) or minima=
-            (w ≈ scale · code + minimum). Both formats keep activations in integers, whose sums are exact: the results have
+            (w ≈ scale · code + minimum). Codes may be int8 or uint8 arrays. Both formats keep activations in integers, whose sums are exact: the results have
             the same bits on every instruction set.
+            "ternary" and "int4" also have hadamard="none" (the default), "pow2", "kron" or "block" (with block=, a power of two):
+            :func:`fastffn.hadamard` of the activations before they are quantised, which keeps outliers from deciding the
+            scale (H-BitLinear, arXiv:2504.18415). w is rotated by the same H before it becomes codes, so that
+            linear(x, packed) ≈ x · wᵀ as without it, and unpack() turns it back; rotated=True says that w (as H-BitLinear trains
+            it) or the given codes are in that basis already. in_features up to 32768.
             "lowrank" has factors="bf16" (the default), "f16", "f32" or "int8": the format of u and v.
 
     Returns:
@@ -132,6 +137,43 @@ def unpack(packed: Array, dtype: Any = "f32") -> Array:
     name = dtype if isinstance(dtype, str) else getattr(dtype, "name", None) or getattr(dtype, "__name__", str(dtype))
     name = str(name).removeprefix("torch.")
     return _core.unpack(packed, _DTYPE_NAMES.get(name, name))
+
+
+class PackedCodes(NamedTuple):
+    """Codes of a weight and what makes numbers of them; see :func:`unpack_codes`.
+
+    Attributes:
+        codes: [out_features, in_features]: int8 of "ternary" and "int8", uint8 of "int4".
+        scales: [out_features, groups] f32.
+        zeros: [out_features, groups] f32, w = scale · (code - zero); None for none (with "int4" zero is then 8).
+        minima: [out_features, groups] f32, w = scale · code + minimum; None for none.
+        group: weights of a row that share a scale: in_features where a row has one.
+    """
+
+    codes: Any
+    scales: Any
+    zeros: Any
+    minima: Any
+    group: int
+
+
+def unpack_codes(packed: Any) -> PackedCodes:
+    """The codes of "ternary", "int4" or "int8" weights as they are stored, with their scales: nothing is rounded.
+
+    :func:`pack` takes them back: ``pack(codes, "ternary", scale=scales, group=…)`` and ``pack(codes, "int4", group=…,
+    scales=scales, zeros=zeros, minima=minima)`` store the same codes and scales again.
+
+    Args:
+        packed: packed weights of any kind of array; of a stack, all results have a first dimension more. Weights that were
+            packed with a Hadamard transform hold codes of the transformed weights.
+
+    Returns:
+        A :class:`PackedCodes` with arrays of ``packed``'s kind.
+
+    Raises:
+        ValueError: another format; damaged, truncated or foreign bytes.
+    """
+    return PackedCodes(*_core.unpack_codes(packed))
 
 
 def info(packed: Any) -> PackedInfo:

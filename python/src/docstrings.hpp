@@ -31,13 +31,15 @@ Sums are f32 (int32 for int8). f32 and f16 weights use x in f32, bf16 weights ro
 each token of x to [-127, 127] with scale absmax / 127. The result has the same bits for any number of threads.)";
 
 constexpr const char* ffn_docstring =
-    R"(ffn($module, /, x, w_up, w_down, w_gate=None, b_up=None, b_down=None, b_gate=None, *, activation, segments=None, out=None)
+    R"(ffn($module, /, x, w_up, w_down, w_gate=None, b_up=None, b_down=None, b_gate=None, *, activation, segments=None, sub_norm=None, sub_norm_eps=1e-05, out=None)
 --
 
 The feed-forward layer of a transformer, with packed weights, in one pass.
 
     y = activation(x · w_upᵀ + b_up) · w_downᵀ + b_down
     y = (activation(x · w_gateᵀ + b_gate) ⊙ (x · w_upᵀ + b_up)) · w_downᵀ + b_down     with w_gate
+
+    with sub_norm: the hidden activations h become h / √(mean(h²) + sub_norm_eps) ⊙ sub_norm before · w_downᵀ
 
 The gated form is GLU (Shazeer 2020, arXiv:2002.05202): SwiGLU with silu, GEGLU with gelu, ReGLU with relu.
 
@@ -56,6 +58,10 @@ Args:
         Columns outside cost nothing in w_up and w_gate, nor (but for the rest of a block of 64) in w_down where that is
         f32, f16, bf16 or low-rank (blocks of 256); other formats of w_down are read whole. Weights of those blocks must
         be finite. None for all of d_ff.
+    sub_norm: γ [d_ff], f32, f16 or bf16, contiguous: an RMSNorm (arXiv:1910.07467) of each token's hidden activations, as BitNet
+        has it (arXiv:2504.12285). They stay in f32 until it is done, so relu2 may leave the range of f16. With segments the
+        mean is that of the used columns. None for none.
+    sub_norm_eps: what is added to the mean of squares, 0 or more.
     out: where to write y: [..., d_model_out], f32, f16 or bf16, writable, sharing no memory with the inputs. It is
         returned as it is, and the call allocates nothing. None makes a new array.
 

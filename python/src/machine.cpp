@@ -7,6 +7,7 @@
 #include "contexts.hpp"
 #include "errors.hpp"
 #include "fastffn/cpu.hpp"
+#include "fastffn/cuda.hpp"
 #include "fastffn/version.hpp"
 #include "pack_options.hpp"
 
@@ -30,8 +31,32 @@ py::dict machine() {
     result["l2_bytes"] = report.l2_bytes;
     result["l3_bytes"] = report.l3_bytes;
     result["threading"] = threading_backend();
-    result["cuda"] = cuda_state;
+    result["cuda_build"] = cuda_state;
     result["compiler"] = compiler;
+    return result;
+}
+
+// A dict of its own: looking for the plugin asks the driver, which takes a second on some machines.
+py::dict cuda() {
+    const CudaReport& report = cuda_report();
+    py::list devices;
+    for (const CudaDevice& device : report.devices) {
+        py::dict entry;
+        entry["name"] = device.name;
+        entry["capability"] = py::make_tuple(device.major, device.minor);
+        entry["multiprocessors"] = device.multiprocessors;
+        entry["has_code"] = device.has_code;
+        entry["memory_bytes"] = device.memory_bytes;
+        entry["l2_bytes"] = device.l2_bytes;
+        devices.append(entry);
+    }
+    py::dict result;
+    result["available"] = report.available;
+    result["reason"] = report.reason;
+    result["path"] = report.path;
+    result["version"] = report.version;
+    result["architectures"] = report.architectures;
+    result["devices"] = devices;
     return result;
 }
 
@@ -61,6 +86,7 @@ int get_num_threads() {
 void register_machine(py::module_& module) {
     module.attr("__version__") = version();
     module.def("machine", &machine);
+    module.def("cuda", &cuda);
     module.def("active_kernel", &active_kernel_name, py::arg("format"), py::arg("options"));
     module.def("set_num_threads", &set_num_threads, py::arg("threads"));
     module.def("get_num_threads", &get_num_threads);

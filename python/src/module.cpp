@@ -6,6 +6,7 @@
 #include "calls.hpp"
 #include "errors.hpp"
 #include "fff.hpp"
+#include "hadamard.hpp"
 #include "machine.hpp"
 #include "moe.hpp"
 #include "owned_array.hpp"
@@ -32,4 +33,5 @@ PYBIND11_MODULE(_core, module) {
     register_routes(module);
     register_fff(module);
     register_sparse24(module);
+    register_hadamard(module);
 }

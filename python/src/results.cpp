@@ -18,10 +18,10 @@ py::dtype numpy_dtype(const Call& call, DType dtype) {
         case DType::f64: return py::dtype::of<double>();
         case DType::f16: return py::dtype("float16");
         case DType::u8: return py::dtype::of<std::uint8_t>();
+        case DType::i8: return py::dtype::of<std::int8_t>();
         case DType::i32: return py::dtype::of<std::int32_t>();
         case DType::i64: return py::dtype::of<std::int64_t>();
         case DType::bf16: break;
-        default: raise(PyExc_ValueError, std::string(call.operation) + ": no NumPy result of " + dtype_name(dtype));
     }
     try {
         return py::dtype::from_args(py::module_::import("ml_dtypes").attr("bfloat16"));
@@ -79,7 +79,7 @@ void Result::allocate_torch(const dlpack::ExchangeApi& exchange) {
     dlpack::DataType type{dlpack::code_float, static_cast<std::uint8_t>(8 * dtype_bytes(view.dtype)), 1};
     if (view.dtype == DType::bf16) type.code = dlpack::code_bfloat;
     if (view.dtype == DType::u8) type.code = dlpack::code_uint;
-    if (view.dtype == DType::i32 || view.dtype == DType::i64) type.code = dlpack::code_int;
+    if (view.dtype == DType::i8 || view.dtype == DType::i32 || view.dtype == DType::i64) type.code = dlpack::code_int;
     dlpack::Tensor prototype{nullptr, {dlpack::device_cpu, 0}, view.ndim, type, view.shape, nullptr, 0};
     dlpack::ManagedTensorVersioned* managed = nullptr;
     std::string failure = "no reason given";
@@ -103,6 +103,7 @@ void Result::allocate_torch_slow() {
                        : view.dtype == DType::f16  ? "float16"
                        : view.dtype == DType::bf16 ? "bfloat16"
                        : view.dtype == DType::f64  ? "float64"
+                       : view.dtype == DType::i8   ? "int8"
                        : view.dtype == DType::i32  ? "int32"
                        : view.dtype == DType::i64  ? "int64"
                                                    : "uint8";

@@ -1,7 +1,10 @@
 // pack, unpack, inspect and verify, as fastffn/_weights.py calls them.
 #include <pybind11/pybind11.h>
 
+#include <optional>
+
 #include "errors.hpp"
+#include "fastffn/codes.hpp"
 #include "fastffn/cpu.hpp"
 #include "fastffn/lowrank.hpp"
 #include "gil.hpp"
@@ -95,6 +98,34 @@ py::object unpack_weights(py::object packed, const std::string& dtype_text) {
     return result.finish();
 }
 
+py::tuple unpack_weight_codes(py::object packed) {
+    Call call{"unpack_codes"};
+    check(check_isa());
+    PackedArray source;
+    read_packed(call, "packed", packed, &source);
+    PackedInfo info;
+    check(renamed(inspect(source.view, &info, "packed"), "inspect:", "unpack_codes:"));
+    CodesInfo layout;
+    check(renamed(inspect_codes(source.view, &layout, "packed"), "inspect_codes:", "unpack_codes:"));
+    std::int64_t shape[3] = {info.count, info.out_features, info.in_features};
+    const int skip = info.count == 1 ? 1 : 0;
+    Result codes(call, packed, source.array, layout.dtype, 3 - skip, shape + skip);
+    shape[2] = layout.groups;
+    Result scales(call, packed, source.array, DType::f32, 3 - skip, shape + skip);
+    std::optional<Result> zeros;
+    if (layout.zeros != CodeZeros::none) zeros.emplace(call, packed, source.array, DType::f32, 3 - skip, shape + skip);
+    Status status;
+    {
+        const GilRelease release;
+        status = unpack_codes(source.view, codes.view, scales.view, zeros ? zeros->view : TensorView());
+    }
+    check(status);
+    const py::object offsets = zeros ? zeros->finish() : py::none();
+    const bool minima = layout.zeros == CodeZeros::minima;
+    return py::make_tuple(codes.finish(), scales.finish(), minima ? py::none() : offsets, minima ? offsets : py::none(),
+                          layout.group);
+}
+
 py::tuple inspect_weights(py::object packed) {
     Call call{"info"};
     check(check_isa());
@@ -133,6 +164,8 @@ void register_weights(py::module_& module) {
     module.def("pack", &pack_weights, py::arg("w"), py::arg("format"), py::arg("options"));
     module.def("pack_factors", &pack_factor_pair, py::arg("u"), py::arg("v"), py::arg("factors"));
     module.def("unpack", &unpack_weights, py::arg("packed"), py::arg("dtype"));
+    module.def("unpack_codes", &unpack_weight_codes, py::arg("packed"),
+               "(codes, scales, zeros or None, minima or None, group) of ternary, int4 and int8 weights.");
     module.def("inspect", &inspect_weights, py::arg("packed"),
                "(format, out_features, in_features, count, nbytes, options) of packed weights, in constant time.");
     module.def("verify", &verify_weights, py::arg("packed"));

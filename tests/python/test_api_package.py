@@ -61,7 +61,7 @@ def test_diagnostics() -> None:
     assert rows["threads"].startswith("2, ") and "2 usable" not in rows["threads"]
     assert rows["FASTFFN_ISA"] == "ref" and rows["OMP_NUM_THREADS"] == "2"
     assert {"python", "numpy", "torch", "cpu", "caches"} <= set(rows)
-    for line in ("isa found    ", "isa chosen   ref\n", "cuda plugin  no: "):
+    for line in ("isa found    ", "isa chosen   ref\n", "cuda plugin  ", "cuda         "):
         assert line in result.stdout
 
 
@@ -170,3 +170,18 @@ def test_examples(path: Path) -> None:
 
 def test_there_are_examples() -> None:
     assert {path.stem for path in EXAMPLES} >= {"numpy_layer", "torch_module", "call_overhead"}
+
+
+@pytest.mark.parametrize(
+    ("setting", "reason"), [("off", "FASTFFN_CUDA_PLUGIN=off"), ("/nowhere/lib.so", "/nowhere/lib.so")]
+)
+def test_cuda_says_why_it_is_unavailable(setting, reason):
+    result = subprocess.run(
+        [sys.executable, "-m", "fastffn"],
+        env={**os.environ, "FASTFFN_CUDA_PLUGIN": setting}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    (line,) = [
+        line for line in result.stdout.splitlines() if line.startswith("cuda ") and not line.startswith("cuda plugin")
+    ]
+    assert "unavailable" in line and reason in line

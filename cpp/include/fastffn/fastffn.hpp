@@ -1,8 +1,10 @@
 // Everything: include this one.
 #pragma once
 
+#include "fastffn/codes.hpp"         // codes and scales of quantised weights
 #include "fastffn/context.hpp"       // threads and workspace
 #include "fastffn/cpu.hpp"           // instruction sets
+#include "fastffn/cuda.hpp"          // whether CUDA can be used, and why not
 #include "fastffn/fff.hpp"           // trees: fff, fff_route
 #include "fastffn/ffn.hpp"           // linear, ffn
 #include "fastffn/hadamard.hpp"      // hadamard, quantize

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "core/kernel.hpp"
+#include "fastffn/codes.hpp"
 #include "fastffn/cpu.hpp"
 #include "fastffn/packed.hpp"
 #include "formats/options.hpp"
@@ -23,6 +24,16 @@ struct PackJob {
     std::int64_t index;          // of the matrix in its stack
     std::byte* payload;          // matrix_bytes, zeroed
     const std::string& which;    // names the matrix in errors: "pack" or "pack: matrix 3"
+};
+
+// How a format of codes gives them back; see fastffn/codes.hpp.
+struct CodesReader {
+    CodesInfo (*describe)(const PackedHeader& header) noexcept;
+    // One row: in_features codes, and `groups` scales and zeros (zeros only where there are any).
+    void (*read_row)(const MatrixView& matrix, std::int64_t row, std::byte* codes, float* scales,
+                     float* zeros) noexcept;
+    // Whether w holds codes by what its header says, so that it may be of integers.
+    bool (*packs_codes)(const PackedHeader& header) noexcept;
 };
 
 // Kernels by instruction set; nullptr: the next lower set's serve.
@@ -52,6 +63,7 @@ struct FormatDefinition {
     bool (*unpack_all)(const MatrixView& matrix, std::byte* dst, DType dtype) noexcept = nullptr;
     // What verify_packed() and unpack() look for beside the checksum: bytes that no pack() writes; `fault` names them.
     bool (*payload_valid)(const MatrixView& matrix, std::string* fault) = nullptr;
+    const CodesReader* codes = nullptr;  // for formats of codes and scales
 };
 
 // The options of a call of `operation` into a header whose format and dims are set.
@@ -82,6 +94,9 @@ struct PackedMatrix {
 // The same for these weights: what runs may depend on the options they were packed with.
 const FormatKernels& format_kernels(const PackedMatrix& matrix, Isa isa) noexcept;
 const FormatKernels& format_kernels(const FormatDefinition& format, const PackedHeader& header, Isa isa) noexcept;
+
+// open_packed(), and every byte: the payload's checksum, and what payload_valid() looks for.
+Status open_and_verify(const PackedView& packed, const char* operation, const char* name, PackedMatrix* matrix);
 
 // Checks a packed weight as every call does: `operation` and `name` go into the message.
 Status open_packed(const PackedView& packed, const char* operation, const char* name, PackedMatrix* matrix);

@@ -43,7 +43,9 @@ Status plan_pack(const char* operation, const TensorView& w, const FormatDefinit
     if (w.ndim != 2 && w.ndim != 3)
         return fail("w has shape " + w.shape_string() +
                     ", expected [out_features, in_features] or [count, out_features, in_features]");
-    if (!is_float(w.dtype))
+    const bool integers = w.dtype == DType::i8 || w.dtype == DType::u8;
+    const bool takes_codes = format.codes && format.codes->packs_codes;
+    if (!is_float(w.dtype) && !(integers && takes_codes))
         return fail(std::string("w has dtype ") + dtype_name(w.dtype) + ", expected f32, f16, bf16 or f64");
     std::int64_t extents[3] = {1, 0, 0};
     for (int i = 0; i < w.ndim; ++i) extents[3 - w.ndim + i] = w.shape[i];
@@ -53,6 +55,9 @@ Status plan_pack(const char* operation, const TensorView& w, const FormatDefinit
     *header = new_header(format.id, extents[0], extents[1], extents[2]);
     if (extents[1] > bytes_limit / 16 / extents[2]) return fail("w has shape " + w.shape_string() + ", too large");
     if (Status status = read_options(operation, format, options, header); !status.ok()) return status;
+    if (integers && !format.codes->packs_codes(*header))
+        return fail(std::string("w has dtype ") + dtype_name(w.dtype) +
+                    ", which is for codes that come with their scales; expected f32, f16, bf16 or f64");
     header->matrix_bytes = format.matrix_bytes(*header);
     if (header->matrix_bytes > bytes_limit / extents[0]) return fail("w has shape " + w.shape_string() + ", too large");
     return {};
@@ -63,22 +68,6 @@ Status find_or_fail(const char* operation, Format format, const FormatDefinition
     if (*definition) return {};
     return {StatusCode::invalid_argument,
             std::string(operation) + ": format number " + std::to_string(static_cast<int>(format)) + " is not known"};
-}
-
-// open_packed(), and the payload's checksum.
-Status open_and_verify(const PackedView& packed, const char* operation, const char* name, PackedMatrix* matrix) {
-    if (Status status = open_packed(packed, operation, name, matrix); !status.ok()) return status;
-    const std::int64_t bytes = packed.bytes - static_cast<std::int64_t>(sizeof(PackedHeader));
-    if (checksum(matrix->payload, bytes) != matrix->header.payload_check)
-        return {StatusCode::corrupt,
-                std::string(operation) + ": " + name + " has damaged weights (their checksum differs)"};
-    std::string fault;
-    for (std::int64_t i = 0; matrix->format->payload_valid && i < matrix->header.count; ++i)
-        if (!matrix->format->payload_valid(matrix->view(i), &fault))
-            return {StatusCode::corrupt, std::string(operation) + ": " + name + " has damaged weights (" +
-                                             (matrix->header.count > 1 ? "matrix " + std::to_string(i) + ": " : "") +
-                                             fault + ")"};
-    return {};
 }
 
 }  // namespace
@@ -237,6 +226,21 @@ Status open_packed(const PackedView& packed, const char* operation, const char* 
                     std::to_string(total_bytes(header)) +
                     (packed.bytes < total_bytes(header) ? "; it was truncated" : "; something follows it"));
     matrix->payload = static_cast<const std::byte*>(packed.data) + sizeof header;
+    return {};
+}
+
+Status open_and_verify(const PackedView& packed, const char* operation, const char* name, PackedMatrix* matrix) {
+    if (Status status = open_packed(packed, operation, name, matrix); !status.ok()) return status;
+    const std::int64_t bytes = packed.bytes - static_cast<std::int64_t>(sizeof(PackedHeader));
+    if (checksum(matrix->payload, bytes) != matrix->header.payload_check)
+        return {StatusCode::corrupt,
+                std::string(operation) + ": " + name + " has damaged weights (their checksum differs)"};
+    std::string fault;
+    for (std::int64_t i = 0; matrix->format->payload_valid && i < matrix->header.count; ++i)
+        if (!matrix->format->payload_valid(matrix->view(i), &fault))
+            return {StatusCode::corrupt, std::string(operation) + ": " + name + " has damaged weights (" +
+                                             (matrix->header.count > 1 ? "matrix " + std::to_string(i) + ": " : "") +
+                                             fault + ")"};
     return {};
 }
 

@@ -10,7 +10,7 @@ from fastffn.importers.forms import Array, Tensors, gated_stacks, split_gate_up
 from fastffn.importers.layer import MoeLayer
 
 # transformers' names of activations that are not ours.
-_ACTIVATIONS = {"gelu_pytorch_tanh": "gelu_tanh", "gelu_new": "gelu_tanh", "swish": "silu", "linear": "identity"}
+ACTIVATIONS = {"gelu_pytorch_tanh": "gelu_tanh", "gelu_new": "gelu_tanh", "swish": "silu", "linear": "identity"}
 
 _MISSING = object()
 
@@ -43,7 +43,7 @@ class Loader:
 
     def activation(self) -> str:
         name = str(self.config.get("hidden_act", default="silu"))
-        name = _ACTIVATIONS.get(name, name)
+        name = ACTIVATIONS.get(name, name)
         if name not in ff.activations():
             raise self.t.error(f"hidden_act '{name}' is none of {', '.join(ff.activations())}")
         return name

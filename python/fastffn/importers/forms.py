@@ -91,20 +91,21 @@ def unpack_mxfp4(blocks: Array, scales: Array) -> Array:
 class Tensors:
     """A checkpoint's tensors under one prefix; says by name what is missing."""
 
-    def __init__(self, tensors: Mapping[str, Array], prefix: str, family: str) -> None:
+    def __init__(self, tensors: Mapping[str, Array], prefix: str, family: str, operation: str = "load_moe") -> None:
+        self.operation = operation
         self.tensors = {name[len(prefix) :]: array for name, array in tensors.items() if name.startswith(prefix)}
         self.read: set[str] = set()
         self.prefix = prefix
         self.family = family
         if not self.tensors:
             shown = ", ".join(list(tensors)[:3]) or "none"
-            raise ValueError(f"load_moe: no tensor's name starts with '{prefix}'; there are {shown}, …")
+            raise ValueError(f"{operation}: no tensor's name starts with '{prefix}'; there are {shown}, …")
 
     def __contains__(self, name: str) -> bool:
         return name in self.tensors
 
     def error(self, text: str) -> ValueError:
-        return ValueError(f"load_moe: {self.family}: {text}")
+        return ValueError(f"{self.operation}: {self.family}: {text}")
 
     def get(self, *names: str) -> Array:
         """The tensor under the first of these names that there is."""

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .errors import FileFormatError
+from .errors import FileFormatError, UnsupportedModelError
 from .unicode_regex import split
 
 GPT2_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
@@ -30,10 +30,15 @@ PRE_TOKENIZERS = {
     "smollm": (r"\p{N}", GPT2_PATTERN),  # every digit by itself
     "llama-bpe": (_LLAMA3_PATTERN,),
     "llama3": (_LLAMA3_PATTERN,),
+    "llama-v3": (_LLAMA3_PATTERN,),
+    "dbrx": (_LLAMA3_PATTERN,),
     "qwen2": (_LLAMA3_PATTERN.replace(r"\p{N}{1,3}", r"\p{N}"),),
+    "deepseek-r1-qwen": (_LLAMA3_PATTERN.replace(r"\p{N}{1,3}", r"\p{N}"),),
+    "olmo": (GPT2_PATTERN,),
+    **dict.fromkeys(("starcoder", "refact", "command-r", "exaone"), (r"\p{N}", GPT2_PATTERN)),
 }
-# Those whose models were trained with whole words taken before merges.
-_WHOLE_WORDS = ("llama-bpe", "llama3")
+# Those whose models were trained with whole words taken before merges, and with a token in front of every text.
+_LLAMA3 = ("llama-bpe", "llama3", "llama-v3")
 # GGUF's token types.
 _CONTROL, _USER_DEFINED = 3, 4
 
@@ -81,13 +86,13 @@ class BpeTokenizer:
         """From the ``tokenizer.ggml.*`` keys of a GGUF file."""
         model = metadata.get("tokenizer.ggml.model")
         if model != "gpt2":
-            raise FileFormatError(
+            raise UnsupportedModelError(
                 f"GGUF tokenizer model {model!r} is not supported; 'gpt2' (byte-level BPE) and 'llama' are"
             )
         pre = metadata.get("tokenizer.ggml.pre", "default")
         if pre not in PRE_TOKENIZERS:
             known = ", ".join(PRE_TOKENIZERS)
-            raise FileFormatError(f"GGUF pre-tokenizer {pre!r} is not supported; this reader knows {known}")
+            raise UnsupportedModelError(f"GGUF pre-tokenizer {pre!r} is not supported; this reader knows {known}")
         try:
             tokens = metadata["tokenizer.ggml.tokens"]
             merges = [_pair(merge) for merge in metadata["tokenizer.ggml.merges"]]
@@ -103,9 +108,11 @@ class BpeTokenizer:
             for i, (token, kind) in enumerate(zip(tokens, types, strict=True))
             if kind in (_CONTROL, _USER_DEFINED)
         }
-        bos = metadata.get("tokenizer.ggml.bos_token_id") if metadata.get("tokenizer.ggml.add_bos_token") else None
+        # Files of Llama 3 from before that key existed mean "yes".
+        begins = metadata.get("tokenizer.ggml.add_bos_token", pre in _LLAMA3)
+        bos = metadata.get("tokenizer.ggml.bos_token_id", special.get("<|begin_of_text|>")) if begins else None
         unknown = metadata.get("tokenizer.ggml.unknown_token_id")
-        return cls(tokens, merges, PRE_TOKENIZERS[pre], special, bos, unknown, whole_words=pre in _WHOLE_WORDS)
+        return cls(tokens, merges, PRE_TOKENIZERS[pre], special, bos, unknown, whole_words=pre in _LLAMA3)
 
     @classmethod
     def from_json(cls, path: str | Path) -> BpeTokenizer:
@@ -116,7 +123,7 @@ class BpeTokenizer:
             model = data["model"]
             if model["type"] != "BPE" or model.get("byte_fallback"):
                 kind = "BPE with byte fallback" if model.get("byte_fallback") else model["type"]
-                raise FileFormatError(f"{path.name}: tokenizer model {kind} is not supported; byte-level BPE is")
+                raise UnsupportedModelError(f"{path.name}: tokenizer model {kind} is not supported; byte-level BPE is")
             vocabulary: dict[str, int] = model["vocab"]
             special = {token["content"]: int(token["id"]) for token in data.get("added_tokens", [])}
             size = 1 + max([*vocabulary.values(), *special.values()])
@@ -129,7 +136,9 @@ class BpeTokenizer:
             bos = _json_bos(data.get("post_processor"), special)
             normalizer = (data.get("normalizer") or {"type": None})["type"]
             if normalizer not in (None, "NFC"):
-                raise FileFormatError(f"{path.name}: normalizer {normalizer} is not supported; NFC is")
+                raise UnsupportedModelError(f"{path.name}: normalizer {normalizer} is not supported; NFC is")
+        except FileFormatError:
+            raise
         except (OSError, KeyError, TypeError, ValueError) as error:
             raise FileFormatError(f"{path.name} cannot be read as a tokenizer: {error!r}") from error
         whole_words = bool(model.get("ignore_merges"))
@@ -209,7 +218,7 @@ def _json_patterns(pre: dict[str, Any] | None) -> list[str]:
         return [r"\p{N}" if pre.get("individual_digits") else r"\p{N}+"]
     if kind == "Split" and pre.get("behavior") == "Isolated" and "Regex" in pre["pattern"] and not pre.get("invert"):
         return [_spell_out_case(pre["pattern"]["Regex"])]
-    raise FileFormatError(f"tokenizer.json: pre_tokenizer {json.dumps(pre)[:200]} is not supported")
+    raise UnsupportedModelError(f"tokenizer.json: pre_tokenizer {json.dumps(pre)[:200]} is not supported")
 
 
 def _json_bos(post: dict[str, Any] | None, special: dict[str, int]) -> int | None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .errors import ReportError
+from .errors import ReportError, Shown
 
 if TYPE_CHECKING:
     from .assets import Asset
@@ -51,7 +51,9 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--model", metavar="FILE", help="a GGUF or safetensors file (Llama family or BERT), or its folder"
+        "--model",
+        metavar="FILE",
+        help="a GGUF or safetensors file or its folder; Llama-like models and BERTs run whole, of others the FFN layers do",
     )
     parser.add_argument("--minilm", action="store_true", help="run MiniLM only, or also when --model is given")
     parser.add_argument("--no-minilm", action="store_true", help="leave MiniLM out")
@@ -62,7 +64,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--formats",
         type=_names,
         metavar="A,B",
-        help="weight formats (default: those that take any weights, so not sparse24; f32 always runs)",
+        help="weight formats (default: those that take any weights, so not sparse24; f32 always runs); named ones bring "
+        "all their rows: int4 its groups and activations, ternary a Hadamard transform",
     )
     parser.add_argument(
         "--methods",
@@ -86,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = build_parser().parse_args(argv)
     try:
         return _report(options)
-    except ReportError as error:
+    except Shown as error:
         print(f"fastffn report: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -97,9 +100,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _report(options: argparse.Namespace) -> int:
     # Not at the top: --help and a wrong option answer at once.
     from . import assets, html, machine, probe, run, table, variants
-    from .open_model import EmbeddingModel, open_model
+    from .open_model import open_model
     from .progress import Progress
-    from .results import ModelResult, Report
+    from .results import Report
 
     if options.minilm and options.no_minilm:
         raise ReportError("--minilm and --no-minilm exclude each other")
@@ -122,7 +125,8 @@ def _report(options: argparse.Namespace) -> int:
     every = options.methods == ("all",)
     methods = None if every else () if options.methods == ("none",) else options.methods or ()
     formats = options.formats if options.formats or every else variants.plain_formats()
-    rows = variants.all_variants(formats, not options.no_torch, methods)
+    further = bool(options.formats) or every
+    rows = variants.all_variants(formats, not options.no_torch, methods, further)
 
     paths: list[tuple[Path, str | None]] = []
     if options.model is not None:
@@ -133,17 +137,12 @@ def _report(options: argparse.Namespace) -> int:
         paths.append(_default(assets.MINILM))
     opened = [open_model(path, label) for path, label in paths]
 
-    total = sum(run.progress_weight(settings, rows, isinstance(model, EmbeddingModel)) for model in opened)
+    total = sum(run.progress_weight(settings, rows, model) for model in opened)
     progress = Progress(total + _PROBE)
-    models: list[ModelResult] = []
     try:
         progress.stage("what this machine can do at best", _PROBE)
         roof = probe.measure(threads)
-        for model in opened:
-            if isinstance(model, EmbeddingModel):
-                models.append(run.run_embedding_model(model, rows, settings, progress))
-            else:
-                models.append(run.run_language_model(model, rows, settings, progress))
+        models = [run.run_model(model, rows, settings, progress) for model in opened]
     finally:
         progress.finish()
     report = Report(

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from fastffn._files.errors import FileFormatError
+
+__all__ = ["FileFormatError", "ReportError", "Shown", "UnsupportedModelError"]
+
 
 class ReportError(Exception):
     """Something the user can act on: a missing file, no network, an unsupported model."""
 
 
-class FileFormatError(ReportError):
-    """A model file that is damaged, truncated, foreign, or of an unsupported kind."""
+class UnsupportedModelError(FileFormatError):
+    """A sound model that this report cannot run whole; its feed-forward layers can still be measured."""
+
+
+# What is shown so: errors of files come from their readers.
+Shown = (ReportError, FileFormatError)

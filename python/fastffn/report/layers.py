@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -55,6 +55,12 @@ class Weights(Protocol):
 
     def f32(self, name: str) -> F32:
         """The tensor as f32."""
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The tensor's shape, in NumPy's order."""
+
+    def names(self) -> Iterable[str]:
+        """All tensors' names."""
 
     def __contains__(self, name: str) -> bool: ...
 

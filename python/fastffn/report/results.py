@@ -42,7 +42,7 @@ class VariantResult:
 
 @dataclass(frozen=True)
 class ModelResult:
-    """One model and all its rows. `kind`: "language model" or "sentence embedder"."""
+    """One model and all its rows. `kind`: "language model", "sentence embedder" or "feed-forward layers"."""
 
     label: str
     kind: str
@@ -58,6 +58,7 @@ class ModelResult:
     variants: list[VariantResult]
     reference_perplexity: float | None = None
     figures: tuple[Figure, ...] = ()  # drawings of methods' own
+    statement: str | None = None  # of a model that was not run whole: why, and what its rows mean
 
     @property
     def timed(self) -> list[VariantResult]:

@@ -12,10 +12,11 @@ import numpy as np
 from .arrays import F32, I64
 from .calibration import calibrate_on
 from .errors import ReportError
+from .ffn_only import FeedForwardModel
 from .layers import FfnLayer
 from .lowrank import Figure
 from .measure import Timing, evenly, layers_that_fit, rows_for, time_variants
-from .open_model import EmbeddingModel, LanguageModel
+from .open_model import EmbeddingModel, LanguageModel, OpenedModel
 from .progress import Progress
 from .quality import LayerError, OutputError, layer_errors
 from .results import ModelResult, VariantResult
@@ -45,8 +46,11 @@ _PASS, _ERRORS = 4.0, 6.0
 _CALIBRATION = 2.0  # tokens of the calibration text over those of the perplexity
 
 
-def progress_weight(settings: Settings, variants: Sequence[Variant], embedder: bool) -> float:
+def progress_weight(settings: Settings, variants: Sequence[Variant], opened: OpenedModel) -> float:
     """What one model adds to the progress bar's total."""
+    if isinstance(opened, FeedForwardModel):
+        return _ERRORS + settings.seconds * len(settings.tokens)
+    embedder = isinstance(opened, EmbeddingModel)
     passes = 1 + sum(variant.ours + _CALIBRATION * variant.calibration_passes for variant in variants)
     scale = 0.1 if embedder else 1.0
     seconds = settings.seconds / 2 if embedder else settings.seconds
@@ -161,6 +165,45 @@ def run_embedding_model(
         variants=_results(variants, sizes, timings, errors, _active(variants, first), {}, cosines),
         figures=_figures(variants),
     )
+
+
+def run_feed_forward(
+    opened: FeedForwardModel, variants: Sequence[Variant], settings: Settings, progress: Progress
+) -> ModelResult:
+    """Errors and times of the layers alone."""
+    skipped = [variant.name for variant in variants if variant.calibrate is not None]
+    variants = [variant for variant in variants if variant.calibrate is None]
+    count = opened.layers
+    inputs = [opened.inputs(index) for index in range(count)]
+    errors, sizes, timings, timed = _measure(
+        opened.label, count, opened.ffn_layer, inputs, variants, settings, settings.seconds, progress
+    )
+    first = opened.ffn_layer(0)
+    more = f" Left out, as they need the whole model: {', '.join(skipped)}." if skipped else ""
+    return ModelResult(
+        label=opened.label,
+        kind="feed-forward layers",
+        layers=count,
+        timed_layers=timed,
+        d_model=first.d_model,
+        d_ff=first.d_ff,
+        gated=first.w_gate is not None,
+        activation=first.activation,
+        parameters=first.parameters * count,
+        text_tokens=0,
+        chunk_tokens=0,
+        variants=_results(variants, sizes, timings, errors, _active(variants, first), {}, {}),
+        statement=opened.statement + more,
+    )
+
+
+def run_model(opened: OpenedModel, variants: Sequence[Variant], settings: Settings, progress: Progress) -> ModelResult:
+    """All that can be found out about a model."""
+    if isinstance(opened, LanguageModel):
+        return run_language_model(opened, variants, settings, progress)
+    if isinstance(opened, EmbeddingModel):
+        return run_embedding_model(opened, variants, settings, progress)
+    return run_feed_forward(opened, variants, settings, progress)
 
 
 def min_cosine(a: F32, b: F32) -> float:

@@ -8,7 +8,7 @@ arXiv:1808.06226).
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from .errors import FileFormatError
@@ -58,39 +58,16 @@ class SpmTokenizer:
             return ids
         # Lines are merged apart: no token of these vocabularies crosses a newline.
         for number, line in enumerate((" " * self._prefix + text).replace(" ", _SPACE).split("\n")):
-            for symbol in self._merge((["\n"] if number else []) + list(line)):
+            for symbol in merge_symbols((["\n"] if number else []) + list(line), self._cost):
                 if symbol in self._ids:
                     ids.append(self._ids[symbol])
                 else:
                     ids.extend(self._bytes[byte] for byte in symbol.encode("utf-8", "surrogatepass"))
         return ids
 
-    def _merge(self, symbols: list[str]) -> list[str]:
-        """The symbols left when no two neighbours form a token: best score first, leftmost among equals."""
-        following = list(range(1, len(symbols) + 1))
-        before = list(range(-1, len(symbols) - 1))
-        queue: list[tuple[float, int, str]] = []
-
-        def offer(left: int) -> None:
-            if left >= 0 and following[left] < len(symbols):
-                union = symbols[left] + symbols[following[left]]
-                if union in self._ids:
-                    heapq.heappush(queue, (-self._scores[self._ids[union]], left, union))
-
-        for index in range(len(symbols) - 1):
-            offer(index)
-        while queue:
-            _, left, union = heapq.heappop(queue)
-            right = following[left] if symbols[left] else len(symbols)
-            if right >= len(symbols) or symbols[left] + symbols[right] != union:
-                continue  # one of the two has been merged since
-            symbols[left], symbols[right] = union, ""
-            following[left] = following[right]
-            if following[right] < len(symbols):
-                before[following[right]] = left
-            offer(before[left])
-            offer(left)
-        return [symbol for symbol in symbols if symbol]
+    def _cost(self, left: str, right: str) -> float | None:
+        index = self._ids.get(left + right)
+        return None if index is None else -self._scores[index]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of the ids, without control tokens and without the space that encode puts in front."""
@@ -102,3 +79,32 @@ class SpmTokenizer:
                 out += self.tokens[index].replace(_SPACE, " ").encode("utf-8", "surrogateescape")
         text = out.decode("utf-8", "replace")
         return text[1:] if self._prefix and text.startswith(" ") else text
+
+
+def merge_symbols(symbols: list[str], cost: Callable[[str, str], float | None]) -> list[str]:
+    """The symbols left when no two neighbours may be merged: the least cost first, leftmost among equals."""
+    following = list(range(1, len(symbols) + 1))
+    before = list(range(-1, len(symbols) - 1))
+    queue: list[tuple[float, int, str]] = []
+
+    def offer(left: int) -> None:
+        if left >= 0 and following[left] < len(symbols):
+            right = symbols[following[left]]
+            price = cost(symbols[left], right)
+            if price is not None:
+                heapq.heappush(queue, (price, left, symbols[left] + right))
+
+    for index in range(len(symbols) - 1):
+        offer(index)
+    while queue:
+        _, left, union = heapq.heappop(queue)
+        right = following[left] if symbols[left] else len(symbols)
+        if right >= len(symbols) or symbols[left] + symbols[right] != union:
+            continue  # one of the two has been merged since
+        symbols[left], symbols[right] = union, ""
+        following[left] = following[right]
+        if following[right] < len(symbols):
+            before[following[right]] = left
+        offer(before[left])
+        offer(left)
+    return [symbol for symbol in symbols if symbol]

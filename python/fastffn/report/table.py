@@ -14,7 +14,7 @@ def render(report: Report) -> str:
         facts["limits"] = report.roof.describe()
     parts = ["\n".join(f"{key:<9} {value}" for key, value in facts.items())]
     for model in report.models:
-        parts += [headline(model), times_table(model)]
+        parts += [headline(model), *([model.statement] if model.statement else []), times_table(model)]
         peers = peers_table(model)
         if peers:
             parts.append(peers)
@@ -75,14 +75,8 @@ def peers_table(model: ModelResult) -> str:
 def quality_table(model: ModelResult) -> str:
     """Bits per weight, errors, and what becomes of the whole model."""
     language = model.reference_perplexity is not None
-    header = [
-        "",
-        "bits/weight",
-        "error RMS",
-        "worst layer",
-        "error max",
-        *(["perplexity", ""] if language else ["cosine"]),
-    ]
+    last = [] if model.statement else ["perplexity", ""] if language else ["cosine"]
+    header = ["", "bits/weight", "error RMS", "worst layer", "error max", *last]
     rows = []
     for variant in model.variants:
         cells = [
@@ -95,17 +89,19 @@ def quality_table(model: ModelResult) -> str:
         rows.append(cells + outcome_cells(model, variant))
     if language:
         rows.append(["original (NumPy f32)", "", "", "", "", f"{model.reference_perplexity:.3f}", ""])
-        what = f"Perplexity over {model.text_tokens} tokens of prose in chunks of {model.chunk_tokens}"
+        what = f" Perplexity over {model.text_tokens} tokens of prose in chunks of {model.chunk_tokens}"
+    elif model.statement:
+        what = ""
     else:
-        what = (
-            f"Cosine: the smallest between the original's embeddings and ours ({model.text_tokens} tokens of sentences)"
-        )
-    title = f"Errors of a layer's output against float64, over the output's RMS. {what}"
+        what = f" Cosine: the smallest between the original's embeddings and ours ({model.text_tokens} tokens of sentences)"
+    title = f"Errors of a layer's output against float64, over the output's RMS.{what}"
     return f"{title}\n{_grid(header, rows)}"
 
 
 def outcome_cells(model: ModelResult, variant: VariantResult) -> list[str]:
-    """Perplexity and its change, or the cosine; blank for peers."""
+    """Perplexity and its change, or the cosine; blank for peers; nothing for a model that was not run whole."""
+    if model.statement:
+        return []
     if model.reference_perplexity is not None:
         if variant.perplexity is None:
             return ["", ""]

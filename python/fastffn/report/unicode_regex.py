@@ -11,7 +11,7 @@ import sys
 import unicodedata
 from functools import lru_cache
 
-from .errors import FileFormatError
+from .errors import UnsupportedModelError
 
 # Unicode's White_Space property; Python's own \s also takes the control characters 0x1c-0x1f.
 _SPACES = "\\t-\\r \\x85\\xa0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000"
@@ -45,7 +45,7 @@ def _inside(item: str) -> str:
         return _SPACES
     name = item[3:-1] if item[2] == "{" else item[2]
     if name not in _categories():
-        raise FileFormatError(f"tokenizer: the pattern uses {item}, which this reader does not know")
+        raise UnsupportedModelError(f"tokenizer: the pattern uses {item}, which this reader does not know")
     return _categories()[name]
 
 
@@ -62,7 +62,9 @@ def translate(pattern: str) -> str:
             out.append(_inside(item) if bracket else f"[{_inside(item)}]")
         elif kind in ("\\P", "\\S"):
             if bracket:
-                raise FileFormatError(f"tokenizer: the pattern uses {item} inside brackets, which is not supported")
+                raise UnsupportedModelError(
+                    f"tokenizer: the pattern uses {item} inside brackets, which is not supported"
+                )
             positive = item.lower() if kind == "\\S" else "\\p" + item[2:]
             out.append(f"[^{_inside(positive)}]")
         elif item in ("[", "[^") and not bracket:
@@ -84,7 +86,7 @@ def compile_pattern(pattern: str) -> re.Pattern[str]:
     try:
         return re.compile(translate(pattern))
     except re.error as error:
-        raise FileFormatError(f"tokenizer: cannot use the pattern {pattern!r}: {error}") from error
+        raise UnsupportedModelError(f"tokenizer: cannot use the pattern {pattern!r}: {error}") from error
 
 
 def split(pattern: str, text: str) -> list[str]:

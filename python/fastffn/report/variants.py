@@ -30,6 +30,7 @@ import fastffn as ff
 
 from .arrays import F32, AnyArray
 from .calibration import Calibration
+from .codes import code_variants
 from .errors import ReportError
 from .layers import FfnFunction, FfnLayer
 from .lowrank import Figure, lowrank_variants
@@ -203,6 +204,15 @@ def _lowrank() -> list[Variant]:
     return lowrank_variants(_pack_weights, format_variant("lowrank"))
 
 
+def _rows_of(name: str, further: bool) -> list[Variant]:
+    """A format that takes any weights, and with `further` its rows with other options."""
+
+    def pack(layer: FfnLayer, options: Callable[[str], dict[str, Any]]) -> _PackedFfn:
+        return _pack_weights(layer, lambda weight: ff.pack(getattr(layer, weight), name, **options(weight)))
+
+    return code_variants(name, format_variant(name), pack, further)
+
+
 # Formats that do not take any weights, and the rows that find some for them.
 _OF_FORMAT: dict[str, Callable[[], list[Variant]]] = {"sparse24": _sparse24}
 
@@ -216,11 +226,14 @@ def plain_formats() -> tuple[str, ...]:
 
 
 def all_variants(
-    formats: Sequence[str] | None = None, with_torch: bool = True, methods: Sequence[str] | None = None
+    formats: Sequence[str] | None = None,
+    with_torch: bool = True,
+    methods: Sequence[str] | None = None,
+    further: bool = True,
 ) -> list[Variant]:
     """Every row of the report. `formats` limits the weight formats; f32 always comes along, as the others' baseline.
 
-    `methods` limits the rows beside them to those names of `METHODS`.
+    `methods` limits the rows beside them to those names of `METHODS`. `further`: rows of a format with other options, too.
     """
     known = list(ff.formats())
     chosen = known if formats is None else ["f32", *(name for name in formats if name != "f32")]
@@ -230,7 +243,7 @@ def all_variants(
     for name in methods or ():
         if name not in METHODS:
             raise ReportError(f"--methods: {name!r} is unknown; there is {', '.join(METHODS)}, all or none")
-    rows = [format_variant(name) for name in chosen if name not in _OF_FORMAT]
+    rows = [row for name in chosen if name not in _OF_FORMAT for row in _rows_of(name, further)]
     for name in chosen:
         rows += _OF_FORMAT[name]() if name in _OF_FORMAT else []
     for name in METHODS if methods is None else methods:

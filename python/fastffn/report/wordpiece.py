@@ -6,9 +6,11 @@ Devlin et al. 2018 (arXiv:1810.04805); the greedy search is Schuster and Nakajim
 from __future__ import annotations
 
 import json
+import re
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from .errors import FileFormatError
 
@@ -54,9 +56,25 @@ class WordPieceTokenizer:
                 tokens = vocab.read_text("utf-8").rstrip("\n").split("\n")
             else:
                 raise FileFormatError("the model has neither vocab.txt nor tokenizer.json beside it")
+        except FileFormatError:
+            raise
         except (OSError, KeyError, TypeError, ValueError) as error:
             raise FileFormatError(f"the WordPiece vocabulary cannot be read: {error!r}") from error
         return cls(tokens, lowercase, max_tokens)
+
+    @classmethod
+    def from_gguf(cls, metadata: dict[str, Any], max_tokens: int = 256) -> WordPieceTokenizer:
+        """From the ``tokenizer.ggml.*`` keys of a GGUF file, where pieces inside of words are those without a mark."""
+        pieces = metadata.get("tokenizer.ggml.tokens")
+        if not isinstance(pieces, list):
+            raise FileFormatError("the GGUF file has no key tokenizer.ggml.tokens")
+
+        def plain(piece: str) -> str:
+            if re.fullmatch(r"\[.+\]", piece):
+                return piece
+            return piece[1:] if piece.startswith("\u2581") else "##" + piece
+
+        return cls([plain(piece) for piece in pieces], max_tokens=max_tokens)
 
     def encode(self, text: str) -> list[int]:
         """[CLS] pieces [SEP], at most `max_tokens` of them."""

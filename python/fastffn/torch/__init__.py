@@ -12,7 +12,25 @@ except ImportError as error:
 
 from fastffn.torch._ffn import FFN
 from fastffn.torch._functions import ffn, linear
+from fastffn.torch._replace import (
+    Cmoe,
+    DenseWeights,
+    ExpertWeights,
+    LayerSummary,
+    LowRank,
+    Moefication,
+    PackFormat,
+    ReplaceSummary,
+    Site,
+    families,
+    llama_from_gguf,
+    load,
+    register_family,
+    replace,
+    save,
+)
 from fastffn.torch._trees import auxiliary_loss, balance_loss, hardening_loss, mixture
+from fastffn.torch.bitlinear import BitFFN, BitLinear, HBitLinear, to_bitlinear
 from fastffn.torch.fff import FFF
 from fastffn.torch.fff_nodes import AllNodeFFF
 from fastffn.torch.sparse24 import Sparse24Linear, Sparse24Schedule, sparse_layers, sparsify24
@@ -21,14 +39,33 @@ __all__ = [
     "FFF",
     "FFN",
     "AllNodeFFF",
+    "BitFFN",
+    "BitLinear",
+    "Cmoe",
+    "DenseWeights",
+    "ExpertWeights",
+    "HBitLinear",
+    "LayerSummary",
+    "LowRank",
+    "Moefication",
+    "PackFormat",
+    "ReplaceSummary",
+    "Site",
     "Sparse24Linear",
     "Sparse24Schedule",
     "auxiliary_loss",
     "balance_loss",
+    "families",
     "ffn",
     "hardening_loss",
     "linear",
+    "llama_from_gguf",
+    "load",
     "mixture",
+    "register_family",
+    "replace",
+    "save",
     "sparse_layers",
     "sparsify24",
+    "to_bitlinear",
 ]

@@ -116,16 +116,24 @@ def llama_weights(seed: int = 0, tied: bool = True) -> dict[str, F32]:
     return out
 
 
-def write_llama_folder(folder: Path, weights: dict[str, F32]) -> Path:
-    """config.json, tokenizer.json and model.safetensors; returns the last."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(LLAMA))
-    tokenizer = {
+def write_byte_tokenizer(folder: Path, first: str | None = None, last: str | None = None) -> None:
+    """A tokenizer.json of one token per byte; with `first` and `last` around every text where they are given."""
+    tokenizer: dict[str, Any] = {
         "model": {"type": "BPE", "vocab": {token: i for i, token in enumerate(VOCABULARY[:256])}, "merges": []},
         "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True},
         "added_tokens": [{"id": 256, "content": "<end>"}, {"id": 257, "content": "<begin>"}],
     }
+    if first is not None:
+        ends = [{"SpecialToken": {"id": first}}, {"Sequence": {"id": "A"}}, {"SpecialToken": {"id": last}}]
+        tokenizer["post_processor"] = {"type": "TemplateProcessing", "single": ends}
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+
+
+def write_llama_folder(folder: Path, weights: dict[str, F32]) -> Path:
+    """config.json, tokenizer.json and model.safetensors; returns the last."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(LLAMA))
+    write_byte_tokenizer(folder)
     (folder / "model.safetensors").write_bytes(safetensors_bytes({k: v.astype("<f4") for k, v in weights.items()}))
     return folder / "model.safetensors"
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from fastffn.report.dequant import BLOCKS, dequantise, type_name
+from fastffn._files.dequant import BLOCKS, dequantise, type_name
 
 
 def half(block: bytes, at: int) -> float:
@@ -80,6 +80,64 @@ def q6_k(b: bytes) -> list[float]:
     return out
 
 
+def two_bits(b: bytes, at: int, i: int) -> int:
+    return b[at + 32 * (i // 128) + i % 32] >> (2 * (i % 128 // 32)) & 3
+
+
+def q2_k(b: bytes) -> list[float]:
+    d, m = half(b, 80), half(b, 82)
+    return [d * (b[i // 16] & 15) * two_bits(b, 16, i) - m * (b[i // 16] >> 4) for i in range(256)]
+
+
+def q3_k(b: bytes) -> list[float]:
+    out = []
+    for i in range(256):
+        run = i // 16
+        low = b[96 + run % 8] >> (4 * (run // 8)) & 15
+        scale = (low | (b[104 + run % 4] >> (2 * (run // 4)) & 3) << 4) - 32
+        value = two_bits(b, 32, i) - (0 if b[i % 32] >> (i // 32) & 1 else 4)
+        out.append(half(b, 108) * scale * value)
+    return out
+
+
+CODES = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
+
+
+def iq4_nl(b: bytes) -> list[float]:
+    return [half(b, 0) * CODES[b[2 + i % 16] >> (4 * (i // 16)) & 15] for i in range(32)]
+
+
+def iq4_xs(b: bytes) -> list[float]:
+    out = []
+    for i in range(256):
+        run, place = i // 32, i % 32
+        high = struct.unpack_from("<H", b, 2)[0] >> (2 * run) & 3
+        scale = ((b[4 + run // 2] >> (4 * (run % 2)) & 15) | high << 4) - 32
+        out.append(half(b, 0) * scale * CODES[b[8 + 16 * run + place % 16] >> (4 * (place // 16)) & 15])
+    return out
+
+
+def trit(byte: int, n: int) -> int:
+    return ((byte * 3**n & 255) * 3 >> 8) - 1
+
+
+def tq1_0(b: bytes) -> list[float]:
+    out = [trit(b[i % 32], i // 32) for i in range(160)]
+    out += [trit(b[32 + i % 16], i // 16) for i in range(80)]
+    out += [trit(b[48 + i % 4], i // 4) for i in range(16)]
+    return [half(b, 52) * value for value in out]
+
+
+def tq2_0(b: bytes) -> list[float]:
+    return [half(b, 64) * ((b[32 * (i // 128) + i % 32] >> (2 * (i % 128 // 32)) & 3) - 1) for i in range(256)]
+
+
+def mxfp4(b: bytes) -> list[float]:
+    numbers = (0, 0.5, 1, 1.5, 2, 3, 4, 6)
+    codes = [b[1 + i % 16] >> (4 * (i // 16)) & 15 for i in range(32)]
+    return [2.0 ** (b[0] - 127) * numbers[code & 7] * (-1 if code & 8 else 1) for code in codes]
+
+
 LOOPS: dict[int, Callable[[bytes], list[float]]] = {
     0: lambda b: [struct.unpack("<f", b)[0]],
     1: lambda b: [half(b, 0)],
@@ -88,14 +146,24 @@ LOOPS: dict[int, Callable[[bytes], list[float]]] = {
     6: q5_0,
     7: q5_1,
     8: q8_0,
+    10: q2_k,
+    11: q3_k,
     12: q4_k,
     13: q5_k,
     14: q6_k,
+    20: iq4_nl,
+    23: iq4_xs,
     28: lambda b: [struct.unpack("<d", b)[0]],
     30: lambda b: [struct.unpack("<f", b"\0\0" + b)[0]],
+    34: tq1_0,
+    35: tq2_0,
+    39: mxfp4,
 }
 # Where each block keeps its f16 scales; random bits there would give infinities.
-SCALES = {1: (0,), 2: (0,), 3: (0, 2), 6: (0,), 7: (0, 2), 8: (0,), 12: (0, 2), 13: (0, 2), 14: (208,)}
+SCALES = {
+    1: (0,), 2: (0,), 3: (0, 2), 6: (0,), 7: (0, 2), 8: (0,), 10: (80, 82), 11: (108,), 12: (0, 2), 13: (0, 2),
+    14: (208,), 20: (0,), 23: (0,), 34: (52,), 35: (64,), 39: (),
+}  # fmt: skip
 
 
 def blocks(kind: int, count: int) -> bytes:
@@ -107,6 +175,14 @@ def blocks(kind: int, count: int) -> bytes:
             return (numbers.astype("<f4").view("<u4") >> 16).astype("<u2").tobytes()
         return numbers.astype("<f4" if kind == 0 else "<f8").tobytes()
     raw = rng.integers(0, 256, (count, size), np.uint8)
+    if kind == 39:
+        raw[:, 0] = rng.integers(100, 150, count)  # an exponent
+    if kind == 34:  # five trits, and four with a fifth of 0
+        trits = rng.integers(0, 243, (count, size))
+        trits[:, 48:] -= trits[:, 48:] % 3
+        raw = (-(-256 * trits // 243)).astype(np.uint8)
+    if kind == 35:  # no code 3
+        raw &= ~(raw & raw << 1 & 0xAA)
     for at in SCALES[kind]:
         scale = (0.1 * rng.standard_normal(count)).astype("<f2")
         raw[:, at : at + 2] = scale.view(np.uint8).reshape(count, 2)

@@ -13,6 +13,7 @@ from report_files import (
     LLAMA,
     bert_weights,
     llama_weights,
+    safetensors_bytes,
     write_bert_folder,
     write_llama_folder,
     write_llama_gguf,
@@ -21,9 +22,11 @@ from report_files import (
 from fastffn.report.arrays import F32, F64
 from fastffn.report.bert import BertConfig
 from fastffn.report.errors import FileFormatError, ReportError
+from fastffn.report.ffn_only import FeedForwardModel
 from fastffn.report.layers import FfnLayer, activate, float64_ffn, numpy_ffn
-from fastffn.report.llama import LlamaConfig
+from fastffn.report.llama_config import LlamaConfig
 from fastffn.report.open_model import EmbeddingModel, LanguageModel, open_model
+from fastffn.report.rope import Rope
 
 TOKENS = np.array([[5, 200, 31, 31, 255, 0, 77], [9, 8, 7, 6, 5, 4, 3]], np.int64)
 
@@ -110,9 +113,6 @@ def test_llama_hands_out_true_ffn_inputs_and_takes_another_ffn(tmp_path: Path) -
 
 
 def test_llama3_rope_scaling_slows_long_waves_only() -> None:
-    from fastffn.report.llama import _rope_frequencies
-
-    config = LlamaConfig.from_json({**LLAMA, "hidden_size": 64, "rope_theta": 5e5})
     scaling = {
         "rope_type": "llama3",
         "factor": 8.0,
@@ -120,7 +120,7 @@ def test_llama3_rope_scaling_slows_long_waves_only() -> None:
         "high_freq_factor": 4.0,
         "original_max_position_embeddings": 8192,
     }
-    plain, scaled = _rope_frequencies(config, None), _rope_frequencies(config, scaling)
+    plain, scaled = Rope(5e5, 16).frequencies()[0], Rope(5e5, 16, scaling=scaling).frequencies()[0]
     waves = 2 * math.pi / plain
     for wave, before, after in zip(waves, plain, scaled, strict=True):
         if wave < 8192 / 4:
@@ -222,10 +222,11 @@ def test_numpy_ffn_agrees_with_float64() -> None:
 def test_unsupported_models_are_named(tmp_path: Path) -> None:
     for config, message in (
         ({**LLAMA, "model_type": "mamba"}, "'mamba' is not supported"),
-        ({**LLAMA, "rope_scaling": {"rope_type": "yarn"}}, "yarn"),
-        ({**LLAMA, "rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "yarn"),
+        ({**LLAMA, "rope_scaling": {"rope_type": "spiral"}}, "'spiral' is not supported"),
+        ({**LLAMA, "rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "incomplete: KeyError..factor"),
+        ({**LLAMA, "num_attention_heads": 0}, "incomplete: ZeroDivisionError"),
         ({**LLAMA, "hidden_act": "selu"}, "selu"),
-        ({"model_type": "llama"}, "num_attention_heads"),
+        ({"model_type": "llama"}, "num_hidden_layers"),
     ):
         with pytest.raises(FileFormatError, match=message):
             LlamaConfig.from_json(config)
@@ -243,12 +244,59 @@ def test_unsupported_models_are_named(tmp_path: Path) -> None:
     with pytest.raises(ReportError, match="neither"):
         open_model(tmp_path / "x.bin")
     path = write_llama_folder(tmp_path / "m", llama_weights())
-    (path.parent / "tokenizer.json").unlink()
-    with pytest.raises(ReportError, match=r"tokenizer.json beside"):
-        open_model(path)
     (path.parent / "config.json").write_text(json.dumps([]))
-    with pytest.raises(ReportError, match="JSON object"):
+    with pytest.raises(FileFormatError, match="JSON object"):
         open_model(path)
+
+
+def test_what_cannot_run_whole_still_shows_its_feed_forward_layers(tmp_path: Path) -> None:
+    weights = llama_weights()
+    path = write_llama_folder(tmp_path / "m", weights)
+
+    def statement() -> str:
+        opened = open_model(path)
+        assert isinstance(opened, FeedForwardModel) and opened.layers == 2
+        layer = opened.ffn_layer(1)
+        np.testing.assert_array_equal(layer.w_up, weights["model.layers.1.mlp.up_proj.weight"])
+        np.testing.assert_array_equal(layer.w_gate, weights["model.layers.1.mlp.gate_proj.weight"])
+        rows = opened.inputs(0)
+        assert rows.shape == (1024, 32) and np.allclose(np.mean(rows**2, axis=1), 1, atol=1e-5)
+        return opened.statement
+
+    (path.parent / "tokenizer.json").rename(path.parent / "elsewhere.json")
+    assert "no tokenizer.json beside it" in statement()
+    (path.parent / "elsewhere.json").rename(path.parent / "tokenizer.json")
+    (path.parent / "config.json").write_text(json.dumps({**LLAMA, "model_type": "mamba"}))
+    assert "'mamba' is not supported" in statement() and "activation silu as its configuration" in statement()
     (path.parent / "config.json").unlink()
-    with pytest.raises(ReportError, match=r"config.json beside"):
-        open_model(path)
+    assert "no config.json beside it" in statement() and "as none that this report knows is stated" in statement()
+    (path.parent / "config.json").write_text(json.dumps(LLAMA))
+    weights["model.layers.1.self_attn.sinks"] = np.zeros(4, np.float32)
+    write_llama_folder(tmp_path / "m", weights)
+    assert "a tensor 'model.layers.1.self_attn.sinks', whose meaning" in statement()
+
+
+def test_damaged_models_are_named(tmp_path: Path) -> None:
+    for change, message in (
+        (("model.layers.1.mlp.down_proj.weight", None), "has no tensor 'model.layers.1.mlp.down_proj.weight'"),
+        (("model.layers.0.self_attn.k_proj.weight", (32, 32)), r"has shape \(32, 32\), expected \(16, 32\)"),
+        (("model.embed_tokens.weight", (258, 16)), r"has shape \(258, 16\), expected \(any, 32\)"),
+        (("model.embed_tokens.weight", None), "has 0 tensors"),
+    ):
+        weights = llama_weights()
+        name, shape = change
+        if shape is None:
+            del weights[name]
+        else:
+            weights[name] = np.zeros(shape, np.float32)
+        with pytest.raises(FileFormatError, match=message):
+            open_model(write_llama_folder(tmp_path, weights))
+    encoder = bert_weights()
+    encoder["encoder.layer.1.output.dense.weight"] = np.zeros((32, 32, 1), np.float32)
+    with pytest.raises(FileFormatError, match=r"has shape \(32, 32, 1\), expected \(32, any\)"):
+        open_model(write_bert_folder(tmp_path / "b", encoder))
+    (tmp_path / "c").mkdir()
+    other = {"some.weight": np.zeros((4, 4), np.float32)}
+    (tmp_path / "c" / "model.safetensors").write_bytes(safetensors_bytes(other))
+    with pytest.raises(FileFormatError, match="and no feed-forward weights were found"):
+        open_model(tmp_path / "c")

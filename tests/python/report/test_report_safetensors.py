@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from report_files import safetensors_bytes
 
+from fastffn._files.safetensors import SafetensorsFile, SafetensorsModel
 from fastffn.report.arrays import bf16_to_f32, f32_to_bf16
 from fastffn.report.errors import FileFormatError
-from fastffn.report.safetensors import SafetensorsFile, SafetensorsModel
 
 
 def write(tmp_path: Path, content: bytes) -> Path:

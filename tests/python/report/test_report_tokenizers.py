@@ -268,7 +268,7 @@ def test_spm_merges_by_score_and_falls_back_to_bytes() -> None:
 @pytest.mark.model
 def test_smollm2_tokens_are_those_of_the_tokenizers_package(smollm2_path: Path) -> None:
     peer = pytest.importorskip("tokenizers")
-    from fastffn.report.gguf import GgufFile
+    from fastffn._files.gguf import GgufFile
 
     metadata = GgufFile(smollm2_path).metadata
     ours = BpeTokenizer.from_gguf(metadata)

@@ -161,5 +161,41 @@ bool codes_scales_valid(const MatrixView& matrix, std::string* fault) {
     return true;
 }
 
+// For fastffn/codes.hpp.
+template <int bits>
+CodesInfo codes_describe(const PackedHeader& header) noexcept {
+    const CodesLayout<bits> layout(nullptr, header.out_features, header.in_features, header.flags,
+                                   header.parameters[0]);
+    const std::uint32_t zeros = header.flags & codes_zeros_mask;
+    return {bits == 2 ? DType::i8 : DType::u8, layout.group ? layout.group : header.in_features, layout.groups,
+            zeros == codes_zero_points ? CodeZeros::points
+            : zeros == codes_minima    ? CodeZeros::minima
+                                       : CodeZeros::none};
+}
+
+template <int bits>
+void codes_read_row(const MatrixView& matrix, std::int64_t row, std::byte* codes, float* scales,
+                    float* zeros) noexcept {
+    const CodesLayout<bits> layout(matrix);
+    for (std::int64_t k = 0; k < matrix.in_features; ++k)
+        codes[k] = static_cast<std::byte>(get_code(layout, row, k) - (bits == 2 ? 1 : 0));
+    for (std::int64_t g = 0; g < layout.groups; ++g) {
+        const std::int64_t entry = layout.entry(row, g * layout.group);
+        scales[g] = layout.group ? load_f32(layout.scales + entry * 2, DType::f16)
+                                 : load_f32(layout.scales + row * 4, DType::f32);
+        if ((matrix.flags & codes_zeros_mask) == codes_minima)
+            zeros[g] = load_f32(layout.zeros + entry * 2, DType::f16);
+        else if ((matrix.flags & codes_zeros_mask) == codes_zero_points)
+            zeros[g] = static_cast<float>(static_cast<std::uint8_t>(layout.zeros[entry]));
+    }
+}
+
+inline bool codes_are_given(const PackedHeader& header) noexcept {
+    return static_cast<CodesScale>((header.flags & codes_scale_mask) >> codes_scale_shift) == CodesScale::given;
+}
+
+template <int bits>
+constexpr CodesReader codes_reader = {codes_describe<bits>, codes_read_row<bits>, codes_are_given};
+
 }  // namespace
 }  // namespace fastffn

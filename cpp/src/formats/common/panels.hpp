@@ -74,6 +74,13 @@ Status for_each_row(const PlainMatrix& matrix, const std::string& which, Put&& p
                     if (std::isfinite(value) && !std::isfinite(weights[static_cast<std::size_t>(k)]))
                         beyond_f32.note(row);
                 }
+            } else if (matrix.dtype == DType::i8 || matrix.dtype == DType::u8) {
+                for (std::int64_t k = 0; k < matrix.in_features; ++k) {
+                    const std::byte code = src[k * matrix.col_stride];
+                    weights[static_cast<std::size_t>(k)] = matrix.dtype == DType::i8
+                                                               ? static_cast<float>(static_cast<std::int8_t>(code))
+                                                               : static_cast<float>(static_cast<std::uint8_t>(code));
+                }
             } else {
                 for (std::int64_t k = 0; k < matrix.in_features; ++k)
                     weights[static_cast<std::size_t>(k)] = load_f32(src + k * matrix.col_stride, matrix.dtype);

@@ -165,6 +165,7 @@ const FormatDefinition int4_format = {
     int4_kernels_for,
     nullptr,  // unpack_all
     codes_scales_valid<4>,
+    &codes_reader<4>,
 };
 
 }  // namespace fastffn

@@ -51,6 +51,19 @@ void unpack_row(const MatrixView& matrix, std::int64_t row, float* weights) noex
         weights[k] = scale * static_cast<float>(static_cast<std::int8_t>(column[weight_offset(k)]));
 }
 
+CodesInfo describe_codes(const PackedHeader& header) noexcept {
+    return {DType::i8, header.in_features, 1, CodeZeros::none};
+}
+
+void read_codes(const MatrixView& matrix, std::int64_t row, std::byte* codes, float* scales, float*) noexcept {
+    const Int8Layout layout = int8_layout(matrix.payload, matrix.out_features, matrix.in_features);
+    const std::byte* column = layout.panels + row / panel_columns * layout.panel_bytes + row % panel_columns * 4;
+    for (std::int64_t k = 0; k < matrix.in_features; ++k) codes[k] = column[weight_offset(k)];
+    *scales = load_f32(layout.scales + row * 4, DType::f32);
+}
+
+constexpr CodesReader codes_reader = {describe_codes, read_codes, nullptr};
+
 }  // namespace
 
 const FormatDefinition int8_format = {
@@ -61,6 +74,13 @@ const FormatDefinition int8_format = {
     unpack_row,
     {&ref::int8_kernels,
      FASTFFN_X86_KERNELS(&avx2::int8_kernels, nullptr, &avx512vnni::int8_kernels, nullptr, &amx::int8_kernels)},
+    nullptr,  // options_valid
+    nullptr,  // read_options
+    nullptr,  // list_options
+    nullptr,  // kernels_for
+    nullptr,  // unpack_all
+    nullptr,  // payload_valid
+    &codes_reader,
 };
 
 }  // namespace fastffn

@@ -182,6 +182,7 @@ const FormatDefinition ternary_format = {
     nullptr,  // kernels_for
     nullptr,  // unpack_all
     ternary_payload_valid,
+    &codes_reader<2>,
 };
 
 }  // namespace fastffn

@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 
 from .arrays import F32, U8
-from .dequant import BLOCKS, block_layout, dequantise, type_name
+from .dequant import BLOCKS, I2_S, block_layout, dequantise, type_name
 from .errors import FileFormatError
+from .ternary import i2_s_bytes
 
 # Metadata value types: number → struct code. 7 is bool, 8 string, 9 array.
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
@@ -134,13 +135,16 @@ class GgufFile:
         return name, self._number("I", what), shape, self._number("Q", what)
 
     def _tensor(self, name: str, kind: int, shape: tuple[int, ...], begin: int) -> GgufTensor:
-        if kind not in BLOCKS:  # known by no size: listed, refused when read
+        if kind == I2_S:
+            size = i2_s_bytes(shape)
+        elif kind not in BLOCKS:  # known by no size: listed, refused when read
             return GgufTensor(kind, shape, begin, 0)
-        values, block_bytes = block_layout(kind)
-        row = shape[-1] if shape else 1
-        if row % values:
-            raise self._error(f"is damaged: {name!r} {shape} is no multiple of {type_name(kind)}'s {values} values")
-        size = math.prod(shape) // values * block_bytes
+        else:
+            values, block_bytes = block_layout(kind)
+            row = shape[-1] if shape else 1
+            if row % values:
+                raise self._error(f"is damaged: {name!r} {shape} is no multiple of {type_name(kind)}'s {values} values")
+            size = math.prod(shape) // values * block_bytes
         if begin + size > self._size:
             raise self._error(f"is truncated: tensor {name!r} ends at byte {begin + size}, the file has {self._size}")
         return GgufTensor(kind, shape, begin, size)
@@ -152,10 +156,14 @@ class GgufFile:
         """The tensors' names, in the file's order."""
         return self.tensors.keys()
 
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The tensor's shape, in NumPy's order of dimensions."""
+        return self._get(name).shape
+
     def raw(self, name: str) -> U8:
         """The tensor's bytes as they are in the file: a read-only view."""
         tensor = self._get(name)
-        if tensor.type not in BLOCKS:
+        if tensor.type not in BLOCKS and tensor.type != I2_S:
             raise self._unsupported(name, tensor)
         if tensor.bytes == 0:
             return np.empty(0, np.uint8)
@@ -164,6 +172,11 @@ class GgufFile:
     def f32(self, name: str) -> F32:
         """The tensor dequantised to f32, in NumPy's order of dimensions."""
         tensor = self._get(name)
+        if tensor.type == I2_S:
+            raise self._error(
+                f"holds tensor {name!r} as I2_S, whose order of bits the file does not tell; read it with "
+                "fastffn.importers.gguf_decode(…, variant=…)"
+            )
         if tensor.type not in BLOCKS:
             raise self._unsupported(name, tensor)
         return dequantise(self.raw(name), tensor.type).reshape(tensor.shape)

@@ -11,14 +11,16 @@ from collections.abc import Callable
 
 import numpy as np
 
+from . import k_quants
 from .arrays import F32, U8, bf16_to_f32
+from .ternary import decode_tq1_0, decode_tq2_0
 
 # Every type number that has been given a name, so that an unsupported one can be named in the error.
 TYPE_NAMES = {
     0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 6: "Q5_0", 7: "Q5_1", 8: "Q8_0", 9: "Q8_1", 10: "Q2_K", 11: "Q3_K",
     12: "Q4_K", 13: "Q5_K", 14: "Q6_K", 15: "Q8_K", 16: "IQ2_XXS", 17: "IQ2_XS", 18: "IQ3_XXS", 19: "IQ1_S",
     20: "IQ4_NL", 21: "IQ3_S", 22: "IQ2_S", 23: "IQ4_XS", 24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64",
-    29: "IQ1_M", 30: "BF16", 34: "TQ1_0", 35: "TQ2_0", 39: "MXFP4",
+    29: "IQ1_M", 30: "BF16", 34: "TQ1_0", 35: "TQ2_0", 36: "I2_S", 39: "MXFP4",
 }  # fmt: skip
 
 
@@ -129,6 +131,17 @@ def _q6_k(blocks: U8) -> F32:
     return out.reshape(-1, 256)
 
 
+def _tq1_0(blocks: U8) -> F32:
+    return _f16(blocks, 52) * decode_tq1_0(blocks[:, :52]).astype(np.float32)
+
+
+def _tq2_0(blocks: U8) -> F32:
+    return _f16(blocks, 64) * decode_tq2_0(blocks[:, :64]).astype(np.float32)
+
+
+# BitNet's own number for whole tensors of 2-bit weights; see ternary.py. What it says depends on the build that wrote it.
+I2_S = 36
+
 # Type number → (values per block, bytes per block, function).
 BLOCKS: dict[int, tuple[int, int, Callable[[U8], F32]]] = {
     0: (1, 4, _floats_f32),
@@ -138,11 +151,18 @@ BLOCKS: dict[int, tuple[int, int, Callable[[U8], F32]]] = {
     6: (32, 22, _q5_0),
     7: (32, 24, _q5_1),
     8: (32, 34, _q8_0),
+    10: (256, 84, k_quants.q2_k),
+    11: (256, 110, k_quants.q3_k),
     12: (256, 144, _q4_k),
     13: (256, 176, _q5_k),
     14: (256, 210, _q6_k),
+    20: (32, 18, k_quants.iq4_nl),
+    23: (256, 136, k_quants.iq4_xs),
     28: (1, 8, _floats_f64),
     30: (1, 2, _floats_bf16),
+    34: (256, 54, _tq1_0),
+    35: (256, 66, _tq2_0),
+    39: (32, 17, k_quants.mxfp4),
 }
 
 

@@ -114,7 +114,7 @@ class SafetensorsFile:
 
     def raw(self, name: str) -> AnyArray:
         """The tensor as a read-only view of the file; bf16 as its uint16 bits."""
-        info = self._info(name)
+        info = self.info(name)
         dtype = np.dtype(_DTYPES[info.dtype])
         count = info.bytes // dtype.itemsize
         if count == 0:
@@ -123,7 +123,7 @@ class SafetensorsFile:
 
     def f32(self, name: str) -> F32:
         """The tensor as f32: a view where the file holds aligned f32, else a converted copy."""
-        info = self._info(name)
+        info = self.info(name)
         if info.dtype not in _FLOATS:
             raise self._error(f"holds {name!r} as {info.dtype}; weights must be one of {', '.join(_FLOATS)}")
         values = self.raw(name)
@@ -132,7 +132,8 @@ class SafetensorsFile:
         # An offset off the element size is legal in the format; BLAS is faster, and NumPy happier, with a copy.
         return np.require(values, np.float32, "A")
 
-    def _info(self, name: str) -> TensorInfo:
+    def info(self, name: str) -> TensorInfo:
+        """The tensor's entry in the header."""
         if name not in self.tensors:
             raise self._error(f"has no tensor {name!r}")
         return self.tensors[name]
@@ -164,8 +165,15 @@ class SafetensorsModel:
         """The tensors' names."""
         return self._where.keys()
 
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The tensor's shape."""
+        return self._shard(name).info(name).shape
+
     def f32(self, name: str) -> F32:
         """The tensor as f32; see SafetensorsFile.f32."""
+        return self._shard(name).f32(name)
+
+    def _shard(self, name: str) -> SafetensorsFile:
         if name not in self._where:
             raise FileFormatError(f"the safetensors model has no tensor {name!r}")
-        return self.shards[self._where[name]].f32(name)
+        return self.shards[self._where[name]]

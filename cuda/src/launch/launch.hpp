@@ -1,0 +1,32 @@
+// How every kernel is launched: explicit stream, no allocation, no synchronisation.
+#pragma once
+
+#include <cuda_runtime.h>
+
+namespace fastffn::cuda {
+
+struct Grid {
+    dim3 blocks, threads;
+    int shared_bytes = 0;  // dynamic
+    cudaStream_t stream = nullptr;
+};
+
+// Arguments convert to the kernel's parameters. An empty grid is no launch and no error.
+template <class... Parameters, class... Arguments>
+inline cudaError_t launch(void (*kernel)(Parameters...), const Grid& grid, const Arguments&... arguments) {
+    if (grid.blocks.x == 0 || grid.blocks.y == 0 || grid.blocks.z == 0) return cudaSuccess;
+    // More than 48 KiB only for kernels that ask.
+    if (grid.shared_bytes > 48 * 1024) {
+        const cudaError_t status = cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                                                        cudaFuncAttributeMaxDynamicSharedMemorySize, grid.shared_bytes);
+        if (status != cudaSuccess) return status;
+    }
+    cudaLaunchConfig_t config = {};
+    config.gridDim = grid.blocks;
+    config.blockDim = grid.threads;
+    config.dynamicSmemBytes = static_cast<size_t>(grid.shared_bytes);
+    config.stream = grid.stream;
+    return cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...);
+}
+
+}  // namespace fastffn::cuda

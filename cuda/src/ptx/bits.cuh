@@ -1,0 +1,23 @@
+// Integer instructions that CUDA C++ has no name for.
+#pragma once
+
+#include <cuda_runtime.h>
+
+namespace fastffn::ptx {
+
+// Any function of three bits, on 32 of them: `table` is the function applied to 0xF0, 0xCC, 0xAA.
+template <int table>
+__device__ __forceinline__ unsigned lop3(unsigned a, unsigned b, unsigned c) {
+    unsigned result;
+    asm("lop3.b32 %0, %1, %2, %3, %4;" : "=r"(result) : "r"(a), "r"(b), "r"(c), "n"(table));
+    return result;
+}
+
+// sum + Σ a_i · b_i over four bytes, a unsigned and b signed. Both signed: __dp4a.
+__device__ __forceinline__ int dp4a_u8s8(unsigned a, unsigned b, int sum) {
+    int result;
+    asm("dp4a.u32.s32 %0, %1, %2, %3;" : "=r"(result) : "r"(a), "r"(b), "r"(sum));
+    return result;
+}
+
+}  // namespace fastffn::ptx

@@ -1,0 +1,28 @@
+// Loads of weights that a launch reads once: they keep out of L1 and ask L2 for the sectors behind them.
+#pragma once
+
+#include <cuda_runtime.h>
+
+namespace fastffn::ptx {
+
+__device__ __forceinline__ uint4 load_once(const uint4* global) {
+    uint4 v;
+    asm volatile("ld.global.nc.L1::no_allocate.L2::256B.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+                 : "l"(global));
+    return v;
+}
+
+__device__ __forceinline__ uint2 load_once(const uint2* global) {
+    uint2 v;
+    asm volatile("ld.global.nc.L1::no_allocate.L2::256B.v2.u32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "l"(global));
+    return v;
+}
+
+__device__ __forceinline__ unsigned load_once(const unsigned* global) {
+    unsigned v;
+    asm volatile("ld.global.nc.L1::no_allocate.L2::256B.u32 %0, [%1];" : "=r"(v) : "l"(global));
+    return v;
+}
+
+}  // namespace fastffn::ptx

@@ -1,0 +1,81 @@
+// The running block, for the emulator's own files.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "emulator/device.hpp"
+#include "emulator/fiber.hpp"
+
+namespace emulator {
+
+struct AsyncCopy {
+    void* shared;
+    const void* global;
+    int size, bytes;
+    bool read_early;
+    unsigned char early[16];
+    Site site;
+};
+
+enum class State { ready, barrier, warp, condition, done };
+
+struct Thread {
+    Fiber fiber;
+    int number = 0;  // in its block
+    uint3 index{};
+    State state = State::done;
+    Site site{};
+    const char* doing = "";
+    // State::warp
+    unsigned mask = 0;
+    void* operand = nullptr;
+    // State::condition
+    bool (*condition)(void*) = nullptr;
+    void* argument = nullptr;
+    // State::barrier
+    int barrier_id = 0, barrier_sum = 0;
+    // cp.async: committed groups, oldest first, and what is not committed yet.
+    std::vector<std::vector<AsyncCopy>> groups;
+    std::vector<AsyncCopy> open_group;
+};
+
+struct Barrier {
+    int arrived = 0, expected = 0, sum = 0;
+    Site site{};
+    const char* name = "";
+};
+
+struct Block {
+    std::vector<std::unique_ptr<Thread>> pool;  // only grows
+    int threads = 0, done = 0;
+    uint3 index{};
+    Thread* running = nullptr;
+    std::string failure;
+    Barrier barriers[16];
+    std::mt19937_64 random;
+    // The schedule: thread number by rank; the first ready rank goes on, or one from a random place.
+    enum class Policy { random, order } policy = Policy::random;
+    std::vector<int> thread_of_rank, rank_of_thread;
+    std::vector<std::uint64_t> ready;  // bits by rank
+    int conditions = 0;                // threads in State::condition
+
+    unsigned char* dynamic = nullptr;
+    std::size_t dynamic_bytes = 0;
+
+    void set_ready(Thread& thread);
+    void set_waiting(Thread& thread, State state, const Site& site, const char* doing);
+    Thread* choose();
+    void check_early_exit();
+    std::string describe_waiting() const;
+};
+
+extern Block block;
+
+std::string thread_name(const Thread& thread);
+
+}  // namespace emulator

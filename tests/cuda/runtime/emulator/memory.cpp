@@ -1,0 +1,166 @@
+// Shared memory and device memory, with what makes wrong accesses show.
+#include "emulator/memory.hpp"
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <map>
+#include <new>
+
+#include "emulator/block.hpp"
+#include "emulator/control.hpp"
+#include "emulator/races.hpp"
+#include "emulator/sanitizer.hpp"
+
+// Variables that kernels declare __shared__ lie in a section of their own; the linker marks its ends.
+extern "C" {
+extern unsigned char __start_cuda_shared[] __attribute__((weak));
+extern unsigned char __stop_cuda_shared[] __attribute__((weak));
+}
+
+namespace emulator {
+
+namespace {
+
+constexpr std::size_t most_dynamic = 228 * 1024, red_zone = 1024;
+unsigned char garbage = 0xFF;
+
+// 1024-aligned, a page that may not be touched behind it.
+unsigned char* arena() {
+    static unsigned char* const begin = [] {
+        const std::size_t page = 4096, bytes = (most_dynamic + red_zone + page - 1) / page * page;
+        void* map = mmap(nullptr, bytes + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (map == MAP_FAILED) throw std::bad_alloc();
+        auto* end = static_cast<unsigned char*>(map) + bytes;
+        mprotect(end, page, PROT_NONE);
+        return end - most_dynamic - red_zone;
+    }();
+    static_assert((most_dynamic + red_zone) % 1024 == 0, "keeps the alignment");
+    return begin;
+}
+
+// The red zones between variables, where AddressSanitizer puts them, are filled too: no one may read them.
+__attribute__((no_sanitize("address"))) void fill(unsigned char* data, std::size_t bytes) {
+    volatile unsigned char* const p = data;
+    for (std::size_t i = 0; i < bytes; i++) p[i] = garbage;
+}
+
+std::map<void*, std::pair<void*, std::size_t>>& mappings() {
+    static auto* const all = new std::map<void*, std::pair<void*, std::size_t>>;
+    return *all;
+}
+
+}  // namespace
+
+void fill_with_garbage(void* data, std::size_t bytes) { std::memset(data, garbage, bytes); }
+
+void copy_unseen(void* to, const void* from, std::size_t bytes) { std::memcpy(to, from, bytes); }
+
+void prepare_shared_memory(std::size_t dynamic_bytes) {
+    // All ones: NaN as float, half and bf16, -1 as an integer. 0x7F…: huge as bf16 and f32, 127 as an integer.
+    garbage = block.random() % 4 ? 0xFF : 0x7F;
+    // The end of the array, not its begin, lies against the red zone; 1024-alignment leaves a gap of up to 1023 bytes.
+    const std::size_t rounded = (dynamic_bytes + 1023) / 1024 * 1024;
+    block.dynamic = arena() + most_dynamic - rounded;
+    block.dynamic_bytes = dynamic_bytes;
+    unpoison(arena(), most_dynamic + red_zone);
+    fill(block.dynamic, rounded + red_zone);
+    poison(block.dynamic + dynamic_bytes, rounded - dynamic_bytes + red_zone);
+    if (block.dynamic > arena()) poison(arena(), static_cast<std::size_t>(block.dynamic - arena()));
+    if (__start_cuda_shared)
+        fill(__start_cuda_shared, static_cast<std::size_t>(__stop_cuda_shared - __start_cuda_shared));
+}
+
+SharedRange dynamic_shared_range() { return {block.dynamic, arena(), block.dynamic_bytes, most_dynamic + red_zone}; }
+
+SharedRange shared_variables_range() {
+    const auto bytes = __start_cuda_shared ? static_cast<std::size_t>(__stop_cuda_shared - __start_cuda_shared) : 0;
+    return {__start_cuda_shared, __start_cuda_shared, bytes, bytes};
+}
+
+void release_shared_memory() { poison(arena(), most_dynamic + red_zone); }
+
+std::string check_shared_red_zone() {
+    unpoison(arena(), most_dynamic + red_zone);
+    const unsigned char* const end = arena() + most_dynamic + red_zone;
+    for (const unsigned char* p = block.dynamic + block.dynamic_bytes; p < end; p++)
+        if (*p != garbage)
+            return "someone wrote " +
+                   std::to_string(p - block.dynamic - static_cast<std::ptrdiff_t>(block.dynamic_bytes)) +
+                   " bytes behind the end of " + std::to_string(block.dynamic_bytes) +
+                   " bytes of dynamic shared memory";
+    return {};
+}
+
+bool in_shared_memory(const void* data, std::size_t bytes) {
+    const auto* p = static_cast<const unsigned char*>(data);
+    if (p >= block.dynamic && p + bytes <= block.dynamic + block.dynamic_bytes) return true;
+    return __start_cuda_shared && p >= __start_cuda_shared && p + bytes <= __stop_cuda_shared;
+}
+
+void check_aligned(const Site& site, const char* name, const void* data, std::size_t alignment) {
+    if (reinterpret_cast<std::uintptr_t>(data) % alignment)
+        fail(site, "%s: address %p is not aligned to %zu bytes", name, data, alignment);
+}
+
+void check_shared(const Site& site, const char* name, const void* data, std::size_t bytes, std::size_t alignment) {
+    if (!in_shared_memory(data, bytes)) {
+        const auto offset = static_cast<const unsigned char*>(data) - block.dynamic;
+        fail(site, "%s: %zu bytes at %td of the %zu bytes of dynamic shared memory, and in no __shared__ variable",
+             name, bytes, offset, block.dynamic_bytes);
+    }
+    check_aligned(site, name, data, alignment);
+}
+
+unsigned char* dynamic_shared_memory() { return block.dynamic; }
+
+std::uint32_t shared_window_address(const void* data) {
+    return static_cast<std::uint32_t>(static_cast<const unsigned char*>(data) - arena());
+}
+
+// ---- device memory ----
+
+void* allocate(std::size_t bytes) {
+#if FASTFFN_ASAN
+    void* const data = std::aligned_alloc(256, (std::max<std::size_t>(bytes, 1) + 255) / 256 * 256);
+    if (data) {
+        fill(static_cast<unsigned char*>(data), bytes);
+        const std::size_t rounded = (std::max<std::size_t>(bytes, 1) + 255) / 256 * 256;
+        poison(static_cast<unsigned char*>(data) + bytes, rounded - bytes);
+        mappings()[data] = {data, rounded};
+    }
+    return data;
+#else
+    // 16-aligned, so that vectors of the last elements end at the guard page; cudaMalloc's 256 would hide what is behind.
+    const std::size_t page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE)), rounded = (bytes + 15) / 16 * 16;
+    const std::size_t inner = std::max(page, (rounded + page - 1) / page * page);
+    void* const map = mmap(nullptr, inner + 2 * page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (map == MAP_FAILED) return nullptr;
+    auto* const base = static_cast<unsigned char*>(map) + page;
+    mprotect(base, inner, PROT_READ | PROT_WRITE);
+    unsigned char* const data = base + inner - rounded;
+    fill(data, bytes);
+    mappings()[data] = {map, inner + 2 * page};
+    races::add_allocation(data, bytes, map, inner + 2 * page);
+    return data;
+#endif
+}
+
+void release(void* data) {
+    const auto at = mappings().find(data);
+    if (at == mappings().end()) return;
+#if FASTFFN_ASAN
+    unpoison(data, at->second.second);
+    std::free(data);
+#else
+    races::remove_allocation(at->second.first);
+    munmap(at->second.first, at->second.second);
+#endif
+    mappings().erase(at);
+}
+
+}  // namespace emulator

@@ -1,0 +1,25 @@
+// Shared memory of the running block, for the emulator's own files.
+#pragma once
+
+#include <cstddef>
+#include <string>
+
+namespace emulator {
+
+void prepare_shared_memory(std::size_t dynamic_bytes);
+// A message if someone wrote behind the end; empty otherwise.
+std::string check_shared_red_zone();
+void release_shared_memory();
+
+// An array and the bytes around it that belong to nobody else.
+struct SharedRange {
+    const unsigned char *data, *mapping;
+    std::size_t bytes, mapping_bytes;
+};
+SharedRange dynamic_shared_range();
+SharedRange shared_variables_range();
+
+// Whether the address is in a variable that kernels declare __shared__, or in dynamic shared memory.
+bool in_shared_memory(const void* data, std::size_t bytes);
+
+}  // namespace emulator

@@ -1,0 +1,251 @@
+#include "emulator/races.hpp"
+
+#include <dlfcn.h>
+
+#include <algorithm>
+#include <cstring>
+#include <map>
+#include <set>
+
+#include "emulator/block.hpp"
+#include "emulator/memory.hpp"
+
+namespace emulator {
+
+namespace {
+
+using Clock = std::vector<std::uint32_t>;
+
+// Who touched a byte, and when by its own clock.
+struct Mark {
+    std::uint32_t block = 0, time = 0;  // time 0: nobody
+    std::uint16_t thread = 0;
+    bool atomic = false;
+};
+
+struct Byte {
+    Mark write, reads[2];
+};
+
+struct Array {
+    const unsigned char *data, *mapping;
+    std::size_t bytes, mapping_bytes;
+    bool shared;
+    std::uint64_t launch = 0;  // that the marks belong to
+    std::vector<Byte> marks;
+};
+
+bool instrumented = false;  // set by the first instrumented access
+std::uint64_t launch = 0;
+std::uint32_t block_number = 0;
+std::vector<Clock> clocks;  // of the block's threads
+Clock barrier_clocks[16];
+std::map<const void*, Clock> atomic_clocks;
+// Blocks that published with a fence before an atomic of an address, and those that this block has met in the same way.
+std::map<const void*, std::set<std::uint32_t>> published;
+std::set<std::uint32_t> met;
+bool fenced = false;
+std::map<const unsigned char*, Array>& arrays() {
+    static auto* const all = new std::map<const unsigned char*, Array>;
+    return *all;
+}
+Array dynamic_memory, variables;
+
+void join(Clock& into, const Clock& from) {
+    if (into.size() < from.size()) into.resize(from.size());
+    for (std::size_t i = 0; i < from.size(); i++) into[i] = std::max(into[i], from[i]);
+}
+
+Array* find(const unsigned char* p) {
+    if (p >= dynamic_memory.mapping && p < dynamic_memory.mapping + dynamic_memory.mapping_bytes)
+        return &dynamic_memory;
+    if (p >= variables.mapping && p < variables.mapping + variables.mapping_bytes) return &variables;
+    auto at = arrays().upper_bound(p);
+    if (at == arrays().begin()) return nullptr;
+    --at;
+    return p < at->second.mapping + at->second.mapping_bytes ? &at->second : nullptr;
+}
+
+bool ordered(const Mark& mark, int self) {
+    if (mark.time == 0) return true;
+    if (mark.block != block_number) return met.count(mark.block) != 0;
+    return mark.thread == self || clocks[static_cast<std::size_t>(self)][mark.thread] >= mark.time;
+}
+
+void check(const Site& site, Access access, const void* data, std::size_t bytes, const void* code) {
+    const auto* const p = static_cast<const unsigned char*>(data);
+    Array* const array = find(p);
+    if (!array) return;
+    Thread& thread = *block.running;
+    const int self = thread.number;
+    const char* const what = access == Access::read ? "reads" : access == Access::write ? "writes" : "changes";
+    const std::ptrdiff_t offset = p - array->data;
+    const char* const where = array->shared ? "shared memory" : "a device array";
+    char at[160] = "";
+    Dl_info info;
+    if (code && dladdr(code, &info) && info.dli_fname) {
+        const char* name = std::strrchr(info.dli_fname, '/');
+        std::snprintf(at, sizeof at, " (addr2line -Cfie %.80s %#tx)", name ? name + 1 : info.dli_fname,
+                      static_cast<const char*>(code) - static_cast<const char*>(info.dli_fbase) - 1);
+    }
+    if (offset < 0 || static_cast<std::size_t>(offset) + bytes > array->bytes)
+        fail(site, "%s %zu bytes at %td of %s of %zu bytes%s", what, bytes, offset, where, array->bytes, at);
+    if (array->launch != launch) {
+        array->marks.assign(array->bytes, Byte{});
+        array->launch = launch;
+    }
+    const Mark mark = {block_number, clocks[static_cast<std::size_t>(self)][static_cast<std::size_t>(self)],
+                       static_cast<std::uint16_t>(self), access == Access::atomic};
+    for (std::size_t i = 0; i < bytes; i++) {
+        Byte& byte = array->marks[static_cast<std::size_t>(offset) + i];
+        if (array->shared && access != Access::write && byte.write.time == 0)
+            fail(site, "%s %zu bytes at %td of %s that nobody has written%s", what, bytes, offset, where, at);
+        const auto race = [&](const Mark& other, const char* did) {
+            if (other.atomic && mark.atomic) return;
+            if (ordered(other, self)) return;
+            if (other.block == block_number)
+                fail(site, "race: %s %zu bytes at %td of %s that %s has %s, and no barrier lies between%s", what, bytes,
+                     offset, where, thread_name(*block.pool[other.thread]).c_str(), did, at);
+            fail(site, "race: %s %zu bytes at %td of %s that thread %d of block %u has %s%s", what, bytes, offset,
+                 where, other.thread, other.block, did, at);
+        };
+        race(byte.write, "written");
+        if (access == Access::read) {
+            byte.reads[ordered(byte.reads[0], self) ? 0 : 1] = mark;
+            continue;
+        }
+        for (const Mark& read : byte.reads) race(read, "read");
+        byte.write = mark;
+        byte.reads[0] = byte.reads[1] = Mark{};
+    }
+}
+
+}  // namespace
+
+namespace races {
+
+void begin_launch() {
+    ++launch;
+    block_number = 0;
+    published.clear();
+}
+
+void begin_block(int threads) {
+    ++block_number;
+    met.clear();
+    fenced = false;
+    atomic_clocks.clear();
+    for (Clock& clock : barrier_clocks) clock.clear();
+    if (!instrumented) return;
+    clocks.assign(static_cast<std::size_t>(threads), Clock(static_cast<std::size_t>(threads), 0));
+    for (std::size_t t = 0; t < clocks.size(); t++) clocks[t][t] = 1;
+    // Shared memory is new in every block.
+    const SharedRange dynamic = dynamic_shared_range(), statics = shared_variables_range();
+    dynamic_memory = {dynamic.data, dynamic.mapping, dynamic.bytes, dynamic.mapping_bytes, true, 0, {}};
+    variables = {statics.data, statics.mapping, statics.bytes, statics.mapping_bytes, true, 0, {}};
+}
+
+void arrive_at_barrier(int id) {
+    if (!instrumented) return;
+    const auto self = static_cast<std::size_t>(block.running->number);
+    join(barrier_clocks[id], clocks[self]);
+    ++clocks[self][self];
+}
+
+void leave_barrier(int id, int thread) {
+    if (instrumented) join(clocks[static_cast<std::size_t>(thread)], barrier_clocks[id]);
+}
+
+void reset_barrier(int id) {
+    // A barrier of the whole block: everyone has seen everything.
+    barrier_clocks[id].clear();
+}
+
+void join_warp(int first_thread, unsigned mask) {
+    if (!instrumented) return;
+    Clock all;
+    for (int i = 0; i < 32; i++)
+        if (mask >> i & 1) join(all, clocks[static_cast<std::size_t>(first_thread + i)]);
+    for (int i = 0; i < 32; i++)
+        if (mask >> i & 1) {
+            Clock& clock = clocks[static_cast<std::size_t>(first_thread + i)];
+            clock = all;
+            ++clock[static_cast<std::size_t>(first_thread + i)];
+        }
+}
+
+void fence() { fenced = true; }
+
+void add_allocation(const void* data, std::size_t bytes, const void* mapping, std::size_t mapping_bytes) {
+    const auto* const begin = static_cast<const unsigned char*>(mapping);
+    arrays()[begin] = {static_cast<const unsigned char*>(data), begin, bytes, mapping_bytes, false, 0, {}};
+}
+
+void remove_allocation(const void* mapping) { arrays().erase(static_cast<const unsigned char*>(mapping)); }
+
+}  // namespace races
+
+void note_access(const Site& site, Access access, const void* data, std::size_t bytes) {
+    if (!instrumented || !block.running || bytes == 0) return;
+    check(site, access, data, bytes, nullptr);
+    if (access != Access::atomic) return;
+    const auto self = static_cast<std::size_t>(block.running->number);
+    Clock& clock = atomic_clocks[data];
+    join(clocks[self], clock);
+    join(clock, clocks[self]);
+    ++clocks[self][self];
+    auto& blocks = published[data];
+    met.insert(blocks.begin(), blocks.end());
+    if (fenced) {
+        blocks.insert(block_number);
+        blocks.insert(met.begin(), met.end());
+    }
+}
+
+namespace {
+
+void seen(Access access, const void* data, std::size_t bytes, const void* code) {
+    if (!block.running) return;
+    check(block.running->site.file ? block.running->site : Site{"kernel", 0}, access, data, bytes, code);
+}
+
+}  // namespace
+
+}  // namespace emulator
+
+// What instrumented code calls. The first one, before main, says that there is such code.
+extern "C" {
+void __tsan_init() { emulator::instrumented = true; }
+void __tsan_func_entry(void*) {}
+void __tsan_func_exit() {}
+void __tsan_vptr_update(void**, void*) {}
+void __tsan_vptr_read(void**) {}
+#define FASTFFN_ACCESS(size)                                                                                          \
+    void __tsan_read##size(void* p) { emulator::seen(emulator::Access::read, p, size, __builtin_return_address(0)); } \
+    void __tsan_write##size(void* p) {                                                                                \
+        emulator::seen(emulator::Access::write, p, size, __builtin_return_address(0));                                \
+    }                                                                                                                 \
+    void __tsan_unaligned_read##size(void* p) {                                                                       \
+        emulator::seen(emulator::Access::read, p, size, __builtin_return_address(0));                                 \
+    }                                                                                                                 \
+    void __tsan_unaligned_write##size(void* p) {                                                                      \
+        emulator::seen(emulator::Access::write, p, size, __builtin_return_address(0));                                \
+    }
+FASTFFN_ACCESS(1)
+FASTFFN_ACCESS(2)
+FASTFFN_ACCESS(4)
+FASTFFN_ACCESS(8)
+FASTFFN_ACCESS(16)
+void __tsan_read_range(void* p, std::size_t bytes) {
+    emulator::seen(emulator::Access::read, p, bytes, __builtin_return_address(0));
+}
+void __tsan_write_range(void* p, std::size_t bytes) {
+    emulator::seen(emulator::Access::write, p, bytes, __builtin_return_address(0));
+}
+// Guards of static variables in the test's own code.
+unsigned char __tsan_atomic8_load(const volatile unsigned char* p, int) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
+unsigned __tsan_atomic32_load(const volatile unsigned* p, int) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
+int __tsan_atomic32_fetch_add(volatile int* p, int value, int) {
+    return __atomic_fetch_add(p, value, __ATOMIC_ACQ_REL);
+}
+}

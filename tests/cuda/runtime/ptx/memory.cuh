@@ -1,0 +1,14 @@
+// cuda/src/ptx/memory.cuh on the CPU.
+#pragma once
+
+#include <cuda_runtime.h>
+
+namespace fastffn::ptx {
+
+template <class T>
+inline T load_once(const T* global, FASTFFN_SITE) {
+    emulator::check_aligned(site, "load_once", global, sizeof(T));
+    return *global;
+}
+
+}  // namespace fastffn::ptx
