@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "compare.hpp"
+#include "hadamard.hpp"
 #include "machine.hpp"
 #include "options.hpp"
 #include "progress.hpp"
@@ -118,6 +119,7 @@ int main(int count, char** values) {
             std::printf("%s\n", bench::build_text().c_str());
             return 0;
         }
+        if (options.suite == "hadamard") return bench::run_hadamard(options);
         return options.worker ? bench::serve() : run(options);
     } catch (const std::exception& problem) {
         std::fprintf(stderr, "fastffn-bench: %s\n", problem.what());

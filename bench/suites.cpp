@@ -58,6 +58,8 @@ void apply_suite(const std::string& name, Options* options) {
         options->cold_tokens_limit = 16;
         options->x_dtypes = {fastffn::DType::bf16};
         options->baseline_dense = true;
+    } else if (name == "hadamard") {
+        options->row_seconds = 0.4;  // rows and columns of its own: hadamard.cpp
     } else if (name == "quick") {
         options->shapes = {plain(768, 3072)};
         options->formats = {Format::bf16, Format::int8, Format::f32};
@@ -79,7 +81,8 @@ void apply_suite(const std::string& name, Options* options) {
         options->rounds = 3;
         options->machine_seconds = 0.004;
     } else {
-        throw std::invalid_argument("--suite: expected default, quick, moe, sparse24 or fff, found '" + name + "'");
+        throw std::invalid_argument("--suite: expected default, quick, moe, sparse24, hadamard or fff, found '" + name +
+                                    "'");
     }
 }
 

@@ -26,6 +26,42 @@ struct DeviceInfo {
     std::int64_t memory_bytes, l2_bytes, shared_bytes;  // shared memory of a block, opt-in maximum
 };
 
+// [rows, cols] in device memory, the last dimension contiguous.
+struct DeviceRows {
+    void* data;
+    std::int32_t dtype;  // fastffn::DType: f32, f16 or bf16
+    std::int64_t rows, cols;
+    std::int64_t stride;  // elements from row to row
+};
+
+// One matrix packed for devices (header layout 2; see cuda/src/layout.hpp), its payload in device memory.
+struct DeviceMatrix {
+    const void* payload;  // nullptr: none
+    std::int32_t format;  // fastffn::Format
+    std::uint32_t flags, parameters[2];
+    std::int64_t out_features, in_features;
+};
+
+// [out_features], contiguous, in device memory.
+struct DeviceBias {
+    const void* data;  // nullptr: none
+    std::int32_t dtype;
+};
+
+struct LinearCall {
+    DeviceRows x, y;
+    DeviceMatrix w;
+    DeviceBias bias;
+};
+
+struct FfnCall {
+    DeviceRows x, y;
+    DeviceMatrix up, gate, down;
+    DeviceBias b_up, b_gate, b_down;
+    std::int32_t activation;  // fastffn::Activation
+    void* workspace;          // device memory of ffn_workspace() bytes, 256-byte aligned
+};
+
 struct Plugin {
     std::uint32_t abi;          // plugin_abi; nothing behind it may be read when it differs
     std::uint32_t bytes;        // sizeof(Plugin)
@@ -35,6 +71,14 @@ struct Plugin {
     // Number of devices; without a driver an error that says why.
     std::int32_t (*device_count)(std::int32_t* count, PluginError* error);
     std::int32_t (*device_info)(std::int32_t device, DeviceInfo* info, PluginError* error);
+    // Arguments were checked by the caller; a format, dtype or device without kernels is an error by name. They launch on
+    // `stream` (a cudaStream_t) of `device`, allocate nothing and wait for nothing.
+    std::int32_t (*linear)(std::int32_t device, void* stream, const LinearCall& call, PluginError* error);
+    std::int32_t (*ffn)(std::int32_t device, void* stream, const FfnCall& call, PluginError* error);
+    std::int64_t (*ffn_workspace)(const FfnCall& call);
+    // Waits for the stream: for headers of weights, once at load.
+    std::int32_t (*read)(std::int32_t device, void* stream, const void* source, void* host, std::int64_t bytes,
+                         PluginError* error);
 };
 
 // The type of the exported function.

@@ -66,9 +66,57 @@ std::int32_t device_info(std::int32_t device, DeviceInfo* info, PluginError* err
     return 0;
 }
 
+std::int32_t no_kernels(const char* operation, PluginError* error) {
+    error->code = unsupported;
+    std::snprintf(error->message, sizeof error->message, "%s has no CUDA kernels in this version", operation);
+    return error->code;
+}
+std::int32_t linear(std::int32_t, void*, const LinearCall&, PluginError* error) { return no_kernels("linear", error); }
+std::int32_t ffn(std::int32_t, void*, const FfnCall&, PluginError* error) { return no_kernels("ffn", error); }
+std::int64_t ffn_workspace(const FfnCall&) { return 0; }
+
+// Sets the device for a call and puts the caller's back.
+class DeviceGuard {
+  public:
+    explicit DeviceGuard(int device) {
+        cudaGetDevice(&previous_);
+        if (device != previous_) status_ = cudaSetDevice(device);
+    }
+    ~DeviceGuard() { cudaSetDevice(previous_); }
+    DeviceGuard(const DeviceGuard&) = delete;
+    cudaError_t status() const { return status_; }
+
+  private:
+    int previous_ = 0;
+    cudaError_t status_ = cudaSuccess;
+};
+
+std::int32_t read(std::int32_t device, void* stream, const void* source, void* host, std::int64_t bytes,
+                  PluginError* error) {
+    const DeviceGuard guard(device);
+    if (guard.status() != cudaSuccess) return fail(guard.status(), "cudaSetDevice", error);
+    auto* queue = static_cast<cudaStream_t>(stream);
+    if (const cudaError_t status =
+            cudaMemcpyAsync(host, source, static_cast<std::size_t>(bytes), cudaMemcpyDeviceToHost, queue);
+        status != cudaSuccess)
+        return fail(status, "cudaMemcpyAsync", error);
+    if (const cudaError_t status = cudaStreamSynchronize(queue); status != cudaSuccess)
+        return fail(status, "cudaStreamSynchronize", error);
+    return 0;
+}
+
 const Plugin table = {
-    plugin_abi,     sizeof(Plugin), FASTFFN_VERSION, FASTFFN_CUDA_ARCHITECTURE_NAMES,
-    CUDART_VERSION, device_count,   device_info,
+    plugin_abi,
+    sizeof(Plugin),
+    FASTFFN_VERSION,
+    FASTFFN_CUDA_ARCHITECTURE_NAMES,
+    CUDART_VERSION,
+    device_count,
+    device_info,
+    linear,
+    ffn,
+    ffn_workspace,
+    read,
 };
 
 }  // namespace

@@ -12,7 +12,8 @@ Weights have the layout of ``torch.nn.Linear``: [out_features, in_features]. Pac
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from fastffn._core import __version__, fff, ffn, linear, moe, route_topk
+from fastffn._core import DeviceWeight, __version__, fff, ffn, linear, moe, route_topk
+from fastffn._device import device_weight
 from fastffn._fff import FffRoute, TreeInfo, fff_route, fff_workspace, pack_tree, tree_info, unpack_tree, verify_tree
 from fastffn._hadamard import hadamard, quantize
 from fastffn._machine import active_kernel, get_num_threads, set_num_threads
@@ -65,6 +66,7 @@ _LATER = {
 
 __all__ = [
     "Covariance",
+    "DeviceWeight",
     "ExpertLoad",
     "Factors",
     "FffMaster",
@@ -84,6 +86,7 @@ __all__ = [
     "check24",
     "cmake_dir",
     "convert",
+    "device_weight",
     "expert_load",
     "factorize",
     "fff",

@@ -56,7 +56,7 @@ def activations() -> tuple[str, ...]:
     return _core.activations()
 
 
-def pack(w: Array | tuple[Array, Any], format: str, **options: Any) -> Array:
+def pack(w: Array | tuple[Array, Any], format: str, *, device: Any = None, **options: Any) -> Any:
     """Weights in the order and format that the kernels read.
 
     Args:
@@ -66,6 +66,8 @@ def pack(w: Array | tuple[Array, Any], format: str, **options: Any) -> Array:
             quantises the activations per token.
             "lowrank" takes a pair of factors for w: (u, v), u [rank, in_features], v [out_features, rank], in the order
             in which they are applied: w ≈ v @ u, as :func:`fastffn.factorize` returns them.
+        device: a CUDA device for the packed weights, as "cuda", "cuda:1" or a torch.device; the default is where w is. Packing
+            itself runs on the CPU. Formats there so far: f32, f16, bf16.
         **options: what the format lets you choose; None means its default. Formats without options take none.
             "sparse24" (two of every four consecutive weights of a row may be nonzero) has values="bf16" (the default),
             "f16", "f32" or "int8": how the kept weights are stored, and with them the numbers that are multiplied.
@@ -81,9 +83,12 @@ def pack(w: Array | tuple[Array, Any], format: str, **options: Any) -> Array:
             for scales (max - min) / 15 and a zero point per group; act as "ternary", or "bf16" (activations rounded to bf16
             and not scaled, sums in f32). For w that holds codes 0 to 15 there
             are scales= (f32, one per row and group) and zeros= (w ≈ scale · (code - zero); 8 where left out) or minima=
-            (w ≈ scale · code + minimum). Codes may be int8 or uint8 arrays. But for act="bf16" activations are integers, whose
-            sums are exact: the results have the same bits on every instruction set. A token with NaN or infinity has
-            outputs of NaN then; with act="bf16" of NaN or infinity. No other token's are touched.
+            (w ≈ scale · code + minimum). Codes may be int8 or uint8 arrays. Both have order="panels" (the default), "rows" (a
+            row's codes lie together: for w_up of layers that skip neurons, see gate_first of :func:`fastffn.ffn`) or
+            "columns" (activations that are zero once quantised are skipped, and their columns of w not read: for w_down of
+            such layers); numbers are the same in all three. But for act="bf16" activations are integers, whose sums are
+            exact: the results have the same bits on every instruction set. A token with NaN or infinity has outputs of NaN
+            then; with act="bf16", which knows no other order, of NaN or infinity. No other token's are touched.
             "ternary" and "int4" also have hadamard="none" (the default), "pow2", "kron" or "block" (with block=, a power of two):
             :func:`fastffn.hadamard` of the activations before they are quantised, which keeps outliers from deciding the
             scale (H-BitLinear, arXiv:2504.18415). w is rotated by the same H before it becomes codes, so that
@@ -93,7 +98,8 @@ def pack(w: Array | tuple[Array, Any], format: str, **options: Any) -> Array:
 
     Returns:
         A contiguous one-dimensional uint8 array of w's kind: a header of 64 bytes and the weights. One layout serves
-        every instruction set, so it may be saved and loaded on another machine.
+        every instruction set, so it may be saved and loaded on another machine. On a CUDA device: a
+        :class:`fastffn.DeviceWeight`, whose array holds such bytes in the order that GPUs read.
 
     Raises:
         ValueError: an unknown format; options that it does not have or values they do not take; a shape or dtype that
@@ -102,12 +108,24 @@ def pack(w: Array | tuple[Array, Any], format: str, **options: Any) -> Array:
         TypeError: w is no array.
         BufferError: w cannot be read where it is.
     """
+    if (target := _device_of(w, device)) is not None:
+        from fastffn._device import pack_on_device
+
+        return pack_on_device(w, format, options, target)
     if format == "lowrank":
-        packed: Array = _pack_pair(w, **options)
-        return packed
+        return _pack_pair(w, **options)
     if isinstance(w, tuple):
         raise TypeError(f"pack: w is a tuple, expected an array; only 'lowrank' packs pairs of factors, not '{format}'")
     return _core.pack(w, format, options)
+
+
+def _device_of(w: Any, device: Any) -> Any:
+    """The CUDA device that packed weights are for, as a framework says it; None for the CPU."""
+    if device is None:
+        # Only arrays of frameworks with devices have such an attribute; NumPy's says "cpu".
+        kind = getattr(getattr(w, "device", None), "type", None)
+        return w.device if kind == "cuda" else None
+    return None if str(device).partition(":")[0] == "cpu" else device
 
 
 def _pack_pair(w: Any, factors: str | None = None, **unknown: Any) -> Any:

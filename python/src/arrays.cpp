@@ -166,6 +166,9 @@ const TypeEntry& type_entry(PyTypeObject* type) {
 
 void read_array(const Call& call, const char* name, py::handle object, Role role, Array* array) {
     const TypeEntry& entry = type_entry(Py_TYPE(object.ptr()));
+    if (call.on_device && (entry.kind == Kind::numpy || !PyObject_HasAttrString(object.ptr(), "__dlpack__")))
+        raise(PyExc_ValueError, where(call, name) + " (" + type_name(object) +
+                                    ") is in the CPU's memory, and the weights are on a CUDA device; move it there");
     if (entry.kind == Kind::torch) return read_torch(call, name, object, role, *entry.exchange, array);
     if (entry.kind == Kind::torch_slow) return read_torch_slow(call, name, object, role, array);
     if (entry.masked)
@@ -190,8 +193,10 @@ std::string dlpack_dtype_name(dlpack::DataType type) {
 
 }  // namespace
 
-void read_dltensor(const Call& call, const char* name, const dlpack::Tensor& tensor, TensorView* view) {
-    if (tensor.device.type != dlpack::device_cpu) check_device(call, name, tensor.device);
+void read_dltensor(const Call& call, const char* name, const dlpack::Tensor& tensor, Array* array) {
+    TensorView* view = &array->view;
+    if (call.on_device || tensor.device.type != dlpack::device_cpu) check_device(call, name, tensor.device);
+    array->device = tensor.device;
     check_dims(call, name, tensor.ndim);
     const dlpack::DataType type = tensor.dtype;
     switch (type.lanes == 1 ? type.code * 256 + type.bits : -1) {

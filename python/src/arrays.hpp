@@ -41,11 +41,15 @@ enum class Role : std::uint8_t {
 // One call from Python: names its errors.
 struct Call {
     const char* operation;
+    bool on_device = false;  // arrays on CUDA devices are taken, and no others
+    long long stream = 1;    // then: the stream that arrays must be ready on, as __dlpack__ takes it
+    int device = 0;          // and the device's number; -1: any
 };
 
 struct Array {
     TensorView view;
     Kind kind = Kind::other;
+    dlpack::Device device{dlpack::device_cpu, 0};
     py::object owner;  // keeps the memory where the argument alone does not
 };
 
@@ -54,7 +58,7 @@ struct Array {
 void read_array(const Call& call, const char* name, py::handle object, Role role, Array* array);
 
 // A DLTensor as a view; throws for devices, dtypes and layouts that fastffn does not take.
-void read_dltensor(const Call& call, const char* name, const dlpack::Tensor& tensor, TensorView* view);
+void read_dltensor(const Call& call, const char* name, const dlpack::Tensor& tensor, Array* array);
 
 // "float32 array of shape (2, 3)", for errors.
 std::string describe(const TensorView& view);

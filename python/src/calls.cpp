@@ -9,8 +9,10 @@
 
 #include "arguments.hpp"
 #include "contexts.hpp"
+#include "device_weight.hpp"
 #include "docstrings.hpp"
 #include "errors.hpp"
+#include "fastffn/cuda.hpp"
 #include "fastffn/ffn.hpp"
 #include "gil.hpp"
 #include "packed_argument.hpp"
@@ -33,15 +35,16 @@ bool worth_releasing_gil(const TensorView& x, std::int64_t weight_bytes) {
 
 struct Linear {
     static constexpr const char* operation = "linear";
-    enum { X, W, Bias, Out, count };
+    enum { X, W, Bias, Out, Stream, count };
+    static constexpr int first_weight = W;
     static Parameters parameters;
 
-    Call call{operation};
+    Call call;
     Array x, bias;
     PackedArray w;
     const TensorView* bias_view = nullptr;
 
-    explicit Linear(PyObject* const* slots) {
+    explicit Linear(PyObject* const* slots, const Call& how = {operation}) : call(how) {
         read_array(call, "x", slots[X], Role::input, &x);
         read_packed(call, "w", slots[W], &w);
         if (slots[Bias]) {
@@ -55,8 +58,11 @@ struct Linear {
         return linear_workspace(x.view, w.view, threads, bytes);
     }
     Status run(Context& context, const TensorView& y) const { return linear(context, x.view, w.view, bias_view, y); }
+    Status run(CudaStream stream, const TensorView& y) const {
+        return cuda_linear(stream, x.view, w.view, bias_view, y);
+    }
 };
-Parameters Linear::parameters{"linear", {"x", "w", "bias", "out", nullptr}, 2, 3};
+Parameters Linear::parameters{"linear", {"x", "w", "bias", "out", "stream", nullptr}, 2, 3};
 
 Activation activation_argument(PyObject* object) {
     // Source code's strings are interned, so the same name is mostly the same object.
@@ -74,18 +80,44 @@ Activation activation_argument(PyObject* object) {
     return activation;
 }
 
+GateFirst gate_first_argument(PyObject* object) {
+    if (object == Py_True) return GateFirst::always;
+    if (object == Py_False) return GateFirst::never;
+    if (!PyUnicode_Check(object) || PyUnicode_CompareWithASCIIString(object, "auto") != 0)
+        raise(PyUnicode_Check(object) ? PyExc_ValueError : PyExc_TypeError,
+              "ffn: gate_first is " + py::cast<std::string>(py::repr(object)) + ", expected 'auto', True or False");
+    return GateFirst::automatic;
+}
+
 struct Ffn {
     static constexpr const char* operation = "ffn";
-    enum { X, WUp, WDown, WGate, BUp, BDown, BGate, ActivationName, SegmentList, SubNorm, SubNormEps, Out, count };
+    enum {
+        X,
+        WUp,
+        WDown,
+        WGate,
+        BUp,
+        BDown,
+        BGate,
+        ActivationName,
+        SegmentList,
+        SubNorm,
+        SubNormEps,
+        GateFirstChoice,
+        Out,
+        Stream,
+        count
+    };
+    static constexpr int first_weight = WUp;
     static Parameters parameters;
 
-    Call call{operation};
+    Call call;
     std::vector<Segment> segments;
     Array x, b_up, b_down, b_gate, sub_norm;
     PackedArray w_up, w_down, w_gate;
     FfnWeights weights;
 
-    explicit Ffn(PyObject* const* slots) {
+    explicit Ffn(PyObject* const* slots, const Call& how = {operation}) : call(how) {
         if (!slots[ActivationName]) {
             std::string names;
             for (int i = 0; i < activation_count; ++i)
@@ -109,6 +141,7 @@ struct Ffn {
         weights.sub_norm_eps =
             static_cast<float>(number_argument(call, "sub_norm_eps", slots[SubNormEps], weights.sub_norm_eps));
         if (slots[SegmentList]) read_segments(slots[SegmentList]);
+        if (slots[GateFirstChoice]) weights.gate_first = gate_first_argument(slots[GateFirstChoice]);
     }
     void read_segments(PyObject* object) {
         const auto wrong = [&] {
@@ -152,10 +185,11 @@ struct Ffn {
     std::int64_t weight_bytes() const { return weights.w_up.bytes + weights.w_down.bytes + weights.w_gate.bytes; }
     Status workspace(int threads, std::int64_t* bytes) const { return ffn_workspace(x.view, weights, threads, bytes); }
     Status run(Context& context, const TensorView& y) const { return ffn(context, x.view, weights, y); }
+    Status run(CudaStream stream, const TensorView& y) const { return cuda_ffn(stream, x.view, weights, y); }
 };
 Parameters Ffn::parameters{"ffn",
                            {"x", "w_up", "w_down", "w_gate", "b_up", "b_down", "b_gate", "activation", "segments",
-                            "sub_norm", "sub_norm_eps", "out", nullptr},
+                            "sub_norm", "sub_norm_eps", "gate_first", "out", "stream", nullptr},
                            3,
                            7};
 
@@ -165,7 +199,9 @@ template <class Operation>
 Result new_result(const Operation& operation, PyObject* x) {
     const TensorView& view = operation.x.view;
     PackedInfo info;
-    if (view.ndim == 0 || !inspect(operation.last(), &info).ok()) {
+    if (const PackedHeader* header = operation.last().header; header && view.ndim > 0) {
+        info.out_features = header->out_features;
+    } else if (view.ndim == 0 || !inspect(operation.last(), &info).ok()) {
         std::int64_t bytes = 0;
         check(operation.workspace(1, &bytes));
         raise(PyExc_ValueError, std::string(Operation::operation) + ": x has shape (), expected (..., in_features)");
@@ -176,11 +212,32 @@ Result new_result(const Operation& operation, PyObject* x) {
     return {operation.call, x, operation.x, view.dtype, view.ndim, shape};
 }
 
+// A call whose weights are on a CUDA device. The GIL is kept: a launch takes microseconds.
+template <class Operation>
+PyObject* device_entry(const DeviceWeight& first, PyObject* const* slots) {
+    const CudaStream stream =
+        call_stream(Operation::operation, slots[Operation::Stream], slots[Operation::X], first.device);
+    const Operation operation(slots, {Operation::operation, true, dlpack_stream(stream), first.device});
+    std::optional<Result> result;
+    Array out;
+    if (slots[Operation::Out]) read_array(operation.call, "out", slots[Operation::Out], Role::output, &out);
+    else result.emplace(new_result(operation, slots[Operation::X]));
+    check(operation.run(stream, result ? result->view : out.view));
+    if (result) return result->finish().release().ptr();
+    Py_INCREF(slots[Operation::Out]);
+    return slots[Operation::Out];
+}
+
 template <class Operation>
 PyObject* entry(PyObject*, PyObject* const* args, Py_ssize_t count, PyObject* keywords) noexcept {
     try {
         PyObject* slots[Operation::count];
         Operation::parameters.bind(args, count, keywords, slots);
+        if (const DeviceWeight* weight = device_weight(slots[Operation::first_weight]))
+            return device_entry<Operation>(*weight, slots);
+        if (slots[Operation::Stream])
+            raise(PyExc_ValueError, std::string(Operation::operation) +
+                                        ": stream is for weights on CUDA devices, and these are on the CPU");
         Operation operation(slots);
         std::optional<Result> result;
         Array out;
@@ -221,9 +278,10 @@ std::int64_t linear_workspace_bytes(const py::object& x, const py::object& w, in
 }
 
 std::int64_t ffn_workspace_bytes(const py::object& x, const py::object& w_up, const py::object& w_down,
-                                 const py::object& w_gate, const py::object& sub_norm, int threads) {
-    const py::str activation(activation_name(Activation::identity));  // every activation takes the same memory
+                                 const py::object& w_gate, const py::object& sub_norm, const py::object& activation,
+                                 const py::object& gate_first, int threads) {
     PyObject* slots[Ffn::count] = {x.ptr(), w_up.ptr(), w_down.ptr(), pointer_or_null(w_gate)};
+    slots[Ffn::GateFirstChoice] = gate_first.ptr();
     slots[Ffn::ActivationName] = activation.ptr();
     slots[Ffn::SubNorm] = pointer_or_null(sub_norm);
     return workspace_bytes(Ffn(slots), threads);
@@ -273,7 +331,8 @@ void register_calls(py::module_& module) {
     if (PyModule_AddFunctions(module.ptr(), methods) != 0) throw py::error_already_set();
     module.def("linear_workspace", &linear_workspace_bytes, py::arg("x"), py::arg("w"), py::arg("threads"));
     module.def("ffn_workspace", &ffn_workspace_bytes, py::arg("x"), py::arg("w_up"), py::arg("w_down"),
-               py::arg("w_gate"), py::arg("sub_norm"), py::arg("threads"));
+               py::arg("w_gate"), py::arg("sub_norm"), py::arg("activation"), py::arg("gate_first"),
+               py::arg("threads"));
     module.def("activations", &activation_names);
     module.def("seconds_per_call",
                [](const std::string& operation, int repeats, const py::args& args, const py::kwargs& keywords) {

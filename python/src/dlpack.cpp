@@ -18,6 +18,18 @@ const dlpack::ExchangeApi* exchange_api(PyTypeObject* type) {
 }
 
 void check_device(const Call& call, const char* name, dlpack::Device device) {
+    if (call.on_device) {
+        const bool cuda = device.type == dlpack::device_cuda || device.type == dlpack::device_cuda_managed;
+        if (cuda && (call.device == device.id || call.device < 0)) return;
+        if (cuda)
+            raise(PyExc_ValueError, std::string(call.operation) + ": " + name + " is on CUDA device " +
+                                        std::to_string(device.id) + ", and the first weight is on CUDA device " +
+                                        std::to_string(call.device) + "; all arrays of a call lie on one device");
+        raise(PyExc_ValueError, std::string(call.operation) + ": " + name + " is on DLPack device type " +
+                                    std::to_string(device.type) +
+                                    (device.type == dlpack::device_cpu ? " (the CPU)" : "") +
+                                    ", and the weights are on a CUDA device; move it there");
+    }
     const char* kind = "another";
     switch (device.type) {
         case dlpack::device_cpu:
@@ -31,22 +43,25 @@ void check_device(const Call& call, const char* name, dlpack::Device device) {
     raise(PyExc_RuntimeError,
           std::string(call.operation) + ": " + name + " is on " + kind + " device (DLPack type " +
               std::to_string(device.type) + ", number " + std::to_string(device.id) +
-              "), and this fastffn has no CUDA plugin: it computes on the CPU; move the array there");
+              "), and this call runs on the CPU; move the array there, or pack the weights with device=");
 }
 
 namespace {
 
 // Calls object.__dlpack__ with the newest protocol that the object understands.
-py::object call_dlpack(py::handle object, Role role) {
+py::object call_dlpack(const Call& call, py::handle object, Role role) {
     const py::object method = object.attr("__dlpack__");
     const py::tuple version = py::make_tuple(dlpack::major_version, dlpack::minor_version);
     try {
+        // The producer makes that stream wait for what it still computes. Outputs too: it may still read them.
+        if (call.on_device) return method(py::arg("stream") = call.stream, py::arg("max_version") = version);
         // A copy would swallow what we write.
         if (role == Role::output) return method(py::arg("max_version") = version, py::arg("copy") = false);
         return method(py::arg("max_version") = version);
     } catch (py::error_already_set& error) {
         if (!error.matches(PyExc_TypeError)) throw;
     }
+    if (call.on_device) return method(py::arg("stream") = call.stream);
     return method();
 }
 
@@ -70,7 +85,7 @@ void read_dlpack(const Call& call, const char* name, py::handle object, Role rol
             const auto device = py::cast<py::tuple>(object.attr("__dlpack_device__")());
             check_device(call, name, {py::cast<std::int32_t>(device[0]), py::cast<std::int32_t>(device[1])});
         }
-        array->owner = call_dlpack(object, role);
+        array->owner = call_dlpack(call, object, role);
     } catch (py::error_already_set& cause) {
         raise_from(PyExc_BufferError, prefix + " (" + type_name(object) + ") could not be exported", cause);
     }
@@ -86,10 +101,10 @@ void read_dlpack(const Call& call, const char* name, py::handle object, Role rol
             raise(PyExc_ValueError, prefix + " is read-only");
         if (role == Role::output && (managed->flags & dlpack::flag_is_copied))
             raise(PyExc_BufferError, prefix + " exports a copy of itself, so nothing can be written to it");
-        read_dltensor(call, name, managed->tensor, &array->view);
+        read_dltensor(call, name, managed->tensor, array);
     } else if (PyCapsule_IsValid(capsule, "dltensor")) {
         auto* managed = static_cast<dlpack::ManagedTensor*>(PyCapsule_GetPointer(capsule, "dltensor"));
-        read_dltensor(call, name, managed->tensor, &array->view);
+        read_dltensor(call, name, managed->tensor, array);
     } else {
         raise(PyExc_BufferError, prefix + ": __dlpack__ of " + type_name(object) + " returned no DLPack capsule");
     }

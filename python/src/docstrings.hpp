@@ -3,7 +3,7 @@
 
 namespace fastffn::python {
 
-constexpr const char* linear_docstring = R"(linear($module, /, x, w, bias=None, *, out=None)
+constexpr const char* linear_docstring = R"(linear($module, /, x, w, bias=None, *, out=None, stream=None)
 --
 
 y = x · wᵀ + bias, with packed weights.
@@ -15,6 +15,10 @@ Args:
     bias: [out_features], f32, f16 or bf16; None for none.
     out: where to write y: [..., out_features], f32, f16 or bf16, writable, sharing no memory with the inputs. It is
         returned as it is, and the call allocates nothing. None makes a new array.
+    stream: with weights on a CUDA device (:class:`fastffn.DeviceWeight`; every other array then lies there too): the stream to
+        run on, an int (0 or 1: the legacy default, 2: per thread, else a handle) or an object with ``__cuda_stream__``. None is
+        the stream that x's framework works on. The call does not wait for the device; on a stream of your own keep the
+        arrays alive until it is done.
 
 Returns:
     y, [..., out_features]: without ``out``, an array of x's kind and dtype.
@@ -31,7 +35,7 @@ Sums are f32 (int32 for int8). f32 and f16 weights use x in f32, bf16 weights ro
 each token of x to [-127, 127] with scale absmax / 127. The result has the same bits for any number of threads.)";
 
 constexpr const char* ffn_docstring =
-    R"(ffn($module, /, x, w_up, w_down, w_gate=None, b_up=None, b_down=None, b_gate=None, *, activation, segments=None, sub_norm=None, sub_norm_eps=1e-05, out=None)
+    R"(ffn($module, /, x, w_up, w_down, w_gate=None, b_up=None, b_down=None, b_gate=None, *, activation, segments=None, sub_norm=None, sub_norm_eps=1e-05, gate_first="auto", out=None, stream=None)
 --
 
 The feed-forward layer of a transformer, with packed weights, in one pass.
@@ -62,8 +66,13 @@ Args:
         has it (arXiv:2504.12285). They stay in f32 until it is done, so relu2 may leave the range of f16. With segments the
         mean is that of the used columns. None for none.
     sub_norm_eps: what is added to the mean of squares, 0 or more.
+    gate_first: True multiplies w_gate first and reads only those rows of w_up whose activated gate is not zero (BitNet
+        a4.8, arXiv:2411.04965); y has the same bits. It needs w_gate, activation "relu" or "relu2", w_up packed as
+        "ternary" or "int4" with order="rows", and no segments. "auto" does so where it can, for one or two tokens; False
+        never does. With w_down packed with order="columns", its columns are skipped too, in either order.
     out: where to write y: [..., d_model_out], f32, f16 or bf16, writable, sharing no memory with the inputs. It is
         returned as it is, and the call allocates nothing. None makes a new array.
+    stream: as :func:`fastffn.linear`.
 
 Returns:
     y, [..., d_model_out]: without ``out``, an array of x's kind and dtype.

@@ -49,9 +49,11 @@ Result::Result(const Call& call, py::handle like, const Array& source, DType dty
     if (source.kind == Kind::numpy) {
         allocate_numpy(like, source, dtype);
     } else if (exchange && exchange->allocate && exchange->import_managed) {
-        allocate_torch(*exchange);
+        allocate_torch(*exchange, source.device);
     } else if (source.kind != Kind::other) {
-        allocate_torch_slow();
+        allocate_torch_slow(like);
+    } else if (call.on_device) {
+        allocate_on_device(like);
     } else {
         allocate_owned(like);
     }
@@ -75,12 +77,14 @@ void Result::allocate_numpy(py::handle like, const Array& source, DType dtype) {
     object_ = std::move(array);
 }
 
-void Result::allocate_torch(const dlpack::ExchangeApi& exchange) {
+void Result::allocate_torch(const dlpack::ExchangeApi& exchange, dlpack::Device device) {
     dlpack::DataType type{dlpack::code_float, static_cast<std::uint8_t>(8 * dtype_bytes(view.dtype)), 1};
     if (view.dtype == DType::bf16) type.code = dlpack::code_bfloat;
     if (view.dtype == DType::u8) type.code = dlpack::code_uint;
     if (view.dtype == DType::i8 || view.dtype == DType::i32 || view.dtype == DType::i64) type.code = dlpack::code_int;
-    dlpack::Tensor prototype{nullptr, {dlpack::device_cpu, 0}, view.ndim, type, view.shape, nullptr, 0};
+    // Arrays in pinned or managed memory get plain ones.
+    if (device.type != dlpack::device_cuda) device = {dlpack::device_cpu, 0};
+    dlpack::Tensor prototype{nullptr, device, view.ndim, type, view.shape, nullptr, 0};
     dlpack::ManagedTensorVersioned* managed = nullptr;
     std::string failure = "no reason given";
     const auto set_error = [](void* context, const char*, const char* message) {
@@ -97,7 +101,7 @@ void Result::allocate_torch(const dlpack::ExchangeApi& exchange) {
     object_ = py::reinterpret_steal<py::object>(static_cast<PyObject*>(object));
 }
 
-void Result::allocate_torch_slow() {
+void Result::allocate_torch_slow(py::handle like) {
     const py::module_ torch = py::module_::import("torch");
     const char* name = view.dtype == DType::f32    ? "float32"
                        : view.dtype == DType::f16  ? "float16"
@@ -109,8 +113,23 @@ void Result::allocate_torch_slow() {
                                                    : "uint8";
     py::tuple shape(view.ndim);
     for (int i = 0; i < view.ndim; ++i) shape[i] = view.shape[i];
-    object_ = torch.attr("empty")(shape, py::arg("dtype") = torch.attr(name), py::arg("device") = "cpu");
+    const py::object device = call_.on_device ? py::object(like.attr("device")) : py::str("cpu");
+    object_ = torch.attr("empty")(shape, py::arg("dtype") = torch.attr(name), py::arg("device") = device);
     // Writes go through the capsule, which may be dropped: the tensor itself keeps the memory.
+    Array array;
+    read_dlpack(call_, "the result", object_, Role::output, &array);
+    view = array.view;
+}
+
+// The framework's own allocation, which follows its streams; of the dtype of `like`.
+void Result::allocate_on_device(py::handle like) {
+    if (!PyObject_HasAttrString(like.ptr(), "__array_namespace__") || !PyObject_HasAttrString(like.ptr(), "device"))
+        raise(PyExc_TypeError, std::string(call_.operation) + ": " + type_name(like) +
+                                   " says no array namespace in which the result could be made; pass out=");
+    py::tuple shape(view.ndim);
+    for (int i = 0; i < view.ndim; ++i) shape[i] = view.shape[i];
+    object_ = like.attr("__array_namespace__")().attr("empty")(shape, py::arg("dtype") = like.attr("dtype"),
+                                                               py::arg("device") = like.attr("device"));
     Array array;
     read_dlpack(call_, "the result", object_, Role::output, &array);
     view = array.view;

@@ -18,8 +18,9 @@ class Result {
 
   private:
     void allocate_numpy(py::handle like, const Array& source, DType dtype);
-    void allocate_torch(const dlpack::ExchangeApi& exchange);
-    void allocate_torch_slow();
+    void allocate_torch(const dlpack::ExchangeApi& exchange, dlpack::Device device);
+    void allocate_torch_slow(py::handle like);
+    void allocate_on_device(py::handle like);
     void allocate_owned(py::handle like);
 
     const Call& call_;

@@ -106,13 +106,13 @@ void read_torch(const Call& call, const char* name, py::handle object, Role role
     array->kind = Kind::torch;
     dlpack::Tensor tensor;
     if (exchange.borrow(object.ptr(), &tensor) != 0) raise_unexportable(call, name, object);
-    read_dltensor(call, name, tensor, &array->view);
+    read_dltensor(call, name, tensor, array);
     if (role == Role::packed) return;
     check_gradient(call, name, object, role);
     if (!lies_in_complex_memory(array->view) || !is_negated(object)) return;
     array->owner = resolved(call, name, object, role);
     if (exchange.borrow(array->owner.ptr(), &tensor) != 0) raise_unexportable(call, name, object);
-    read_dltensor(call, name, tensor, &array->view);
+    read_dltensor(call, name, tensor, array);
 }
 
 void read_torch_slow(const Call& call, const char* name, py::handle object, Role role, Array* array) {

@@ -3,6 +3,7 @@
 
 #include <optional>
 
+#include "device_weight.hpp"
 #include "errors.hpp"
 #include "fastffn/codes.hpp"
 #include "fastffn/cpu.hpp"
@@ -15,6 +16,22 @@
 namespace fastffn::python {
 
 void read_packed(const Call& call, const char* name, py::handle object, PackedArray* packed) {
+    if (const DeviceWeight* weight = device_weight(object.ptr())) {
+        if (!call.on_device)
+            raise(PyExc_ValueError, std::string(call.operation) + ": " + name + " is packed for CUDA device " +
+                                        std::to_string(weight->device) +
+                                        ", and this call runs on the CPU; pack it without device=");
+        if (weight->device != call.device)
+            raise(PyExc_ValueError, std::string(call.operation) + ": " + name + " is on CUDA device " +
+                                        std::to_string(weight->device) + ", and the first weight is on CUDA device " +
+                                        std::to_string(call.device) + "; all arrays of a call lie on one device");
+        packed->view = {weight->view.data, weight->view.bytes, &weight->header};
+        return;
+    }
+    if (call.on_device)
+        raise(PyExc_TypeError, std::string(call.operation) + ": " + name + " has type " + type_name(object) +
+                                   ", expected a DeviceWeight as the first weight is; pack it with device=, or see "
+                                   "fastffn.device_weight");
     read_array(call, name, object, Role::packed, &packed->array);
     const TensorView& view = packed->array.view;
     if (view.dtype != DType::u8)

@@ -35,8 +35,18 @@ CODES = {
     "int4-bf16-32": ("int4", {"act": "bf16", "group": 32}),
     "int4-bf16-256": ("int4", {"act": "bf16", "group": 256}),
     "int4-bf16-zp": ("int4", {"act": "bf16", "group": 64, "zero_points": True}),
+    "ternary-rows": ("ternary", {"order": "rows"}),
+    "ternary-rows-act4": ("ternary", {"order": "rows", "act": "int4"}),
+    "ternary-rows-group": ("ternary", {"order": "rows", "act": "int4", "group": 32}),
+    "int4-rows": ("int4", {"order": "rows"}),
+    "int4-rows-zp": ("int4", {"order": "rows", "group": 32, "zero_points": True}),
+    "int4-rows-zp256": ("int4", {"order": "rows", "group": 256, "zero_points": True}),
+    "ternary-columns": ("ternary", {"order": "columns"}),
+    "ternary-columns-group": ("ternary", {"order": "columns", "act": "int4", "group": 64}),
+    "int4-columns": ("int4", {"order": "columns"}),
+    "int4-columns-zp": ("int4", {"order": "columns", "group": 32, "zero_points": True}),
 }
-FORMATS = ("f32", "f16", "bf16", "int8", *SPARSE24, "ternary", "int4", "int4-zp")
+FORMATS = ("f32", "f16", "bf16", "int8", *SPARSE24, "ternary", "int4", "int4-zp", "ternary-rows", "ternary-columns")
 
 
 def pack_arguments(fmt):

@@ -201,6 +201,32 @@ def clamped_swiglu(gate, up):
     return multiply(gated, Bounded(linear_part, up.error + U * np.abs(linear_part)))
 
 
+def hadamard(x, matrix, order=1):
+    """matrix · (x ± error) along the last dimension; matrix orthonormal with entries ±1/√block, order: K of H_K.
+
+    A sum meets the rounding of the scaled input, one addition per doubling of a block, and for H_K two and one per four
+    segments.
+    """
+    entries = np.abs(matrix)
+    block = round(1 / matrix[matrix != 0].flat[0] ** 2)
+    steps = 2 + np.log2(block / order) + (0 if order == 1 else 2 + order / 4)
+    value = x.value @ matrix.T
+    error = weighted_sum(x.error, matrix) + steps * U * (np.abs(x.value) + x.error) @ entries.T + SMALLEST
+    return Bounded(value, error)
+
+
+def rms_norm(x, gamma, eps=1e-5, mean_cols=None):
+    """(x ± error) / √(Σ x² / mean_cols + eps) ⊙ γ: the sum is f64's, so the root is off by what x is, and one rounding."""
+    mean_cols = mean_cols or x.value.shape[-1]
+    squares = (x.value**2).sum(-1, keepdims=True)
+    rms = np.sqrt(squares / mean_cols + eps)
+    rms_error = np.sqrt((x.error**2).sum(-1, keepdims=True) / mean_cols)
+    relative = np.divide(rms_error, rms - rms_error, out=np.full_like(rms, np.inf), where=rms > rms_error) + 2 * U
+    value = x.value / rms * gamma
+    error = np.abs(gamma) * (x.error / rms) * (1 + relative) + np.abs(value) * (relative + 4 * U) + SMALLEST
+    return Bounded(value, error)
+
+
 def ffn(x, w_up, w_down, fmt, w_gate=None, b_up=None, b_down=None, b_gate=None, activation="gelu"):
     """The dense or gated layer on the values of packed weights; x [..., d_model] is what the caller passes, exact or a
     Bounded."""

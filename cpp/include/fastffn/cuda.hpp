@@ -3,10 +3,20 @@
 //   search path for libraries.
 // A process without the plugin, without a driver or without a device works as one on a CPU.
 #pragma once
-
+//
+// Weights are packed on the CPU and copied to the device as they are; arrays, weights and results of a call lie on one device:
+//
+//   pack_for_device(w, Format::bf16, {}, host, bytes);  …copy `host` to `device_memory`…
+//   DeviceWeight up{device_memory, bytes, header};                 // the first 64 bytes of `host`
+//   cuda_ffn({0, stream}, x, weights, y);                          // x, y: views of device memory
+//
+// Calls launch on the stream that they are given, wait for nothing and can be captured in a graph. Rounding is that of the
+// CPU's calls; sums run in another order. Never run on a GPU by this project so far: the kernels' logic is tested on the CPU.
 #include <cstdint>
 #include <string>
 #include <vector>
+
+#include "fastffn/ffn.hpp"
 
 namespace fastffn {
 
@@ -28,5 +38,25 @@ struct CudaReport {
 
 // Looks once; later calls return the same report.
 const CudaReport& cuda_report();
+
+// Bytes of weights packed for devices: a header of layout 2, and the rows. Formats: f32, f16, bf16; others are refused.
+Status device_packed_bytes(const TensorView& w, Format format, const PackOptions& options, std::int64_t* bytes);
+// Like pack(), into host memory that holds exactly device_packed_bytes().
+Status pack_for_device(const TensorView& w, Format format, const PackOptions& options, void* out,
+                       std::int64_t out_bytes);
+
+struct CudaStream {
+    int device = 0;
+    void* stream = nullptr;  // cudaStream_t
+};
+
+// Reads the header of weights that lie on a device; waits for the stream. Once, at load.
+Status read_device_header(CudaStream stream, const void* data, std::int64_t bytes, PackedHeader* header);
+
+// linear() and ffn() on a device: x, y, biases and sub_norm are views of its memory, weights are PackedViews with a header. Rows of
+// x and of y must have one stride; biases are contiguous. Segments and formats without device kernels are refused.
+Status cuda_linear(CudaStream stream, const TensorView& x, const PackedView& w, const TensorView* bias,
+                   const TensorView& y);
+Status cuda_ffn(CudaStream stream, const TensorView& x, const FfnWeights& weights, const TensorView& y);
 
 }  // namespace fastffn

@@ -35,6 +35,16 @@ struct Segment {
     std::int64_t start, length;
 };
 
+// Gate first: where activation(x · w_gateᵀ + b_gate) is exactly zero, the row of w_up is neither read nor multiplied
+// (BitNet a4.8, arXiv:2411.04965). It needs w_gate, activation relu or relu2, w_up of a format and option that keep a row's
+// weights together ("ternary" or "int4" with order "rows"), and no segments. Outputs have the bits of the dense order; where a
+// skipped product would overflow f32 to infinity (times zero: NaN) it counts as finite.
+enum class GateFirst : std::uint8_t {
+    automatic = 0,  // where it can and it pays: one or two tokens
+    always = 1,     // an error where it cannot
+    never = 2,
+};
+
 struct FfnWeights {
     PackedView w_up, w_down;
     PackedView w_gate;                 // data == nullptr: not gated
@@ -51,6 +61,7 @@ struct FfnWeights {
     // relu² may leave the range of f16. With segments it is that of the used columns. nullptr: none.
     const TensorView* sub_norm = nullptr;
     float sub_norm_eps = 1e-5f;  // 0 or more
+    GateFirst gate_first = GateFirst::automatic;
 };
 
 Status linear(Context& context, const TensorView& x, const PackedView& w, const TensorView* bias, const TensorView& y);

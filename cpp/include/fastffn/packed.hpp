@@ -42,7 +42,7 @@ struct PackedHeader {
     char magic[8];                // "fastffn\0"
     std::uint16_t version;        // of this header and of the layouts: 1
     std::uint8_t format;          // Format
-    std::uint8_t layout;          // 1: CPU panels of 16 output columns
+    std::uint8_t layout;          // 1: CPU panels of 16 output columns; 2: rows for GPUs (cuda.hpp)
     std::uint32_t flags;          // per format, from its options; 0 for a format without options
     std::int64_t out_features;    // rows of the weight as torch.nn.Linear holds it
     std::int64_t in_features;     // columns: the reduction dimension
@@ -66,6 +66,7 @@ struct PackedInfo {
 struct PackedView {
     const void* data = nullptr;
     std::int64_t bytes = 0;
+    const PackedHeader* header = nullptr;  // of bytes on a device: a copy of their first 64 that the CPU can read
 };
 
 // Bytes that pack() writes for w of shape [out_features, in_features] or [count, out_features, in_features].

@@ -69,6 +69,16 @@ struct MultiplyArgs {
     std::int64_t tile_stride;  // floats from row to row, a multiple of 16
 };
 
+// values[i] = Σ_k prepared[row][k] · w[columns[i]][k], bit for bit what multiply writes there, for i < count.
+struct DotRowsArgs {
+    MatrixView matrix;
+    const std::byte* prepared;
+    std::int64_t total_rows, row;
+    const std::int32_t* columns;
+    std::int64_t count;
+    float* values;
+};
+
 struct FormatKernels {
     const char* name;  // "bf16/avx512bf16": what ran, for reports and tests
     // Few rows are bound by reading weights: up to this many, tasks are long runs of panels; more are tiled.
@@ -90,6 +100,13 @@ struct FormatKernels {
     // Bytes of a panel per column of the reduction dimension, where columns from a multiple of 64 on are a view of their
     // own (MatrixView::packed_features); 0: the format has no such views.
     std::int64_t column_bytes = 0;
+
+    // Single output columns of one row, for routes that pick neurons; nullptr: the layout keeps no column's weights together.
+    void (*dot_rows)(const DotRowsArgs& args) noexcept = nullptr;
+
+    // Where rows are few, tasks begin and end at multiples of this many panels, and where it is not 1 they are as long as the
+    // threads and their tiles allow: the layout keeps the weights of many panels together.
+    std::int64_t panel_multiple = 1;
 };
 
 namespace {

@@ -98,8 +98,13 @@ const FormatKernels& format_kernels(const FormatDefinition& format, const Packed
 // open_packed(), and every byte: the payload's checksum, and what payload_valid() looks for.
 Status open_and_verify(const PackedView& packed, const char* operation, const char* name, PackedMatrix* matrix);
 
-// Checks a packed weight as every call does: `operation` and `name` go into the message.
-Status open_packed(const PackedView& packed, const char* operation, const char* name, PackedMatrix* matrix);
+// The layout of a header: who can multiply by such bytes.
+constexpr std::uint8_t cpu_panels_layout = 1, device_rows_layout = 2;
+
+// Checks a packed weight as every call does: `operation` and `name` go into the message. Weights on a device (layout
+// device_rows_layout) bring a copy of their header; nothing behind it is read.
+Status open_packed(const PackedView& packed, const char* operation, const char* name, PackedMatrix* matrix,
+                   std::uint8_t layout = cpu_panels_layout);
 
 extern const FormatDefinition f32_format, f16_format, bf16_format, int8_format;
 extern const FormatDefinition lowrank_format, sparse24_format, ternary_format, int4_format;

@@ -43,6 +43,17 @@ namespace avx512bf16 {
 extern const FormatKernels int4_bf16_kernels;
 }
 
+// ternary and int4 in the orders of codes that skip neurons.
+namespace ref {
+extern const FormatKernels ternary_rows_kernels, int4_rows_kernels, ternary_columns_kernels, int4_columns_kernels;
+}
+namespace avx2 {
+extern const FormatKernels ternary_rows_kernels, int4_rows_kernels, ternary_columns_kernels, int4_columns_kernels;
+}
+namespace avx512vnni {
+extern const FormatKernels ternary_rows_kernels, int4_rows_kernels, ternary_columns_kernels, int4_columns_kernels;
+}
+
 // avx2, avx512, avx512vnni, avx512bf16, amx: nullptr everywhere but on x86-64.
 #if FASTFFN_X86
 #define FASTFFN_X86_KERNELS(avx2, avx512, vnni, bf16, amx) avx2, avx512, vnni, bf16, amx

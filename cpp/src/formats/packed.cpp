@@ -13,6 +13,7 @@
 #include "core/parallel.hpp"
 #include "fastffn/context.hpp"
 #include "formats/container.hpp"
+#include "formats/device_layout.hpp"
 #include "formats/format.hpp"
 
 namespace fastffn {
@@ -21,7 +22,6 @@ namespace {
 
 constexpr char magic[8] = {'f', 'a', 's', 't', 'f', 'f', 'n', '\0'};
 constexpr std::uint16_t header_version = 1;
-constexpr std::uint8_t cpu_panels_layout = 1;
 
 std::uint32_t header_checksum(const PackedHeader& header) {
     return checksum(reinterpret_cast<const std::byte*>(&header), 60);
@@ -61,6 +61,11 @@ Status plan_pack(const char* operation, const TensorView& w, const FormatDefinit
     header->matrix_bytes = format.matrix_bytes(*header);
     if (header->matrix_bytes > bytes_limit / extents[0]) return fail("w has shape " + w.shape_string() + ", too large");
     return {};
+}
+
+// Payload bytes of one matrix in the layout that the header names.
+std::int64_t layout_bytes(const FormatDefinition& format, const PackedHeader& header) {
+    return header.layout == device_rows_layout ? device_matrix_bytes(header) : format.matrix_bytes(header);
 }
 
 Status find_or_fail(const char* operation, Format format, const FormatDefinition** definition) {
@@ -188,7 +193,8 @@ Status unpack(const PackedView& packed, const TensorView& w) {
     return {};
 }
 
-Status open_packed(const PackedView& packed, const char* operation, const char* name, PackedMatrix* matrix) {
+Status open_packed(const PackedView& packed, const char* operation, const char* name, PackedMatrix* matrix,
+                   std::uint8_t layout) {
     auto fail = [&](const std::string& text) {
         return Status(StatusCode::corrupt, std::string(operation) + ": " + name + " " + text);
     };
@@ -197,7 +203,7 @@ Status open_packed(const PackedView& packed, const char* operation, const char* 
         return fail("has " + std::to_string(packed.bytes) +
                     " bytes, less than the 64-byte header of a packed weight; make it with pack()");
     PackedHeader& header = matrix->header;
-    std::memcpy(&header, packed.data, sizeof header);
+    std::memcpy(&header, packed.header ? static_cast<const void*>(packed.header) : packed.data, sizeof header);
     if (std::memcmp(header.magic, magic, sizeof magic) != 0)
         return fail("is not a packed weight (its first bytes are not 'fastffn'); make it with pack()");
     if (header.header_check != header_checksum(header)) return fail("has a damaged header (its checksum differs)");
@@ -207,9 +213,11 @@ Status open_packed(const PackedView& packed, const char* operation, const char* 
     matrix->format = find_format(static_cast<Format>(header.format));
     if (!matrix->format)
         return fail("has format number " + std::to_string(header.format) + ", unknown to this version of the library");
-    if (header.layout != cpu_panels_layout)
-        return fail("has layout " + std::to_string(header.layout) + ", expected the CPU layout " +
-                    std::to_string(cpu_panels_layout));
+    if (header.layout == device_rows_layout && layout == cpu_panels_layout)
+        return fail("is packed for CUDA devices, and this call runs on the CPU; pack it without device=");
+    if (header.layout != layout)
+        return fail("has layout " + std::to_string(header.layout) + ", expected " + std::to_string(layout) +
+                    (layout == cpu_panels_layout ? " of CPUs" : " of CUDA devices; pack it with device="));
     const bool no_options = header.flags == 0 && header.parameters[0] == 0 && header.parameters[1] == 0;
     if (matrix->format->options_valid ? !matrix->format->options_valid(header) : !no_options)
         return fail("has options that this version of the library does not know (flags " +
@@ -219,7 +227,8 @@ Status open_packed(const PackedView& packed, const char* operation, const char* 
     auto in_range = [](std::int64_t extent) { return extent >= 1 && extent < dimension_limit; };
     if (!in_range(header.out_features) || !in_range(header.in_features) || !in_range(header.count) ||
         header.out_features > bytes_limit / 16 / header.in_features ||
-        header.matrix_bytes != matrix->format->matrix_bytes(header) || header.matrix_bytes > bytes_limit / header.count)
+        header.matrix_bytes != layout_bytes(*matrix->format, header) ||
+        header.matrix_bytes > bytes_limit / header.count)
         return fail("has a header whose sizes contradict each other");
     if (packed.bytes != total_bytes(header))
         return fail("has " + std::to_string(packed.bytes) + " bytes, its header says " +

@@ -32,6 +32,8 @@ struct Operand {
 struct DenseLayer {
     Operand up, gate, down;  // linear is `down` alone
     bool has_hidden = false, has_gate = false;
+    bool on_device = false;   // set before the checks: weights and arrays lie on a CUDA device
+    bool gate_first = false;  // run by gate_first.hpp
     Activation activation{};
     const ElementwiseKernels* elementwise = nullptr;
     Segments segments;

@@ -8,6 +8,7 @@
 #include "core/parallel.hpp"
 #include "layers/engine.hpp"
 #include "layers/ffn.hpp"
+#include "layers/gate_first.hpp"
 #include "layers/lowrank.hpp"
 
 namespace fastffn {
@@ -21,9 +22,13 @@ std::string matrix_shape(const MatrixView& m) {
     return "(" + std::to_string(m.out_features) + ", " + std::to_string(m.in_features) + ")";
 }
 
-Status open_operand(const char* operation, const char* name, const PackedView& packed, Operand* operand) {
+Status open_operand(const char* operation, const char* name, const PackedView& packed, const DenseLayer& layer,
+                    Operand* operand) {
     PackedMatrix matrix;
-    if (Status status = open_packed(packed, operation, name, &matrix); !status.ok()) return status;
+    if (Status status =
+            open_packed(packed, operation, name, &matrix, layer.on_device ? device_rows_layout : cpu_panels_layout);
+        !status.ok())
+        return status;
     if (matrix.header.count != 1)
         return {StatusCode::invalid_argument, std::string(operation) + ": " + name + " is a stack of " +
                                                   std::to_string(matrix.header.count) +
@@ -87,10 +92,12 @@ Status check_environment() {
     return check_threading();
 }
 
+}  // namespace
+
 Status open_linear(const TensorView& x, const PackedView& w, const TensorView* bias, const TensorView* y,
                    DenseLayer* layer, RowsView* x_rows, RowsView* y_rows) {
     if (Status status = check_environment(); !status.ok()) return status;
-    if (Status status = open_operand("linear", "w", w, &layer->down); !status.ok()) return status;
+    if (Status status = open_operand("linear", "w", w, *layer, &layer->down); !status.ok()) return status;
     layer->down.bias = bias;
     if (Status status = check_bias("linear", "bias", bias, layer->down, "w"); !status.ok()) return status;
     if (Status status = check_rows("linear", x, y ? *y : x, layer->down, "w", layer->down, "w", x_rows, y_rows);
@@ -104,8 +111,6 @@ Status open_linear(const TensorView& x, const PackedView& w, const TensorView* b
     layer->elementwise = &elementwise_kernels(chosen_isa());
     return {};
 }
-
-}  // namespace
 
 namespace {
 
@@ -167,11 +172,13 @@ Status open_ffn(const TensorView& x, const FfnWeights& weights, const TensorView
     if (needs_gate(weights.activation) && !layer->has_gate)
         return {StatusCode::invalid_argument, std::string("ffn: activation '") + activation_name(weights.activation) +
                                                   "' needs a gate projection, and w_gate is not given"};
-    if (Status status = open_operand("ffn", "w_up", weights.w_up, &layer->up); !status.ok()) return status;
-    if (Status status = open_operand("ffn", "w_down", weights.w_down, &layer->down); !status.ok()) return status;
+    if (Status status = open_operand("ffn", "w_up", weights.w_up, *layer, &layer->up); !status.ok()) return status;
+    if (Status status = open_operand("ffn", "w_down", weights.w_down, *layer, &layer->down); !status.ok())
+        return status;
     const MatrixView &up = layer->up.matrix, &down = layer->down.matrix;
     if (layer->has_gate) {
-        if (Status status = open_operand("ffn", "w_gate", weights.w_gate, &layer->gate); !status.ok()) return status;
+        if (Status status = open_operand("ffn", "w_gate", weights.w_gate, *layer, &layer->gate); !status.ok())
+            return status;
         const MatrixView& gate = layer->gate.matrix;
         if (gate.out_features != up.out_features || gate.in_features != up.in_features)
             return {StatusCode::invalid_argument,
@@ -214,6 +221,19 @@ Status open_ffn(const TensorView& x, const FfnWeights& weights, const TensorView
 
 namespace {
 
+// Which order the layer runs in.
+Status choose_order(const FfnWeights& weights, std::int64_t tokens, DenseLayer* layer) {
+    if (weights.gate_first == GateFirst::always) {
+        if (const char* obstacle = gate_first_obstacle(*layer))
+            return {StatusCode::invalid_argument, std::string("ffn: gate_first is asked for, and needs ") + obstacle +
+                                                      " (activation is '" + activation_name(layer->activation) +
+                                                      "', w_up runs on '" + layer->up.kernels->name + "')"};
+        layer->gate_first = true;
+    }
+    if (weights.gate_first == GateFirst::automatic) layer->gate_first = gate_first_pays(*layer, tokens);
+    return {};
+}
+
 int resolve_threads(int threads) { return usable_threads(threads > 0 ? threads : default_threads()); }
 
 // Bytes of workspace and, given a context to take them from, the call itself.
@@ -237,6 +257,10 @@ Status run(const char* operation, Context* context, int threads, const DenseLaye
         return call(plan_low_rank(pairs, x.rows, resolve_threads(threads)),
                     [&](const LowRankPlan& plan, std::byte* workspace) { run_low_rank(pairs, plan, x, y, workspace); });
     }
+    if (layer.gate_first)
+        return call(
+            plan_gate_first(layer, x.rows, resolve_threads(threads)),
+            [&](const GateFirstPlan& plan, std::byte* workspace) { run_gate_first(layer, plan, x, y, workspace); });
     return call(plan_dense(layer, x.rows, resolve_threads(threads)),
                 [&](const DensePlan& plan, std::byte* workspace) { run_dense(layer, plan, x, y, workspace); });
 }
@@ -270,6 +294,7 @@ Status ffn(Context& context, const TensorView& x, const FfnWeights& weights, con
     DenseLayer layer;
     RowsView x_rows, y_rows;
     if (Status status = open_ffn(x, weights, &y, &layer, &x_rows, &y_rows); !status.ok()) return status;
+    if (Status status = choose_order(weights, x_rows.rows, &layer); !status.ok()) return status;
     std::int64_t bytes = 0;
     return run("ffn", &context, context.threads(), layer, x_rows, y_rows, &bytes);
 }
@@ -285,6 +310,7 @@ Status ffn_workspace(const TensorView& x, const FfnWeights& weights, int threads
     DenseLayer layer;
     RowsView x_rows;
     if (Status status = open_ffn(x, weights, nullptr, &layer, &x_rows, nullptr); !status.ok()) return status;
+    if (Status status = choose_order(weights, x_rows.rows, &layer); !status.ok()) return status;
     return run("ffn", nullptr, threads, layer, x_rows, {}, bytes);
 }
 

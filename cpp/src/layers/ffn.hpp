@@ -10,4 +10,8 @@ namespace fastffn {
 Status open_ffn(const TensorView& x, const FfnWeights& weights, const TensorView* y, DenseLayer* layer,
                 RowsView* x_rows, RowsView* y_rows);
 
+// The same of linear().
+Status open_linear(const TensorView& x, const PackedView& w, const TensorView* bias, const TensorView* y,
+                   DenseLayer* layer, RowsView* x_rows, RowsView* y_rows);
+
 }  // namespace fastffn

@@ -10,6 +10,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+import fastffn as ff
+
 from .layers import FfnLayer
 
 if TYPE_CHECKING:
@@ -49,5 +53,17 @@ def code_variants(
         return lambda layer: pack(layer, lambda weight: down if weight == "w_down" else first)
 
     for title, first, down in _FURTHER.get(name, ()) if further else ():
+        if not _takes(name, first, down):
+            continue
         rows.append(replace(plain, name=title, pack=packed(first, down), note=rows[0].note))
     return rows
+
+
+def _takes(name: str, *options: _Options) -> bool:
+    """Whether this build has a format's options."""
+    try:
+        for given in options:
+            ff.pack(np.ones((1, 64), np.float32), name, **given)
+    except ValueError:
+        return False
+    return True

@@ -42,6 +42,20 @@ def report_on(path: Path, tmp_path: Path, *options: str) -> tuple[int, dict[str,
     return status, json.loads(target.read_text())
 
 
+def rows_of(format: str, further: bool) -> list[str]:
+    """A format's row, and those with other options that come with --formats and --methods all."""
+    rows = {"int4": ["int4 g32", "int4 zeros", "int4 x bf16"], "ternary": ["ternary hadamard"]}.get(format, [])
+    if "bf16" not in str(pack_error("int4", act="none")):
+        rows = [row for row in rows if row != "int4 x bf16"]
+    return [format, *(rows if further else [])]
+
+
+def pack_error(format: str, **options: str) -> ValueError:
+    with pytest.raises(ValueError) as caught:
+        ff.pack(np.ones((1, 64), np.float32), format, **options)
+    return caught.value
+
+
 @pytest.mark.parametrize("kind", ["gguf", "safetensors", "folder"])
 def test_language_model(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     weights = llama_weights(seed=3)
@@ -55,7 +69,7 @@ def test_language_model(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture
     pruned = [f"2:4 {values} {how}" for values in ("bf16", "int8") for how in ("magnitude", "wanda", "sparsegpt")]
     low_rank = [f"{how} {share}%" for how in ("SVD", "AWSVD", "whitened SVD") for share in (80, 60, 40, 20)]
     assert [row["name"] for row in model["variants"]] == [
-        *(n for n in ff.formats() if n != "sparse24"),
+        *(n for format in ff.formats() if format != "sparse24" for n in rows_of(format, bool(every))),
         *([*pruned, *low_rank, *EXPERTS, "fff f32"] if every else []),
     ]
     reference = model["reference_perplexity"]

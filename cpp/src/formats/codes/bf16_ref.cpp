@@ -37,7 +37,7 @@ void multiply(const MultiplyArgs& a) noexcept {
                 float sum = 0, row_sum = 0;
                 for (std::int64_t k = begin; k < end; ++k) {
                     const int code =
-                        static_cast<int>(layout.panels[layout.code_byte(column, k)]) >> layout.code_shift(k) &
+                        static_cast<int>(layout.panels[layout.code_byte(column, k)]) >> layout.code_shift(column, k) &
                         CodeTraits<4>::mask;
                     const float value = load_f32(x + k * 4, DType::f32);
                     sum += value * static_cast<float>(code - zero);

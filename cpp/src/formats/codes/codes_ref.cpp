@@ -83,7 +83,7 @@ void multiply(const MultiplyArgs& a) noexcept {
                 std::uint32_t sum = 0;  // wraps like the vector instructions where a forged payload overflows
                 for (std::int64_t k = begin; k < end; ++k) {
                     const int code =
-                        static_cast<int>(layout.panels[layout.code_byte(column, k)]) >> layout.code_shift(k) &
+                        static_cast<int>(layout.panels[layout.code_byte(column, k)]) >> layout.code_shift(column, k) &
                         Traits::mask;
                     sum += static_cast<std::uint32_t>(static_cast<std::int8_t>(x[k]) * code);
                 }

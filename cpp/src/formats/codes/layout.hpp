@@ -6,9 +6,17 @@
 // line · depths_per_line + 4·f + b. So one mask turns a line into a quad of depths per column, the operand of VPDPBUSD:
 // u8 codes times s8 activations. Panels are padded to whole groups, and to 64 depths for AMX.
 //
+// Option "order" has two other arrangements of the same codes, for layers that skip neurons:
+//
+//   rows     a row's codes lie together: field f of byte b of its line l is the code of depth (l·fields + f)·64 + b, so one mask
+//            gives 64 codes that meet 64 consecutive activations. Rows are padded to whole lines, and to 16 of them.
+//   columns  a column's codes lie together: field f of byte 16·i + 4·j + m of its line l is the code of row
+//            l·64·fields + f·64 + 16·j + 4·i + m, so that four lines interleaved by bytes, within 16 of them, are quads for panels in
+//            their order.
+//
 // Payload: [panels][scales][zeros]
-//   scales   no groups: f32 per column; groups: f16 [panel][group][16 columns]
-//   zeros    zero points: u8 [panel][group][16]; minima (w = scale · code + minimum): f16 [panel][group][16]; else absent
+//   scales   no groups: f32 per column; groups: f16 [panel][group][16 columns], order rows: [row][group]
+//   zeros    zero points: u8, minima (w = scale · code + minimum): f16, both as scales of groups; else absent
 // Included by kernel files: inline code in an anonymous namespace only.
 #pragma once
 
@@ -26,11 +34,18 @@ constexpr std::uint32_t codes_scale_shift = 4,
                         codes_scale_mask = 3u << codes_scale_shift;  // how pack() made the scales
 constexpr std::uint32_t codes_hadamard_shift = 6, codes_hadamard_mask = 3u << codes_hadamard_shift;
 constexpr std::uint32_t codes_rotated = 1u << 8;  // w came in the basis of H · x; unpack() leaves it there
+constexpr std::uint32_t codes_order_shift = 9, codes_order_mask = 3u << codes_order_shift;
+constexpr std::uint32_t codes_order_panels = 0, codes_order_rows = 1, codes_order_columns = 2;
 constexpr std::uint32_t codes_all_flags =
-    codes_zeros_mask | codes_act_mask | codes_scale_mask | codes_hadamard_mask | codes_rotated;
+    codes_zeros_mask | codes_act_mask | codes_scale_mask | codes_hadamard_mask | codes_rotated | codes_order_mask;
+
+constexpr std::uint32_t codes_act(std::uint32_t flags) { return (flags & codes_act_mask) >> codes_act_shift; }
+constexpr std::uint32_t codes_order(std::uint32_t flags) { return (flags & codes_order_mask) >> codes_order_shift; }
 
 // The largest code times the largest activation times the depth must fit int32, fields in place: 240 · 128 · depth / 2.
 constexpr std::int64_t codes_depth_limit = 133144;
+// Order columns sums a whole depth in each lane: 240 · 128 · depth.
+constexpr std::int64_t codes_columns_depth_limit = 65536;
 
 // A row that is transformed lies in a buffer on the stack meanwhile: 128 KiB.
 constexpr std::int64_t codes_hadamard_limit = 32768;
@@ -46,6 +61,7 @@ template <int bits>
 struct CodeTraits {
     static constexpr int fields = 8 / bits;
     static constexpr std::int64_t depths_per_line = 4 * fields;
+    static constexpr std::int64_t line_codes = 64 * fields;
     static constexpr int mask = (1 << bits) - 1;
     static constexpr int zero = bits == 2 ? 1 : 8;  // the code of 0 where no zero points say otherwise
 };
@@ -55,39 +71,61 @@ struct CodesLayout {
     const std::byte* panels;
     const std::byte* scales;
     const std::byte* zeros;
-    std::int64_t padded_depth, panel_bytes;
+    std::int64_t padded_depth,
+        panel_bytes;             // order rows: of 16 rows; columns: all of them
     std::int64_t group, groups;  // group == 0: none, groups == 1
+    std::uint32_t order;
+    std::int64_t column_bytes;  // order columns
     std::int64_t bytes;
 
     CodesLayout(const std::byte* payload, std::int64_t out_features, std::int64_t in_features, std::uint32_t flags,
                 std::uint32_t group_size)
-        : group(group_size) {
+        : group(group_size), order(codes_order(flags)) {
+        using Traits = CodeTraits<bits>;
         const std::int64_t panel_count = divide_up(out_features, panel_columns);
-        padded_depth = round_up(in_features, group > 64 ? group : 64);
+        const std::int64_t least = order == codes_order_rows ? Traits::line_codes : 64;
+        padded_depth = round_up(in_features, group > least ? group : least);
         groups = group ? divide_up(in_features, group) : 1;
-        panel_bytes = padded_depth / CodeTraits<bits>::depths_per_line * 64;
+        column_bytes = (divide_up(out_features, Traits::line_codes) | 1) * 64;
+        panel_bytes = padded_depth / Traits::depths_per_line * 64;
+        std::int64_t code_bytes = panel_count * panel_bytes;
+        if (order == codes_order_columns) code_bytes = panel_bytes = padded_depth * column_bytes;
         const std::int64_t scales_bytes = round_up(panel_count * groups * (group ? 32 : 64), 64);
         const std::int64_t zero_bytes = (flags & codes_zeros_mask) == codes_zero_points ? 16
                                         : (flags & codes_zeros_mask) == codes_minima    ? 32
                                                                                         : 0;
         panels = payload;
-        scales = panels + panel_count * panel_bytes;
+        scales = panels + code_bytes;
         zeros = scales + scales_bytes;
-        bytes = panel_count * panel_bytes + scales_bytes + round_up(panel_count * groups * zero_bytes, 64);
+        bytes = code_bytes + scales_bytes + round_up(panel_count * groups * zero_bytes, 64);
     }
     explicit CodesLayout(const MatrixView& matrix)
         : CodesLayout(matrix.payload, matrix.out_features, matrix.in_features, matrix.flags, matrix.parameters[0]) {}
 
+    std::int64_t code_bytes() const { return scales - panels; }
+    std::int64_t row_bytes() const { return panel_bytes / panel_columns; }  // order rows
+
     // Where the code of a weight is: a byte, and the shift of its field.
     std::int64_t code_byte(std::int64_t column, std::int64_t k) const {
         using Traits = CodeTraits<bits>;
+        if (order == codes_order_rows) return column * row_bytes() + k / Traits::line_codes * 64 + k % 64;
+        if (order == codes_order_columns) {
+            const std::int64_t n = column % 64;
+            return k * column_bytes + column / Traits::line_codes * 64 + n / 4 % 4 * 16 + n / 16 * 4 + n % 4;
+        }
         return column / panel_columns * panel_bytes + k / Traits::depths_per_line * 64 + column % panel_columns * 4 +
                k % 4;
     }
-    static int code_shift(std::int64_t k) { return static_cast<int>(k % CodeTraits<bits>::depths_per_line / 4) * bits; }
+    int code_shift(std::int64_t column, std::int64_t k) const {
+        using Traits = CodeTraits<bits>;
+        if (order == codes_order_rows) return static_cast<int>(k % Traits::line_codes / 64) * bits;
+        if (order == codes_order_columns) return static_cast<int>(column % Traits::line_codes / 64) * bits;
+        return static_cast<int>(k % Traits::depths_per_line / 4) * bits;
+    }
     // Index of a column's entry in scales or zeros.
     std::int64_t entry(std::int64_t column, std::int64_t k) const {
         const std::int64_t g = group ? k / group : 0;
+        if (order == codes_order_rows) return column * groups + g;
         return (column / panel_columns * groups + g) * panel_columns + column % panel_columns;
     }
 };

@@ -14,8 +14,8 @@
 namespace fastffn {
 namespace {
 
-// Code sums → f32 results of one group for one register of columns. `plain`: neither zero points nor minima; the sum then
-// begins at start(), which a broadcast is as quick as a zero.
+// Code sums → f32 results of one group for one register of columns. `plain`: for neither zero points nor minima; the
+// sum then begins at start(), where a broadcast is as quick as a zero.
 template <class Isa, int bits, bool plain>
 struct GroupScale {
     using F32 = typename Isa::F32;
@@ -28,7 +28,8 @@ struct GroupScale {
         : scale(Isa::load_f16(layout.scales + entry * 2).v) {
         if constexpr (!plain) {
             minima = (flags & codes_zeros_mask) == codes_minima;
-            zero = minima ? Isa::zero() : Isa::load_u8(layout.zeros + entry);
+            const bool zeros = (flags & codes_zeros_mask) == codes_zero_points;
+            zero = zeros ? Isa::load_u8(layout.zeros + entry) : Isa::set(minima ? 0 : CodeTraits<bits>::zero);
             minimum = minima ? Isa::load_f16(layout.zeros + entry * 2).v : F32(0.0f).v;
         }
     }

@@ -46,13 +46,20 @@ inline void read_hadamard_options(OptionReader& options, PackedHeader* header) {
     if (static_cast<Hadamard>(mode) == Hadamard::block) header->parameters[1] = static_cast<std::uint32_t>(shape.power);
 }
 
-// Options that both formats have: act; hadamard, block and rotated.
+// Options that both formats have: act, order; hadamard, block and rotated.
 inline void read_codes_options(OptionReader& options, PackedHeader* header) {
     const bool has_bf16 = static_cast<Format>(header->format) == Format::int4;
     const int act = options.choice(
         "act", has_bf16 ? std::vector<std::string>{"int8", "int4", "bf16"} : std::vector<std::string>{"int8", "int4"},
         0);
     header->flags |= static_cast<std::uint32_t>(act) << codes_act_shift;
+    const int order = options.choice("order", {"panels", "rows", "columns"}, 0);
+    header->flags |= static_cast<std::uint32_t>(order) << codes_order_shift;
+    if (order != codes_order_panels && act == codes_act_bf16)
+        options.fail("option 'act' of format 'int4' is 'bf16', which is for order 'panels' only");
+    if (order == codes_order_columns && header->in_features > codes_columns_depth_limit)
+        options.fail("w has in_features " + std::to_string(header->in_features) + ", order 'columns' takes at most " +
+                     std::to_string(codes_columns_depth_limit) + " (its int32 sums would overflow)");
     if (header->in_features > codes_depth_limit)
         options.fail("w has in_features " + std::to_string(header->in_features) + ", this format takes at most " +
                      std::to_string(codes_depth_limit) + " (its int32 sums would overflow)");
@@ -102,15 +109,32 @@ inline const char* codes_act_name(std::uint32_t flags) {
     return names[(flags & codes_act_mask) >> codes_act_shift];
 }
 
+inline void list_order_option(const PackedHeader& header, PackOptions* options) {
+    constexpr const char* names[] = {"panels", "rows", "columns", "unknown"};
+    options->push_back({"order", names[codes_order(header.flags)]});
+}
+
+// The bits of order that a header of this version may have.
+inline bool codes_order_valid(const PackedHeader& header) {
+    return codes_order(header.flags) <= codes_order_columns &&
+           (codes_order(header.flags) == codes_order_panels || codes_act(header.flags) != codes_act_bf16) &&
+           (codes_order(header.flags) != codes_order_columns || header.in_features <= codes_columns_depth_limit);
+}
+
 template <int bits>
 void put_code(const CodesLayout<bits>& layout, std::int64_t column, std::int64_t k, int code) {
     auto* byte = const_cast<std::byte*>(layout.panels) + layout.code_byte(column, k);
-    *byte |= static_cast<std::byte>(code << layout.code_shift(k));
+    const auto bits_in_place = static_cast<std::byte>(code << layout.code_shift(column, k));
+    // In order columns a byte belongs to rows of several panels, and so to several threads.
+    if (layout.order == codes_order_columns)
+        __atomic_fetch_or(reinterpret_cast<unsigned char*>(byte), static_cast<unsigned char>(bits_in_place),
+                          __ATOMIC_RELAXED);
+    else *byte |= bits_in_place;
 }
 
 template <int bits>
 int get_code(const CodesLayout<bits>& layout, std::int64_t column, std::int64_t k) {
-    return static_cast<int>(layout.panels[layout.code_byte(column, k)]) >> layout.code_shift(k) &
+    return static_cast<int>(layout.panels[layout.code_byte(column, k)]) >> layout.code_shift(column, k) &
            CodeTraits<bits>::mask;
 }
 

@@ -52,9 +52,9 @@ void read_int4_options(OptionReader& options, PackedHeader* header) {
 
 bool int4_options_valid(const PackedHeader& header) noexcept {
     return (header.flags & ~codes_all_flags) == 0 && (header.flags & codes_zeros_mask) <= codes_minima &&
-           (header.flags & codes_act_mask) >> codes_act_shift <= codes_act_bf16 &&
-           (header.flags & codes_scale_mask) >> codes_scale_shift <= 2 && header.parameters[0] != 0 &&
-           codes_group_valid(header.parameters[0]) && codes_hadamard_valid(header);
+           codes_act(header.flags) <= codes_act_bf16 && (header.flags & codes_scale_mask) >> codes_scale_shift <= 2 &&
+           header.parameters[0] != 0 && codes_group_valid(header.parameters[0]) && codes_hadamard_valid(header) &&
+           codes_order_valid(header);
 }
 
 PackOptions list_int4_options(const PackedHeader& header) {
@@ -63,6 +63,7 @@ PackOptions list_int4_options(const PackedHeader& header) {
                            {"group", static_cast<std::int64_t>(header.parameters[0])},
                            {"zeros", zeros[header.flags & codes_zeros_mask]}};
     list_hadamard_options(header, &options);
+    list_order_option(header, &options);
     return options;
 }
 
@@ -145,9 +146,17 @@ const FormatKernels* const panel_kernels[isa_count] = {
 const FormatKernels* const bf16_kernels[isa_count] = {
     &ref::int4_bf16_kernels, FASTFFN_X86_KERNELS(&avx2::int4_bf16_kernels, &avx512::int4_bf16_kernels, nullptr,
                                                  &avx512bf16::int4_bf16_kernels, &amx::int4_bf16_kernels)};
+const FormatKernels* const rows_kernels[isa_count] = {
+    &ref::int4_rows_kernels,
+    FASTFFN_X86_KERNELS(&avx2::int4_rows_kernels, nullptr, &avx512vnni::int4_rows_kernels, nullptr, nullptr)};
+const FormatKernels* const columns_kernels[isa_count] = {
+    &ref::int4_columns_kernels,
+    FASTFFN_X86_KERNELS(&avx2::int4_columns_kernels, nullptr, &avx512vnni::int4_columns_kernels, nullptr, nullptr)};
 
 KernelTable int4_kernels_for(const PackedHeader& header) noexcept {
-    return (header.flags & codes_act_mask) >> codes_act_shift == codes_act_bf16 ? bf16_kernels : panel_kernels;
+    if (codes_order(header.flags) == codes_order_rows) return rows_kernels;
+    if (codes_order(header.flags) == codes_order_columns) return columns_kernels;
+    return codes_act(header.flags) == codes_act_bf16 ? bf16_kernels : panel_kernels;
 }
 
 }  // namespace

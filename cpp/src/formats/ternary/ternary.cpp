@@ -48,7 +48,7 @@ bool ternary_options_valid(const PackedHeader& header) noexcept {
     return (header.flags & ~codes_all_flags) == 0 && (header.flags & codes_zeros_mask) == codes_no_zeros &&
            (header.flags & codes_act_mask) >> codes_act_shift <= codes_act_int4 &&
            (header.flags & codes_scale_mask) >> codes_scale_shift <= 2 && codes_group_valid(header.parameters[0]) &&
-           codes_hadamard_valid(header);
+           codes_hadamard_valid(header) && codes_order_valid(header);
 }
 
 PackOptions list_ternary_options(const PackedHeader& header) {
@@ -57,6 +57,7 @@ PackOptions list_ternary_options(const PackedHeader& header) {
                            {"group", static_cast<std::int64_t>(header.parameters[0])},
                            {"scale", scales[static_cast<int>(scale_kind(header))]}};
     list_hadamard_options(header, &options);
+    list_order_option(header, &options);
     return options;
 }
 
@@ -153,17 +154,34 @@ Status pack_ternary(const PlainMatrix& matrix, const PackJob& job) {
 // Two bits have a fourth code, which stands for no weight.
 bool ternary_payload_valid(const MatrixView& matrix, std::string* fault) {
     const CodesLayout<2> layout(matrix);
-    const std::int64_t panels = divide_up(matrix.out_features, panel_columns);
-    for (std::int64_t panel = 0; panel < panels; ++panel) {
-        const std::byte* codes = layout.panels + panel * layout.panel_bytes;
+    for (std::int64_t at = 0, panel = 0; at < layout.code_bytes(); at += layout.panel_bytes, ++panel) {
         auto threes = std::byte{0};
-        for (std::int64_t i = 0; i < layout.panel_bytes; ++i) threes |= codes[i] & codes[i] >> 1 & std::byte{0x55};
+        for (std::int64_t i = 0; i < layout.panel_bytes; ++i)
+            threes |= layout.panels[at + i] & layout.panels[at + i] >> 1 & std::byte{0x55};
         if (threes == std::byte{0}) continue;
-        *fault = "codes that are none of -1, 0 and 1, in rows " + std::to_string(panel * panel_columns) + " to " +
-                 std::to_string(panel * panel_columns + panel_columns - 1);
+        *fault = "codes that are none of -1, 0 and 1";
+        if (layout.order != codes_order_columns)
+            *fault += ", in rows " + std::to_string(panel * panel_columns) + " to " +
+                      std::to_string(panel * panel_columns + panel_columns - 1);
         return false;
     }
     return codes_scales_valid<2>(matrix, fault);
+}
+
+const FormatKernels* const panel_kernels[isa_count] = {
+    &ref::ternary_kernels,
+    FASTFFN_X86_KERNELS(&avx2::ternary_kernels, nullptr, &avx512vnni::ternary_kernels, nullptr, &amx::ternary_kernels)};
+const FormatKernels* const rows_kernels[isa_count] = {
+    &ref::ternary_rows_kernels,
+    FASTFFN_X86_KERNELS(&avx2::ternary_rows_kernels, nullptr, &avx512vnni::ternary_rows_kernels, nullptr, nullptr)};
+const FormatKernels* const columns_kernels[isa_count] = {
+    &ref::ternary_columns_kernels, FASTFFN_X86_KERNELS(&avx2::ternary_columns_kernels, nullptr,
+                                                       &avx512vnni::ternary_columns_kernels, nullptr, nullptr)};
+
+KernelTable ternary_kernels_for(const PackedHeader& header) noexcept {
+    if (codes_order(header.flags) == codes_order_rows) return rows_kernels;
+    if (codes_order(header.flags) == codes_order_columns) return columns_kernels;
+    return panel_kernels;
 }
 
 }  // namespace
@@ -174,12 +192,11 @@ const FormatDefinition ternary_format = {
     codes_matrix_bytes<2>,
     pack_ternary,
     codes_unpack_row<2>,
-    {&ref::ternary_kernels, FASTFFN_X86_KERNELS(&avx2::ternary_kernels, nullptr, &avx512vnni::ternary_kernels, nullptr,
-                                                &amx::ternary_kernels)},
+    {},
     ternary_options_valid,
     read_ternary_options,
     list_ternary_options,
-    nullptr,  // kernels_for
+    ternary_kernels_for,
     nullptr,  // unpack_all
     ternary_payload_valid,
     &codes_reader<2>,

@@ -1,0 +1,151 @@
+#include "device_weight.hpp"
+
+#include <cstring>
+#include <list>
+
+#include "dlpack.hpp"
+#include "errors.hpp"
+#include "gil.hpp"
+#include "pack_options.hpp"
+#include "results.hpp"
+
+namespace fastffn::python {
+
+namespace {
+
+PyTypeObject* weight_type = nullptr;
+
+long long stream_number(const char* operation, PyObject* stream) {
+    const py::handle object(stream);
+    if (PyObject_HasAttrString(stream, "__cuda_stream__")) {
+        // A method since version 0 of the protocol; some early producers had an attribute.
+        py::object pair = object.attr("__cuda_stream__");
+        if (PyCallable_Check(pair.ptr())) pair = pair();
+        return py::cast<long long>(py::cast<py::tuple>(pair)[1]);
+    }
+    const py::object number = py::reinterpret_steal<py::object>(PyNumber_Index(stream));
+    if (!number) {
+        PyErr_Clear();
+        raise(PyExc_TypeError, std::string(operation) + ": stream has type " + type_name(object) +
+                                   ", expected an int or an object with __cuda_stream__");
+    }
+    const long long value = PyLong_AsLongLong(number.ptr());
+    if (value < 0 || PyErr_Occurred()) {
+        PyErr_Clear();
+        raise(PyExc_ValueError, std::string(operation) + ": stream is " + py::cast<std::string>(py::str(object)) +
+                                    ", expected 0 or 1 (the legacy default stream), 2 (per thread), or a handle");
+    }
+    return value;
+}
+
+void* handle_of(long long number) { return reinterpret_cast<void*>(static_cast<std::uintptr_t>(number)); }
+
+// Weights that lie on a device already: their header is read once, which waits for the stream.
+DeviceWeight open_device_weight(py::object packed, const py::object& stream, py::object header) {
+    constexpr const char* operation = "device_weight";
+    Call call{operation, true};
+    call.device = -1;  // any
+    Array array;
+    read_array(call, "packed", packed, Role::packed, &array);
+    if (array.view.dtype != DType::u8 || array.view.ndim != 1 ||
+        (array.view.shape[0] > 1 && array.view.strides[0] != 1))
+        raise(PyExc_ValueError, std::string(operation) + ": packed is a " + describe(array.view) +
+                                    ", expected a contiguous one-dimensional uint8 array");
+    DeviceWeight weight;
+    weight.device = array.device.id;
+    weight.view = {array.view.data, array.view.shape[0], nullptr};
+    if (header.is_none()) {
+        const CudaStream queue =
+            call_stream(operation, stream.is_none() ? nullptr : stream.ptr(), packed, weight.device);
+        Status status;
+        {
+            const GilRelease release;
+            status = read_device_header(queue, weight.view.data, weight.view.bytes, &weight.header);
+        }
+        check(status);
+    } else {
+        const auto bytes = py::cast<std::string>(header);
+        if (bytes.size() != sizeof weight.header)
+            raise(PyExc_ValueError,
+                  std::string(operation) + ": header has " + std::to_string(bytes.size()) + " bytes, expected 64");
+        std::memcpy(&weight.header, bytes.data(), sizeof weight.header);
+    }
+    weight.array = std::move(packed);
+    return weight;
+}
+
+// Bytes for a device, in the memory of the host: to be copied there as they are.
+py::object pack_for_devices(py::object w, const std::string& format_text, const py::dict& keywords) {
+    Call call{"pack"};
+    Format format;
+    check(renamed(parse_format(format_text.c_str(), &format), "", "pack: "));
+    Array source;
+    read_array(call, "w", w, Role::weight, &source);
+    std::list<Array> arrays;
+    const PackOptions options = read_options(call, keywords, &arrays);
+    std::int64_t bytes = 0;
+    check(device_packed_bytes(source.view, format, options, &bytes));
+    Result result(call, w, source, DType::u8, 1, &bytes);
+    Status status;
+    {
+        const GilRelease release;
+        status = pack_for_device(source.view, format, options, result.view.data, bytes);
+    }
+    check(status);
+    return result.finish();
+}
+
+}  // namespace
+
+const DeviceWeight* device_weight(PyObject* object) {
+    if (!object || !Py_IS_TYPE(object, weight_type)) return nullptr;
+    return py::cast<const DeviceWeight*>(py::handle(object));
+}
+
+CudaStream call_stream(const char* operation, PyObject* stream, py::handle x, int device) {
+    if (stream) return {device, handle_of(stream_number(operation, stream))};
+    const TypeEntry& entry = type_entry(Py_TYPE(x.ptr()));
+    if (entry.exchange && entry.exchange->current_work_stream) {
+        void* current = nullptr;
+        if (entry.exchange->current_work_stream(dlpack::device_cuda, device, &current) != 0)
+            throw py::error_already_set();
+        return {device, current};
+    }
+    if (entry.kind == Kind::torch_slow) {
+        const py::object current = py::module_::import("torch").attr("cuda").attr("current_stream")(device);
+        return {device, handle_of(py::cast<long long>(current.attr("cuda_stream")))};
+    }
+    return {device, handle_of(1)};
+}
+
+long long dlpack_stream(CudaStream stream) {
+    const auto number = static_cast<long long>(reinterpret_cast<std::uintptr_t>(stream.stream));
+    return number == 0 ? 1 : number;  // __dlpack__ has no 0: it would not say which default stream
+}
+
+void register_device_weights(py::module_& module) {
+    py::class_<DeviceWeight> weight(module, "DeviceWeight",
+                                    "Packed weights in the memory of a CUDA device; see fastffn.pack and "
+                                    "fastffn.device_weight.\n\n"
+                                    "``array`` is the uint8 array on the device, which state_dict or safetensors may "
+                                    "carry; ``device`` its number.");
+    weight.def_readonly("array", &DeviceWeight::array)
+        .def_readonly("device", &DeviceWeight::device)
+        .def_property_readonly("format",
+                               [](const DeviceWeight& w) { return format_name(static_cast<Format>(w.header.format)); })
+        .def_property_readonly("out_features", [](const DeviceWeight& w) { return w.header.out_features; })
+        .def_property_readonly("in_features", [](const DeviceWeight& w) { return w.header.in_features; })
+        .def_property_readonly("nbytes", [](const DeviceWeight& w) { return w.view.bytes; })
+        .def("__repr__", [](const DeviceWeight& w) {
+            return std::string("<fastffn.DeviceWeight ") + format_name(static_cast<Format>(w.header.format)) + " (" +
+                   std::to_string(w.header.out_features) + ", " + std::to_string(w.header.in_features) +
+                   ") on cuda:" + std::to_string(w.device) + ">";
+        });
+    weight_type = reinterpret_cast<PyTypeObject*>(weight.ptr());
+    Py_INCREF(weight_type);  // outlives the module's attribute
+    module.def("device_weight", &open_device_weight, py::arg("packed"), py::arg("stream") = py::none(),
+               py::arg("header") = py::none());
+    module.def("pack_for_device", &pack_for_devices, py::arg("w"), py::arg("format"), py::arg("options"));
+}
+
+}  // namespace fastffn::python

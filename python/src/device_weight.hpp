@@ -1,0 +1,28 @@
+// DeviceWeight: packed weights in the memory of a CUDA device, with a copy of their header that the host can read without
+// waiting for the device.
+#pragma once
+
+#include "arrays.hpp"
+#include "fastffn/cuda.hpp"
+
+namespace fastffn::python {
+
+struct DeviceWeight {
+    PackedHeader header;
+    py::object array;  // the uint8 array on the device, of any framework
+    PackedView view;   // of it; view.header is set by device_weight()
+    int device = 0;
+};
+
+// The weight that an argument is, or nullptr for any other object. Fast: one comparison of types.
+const DeviceWeight* device_weight(PyObject* object);
+
+// The stream of a call: what `stream=` says (an int as __dlpack__ takes it, or an object with __cuda_stream__), else the one that
+// the framework of x works on, else the legacy default stream.
+CudaStream call_stream(const char* operation, PyObject* stream, py::handle x, int device);
+// The number by which __dlpack__ knows it.
+long long dlpack_stream(CudaStream stream);
+
+void register_device_weights(py::module_& module);
+
+}  // namespace fastffn::python
