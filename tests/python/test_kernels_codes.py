@@ -224,6 +224,12 @@ def test_options():
         ("ternary", {"scale": np.ones(3, np.float32)}, "'scale' of format 'ternary' has shape"),
         ("ternary", {"scale": np.ones(1, np.float64)}, "'scale' of format 'ternary'"),
         ("ternary", {"scale": np.ones(1, np.float32)}, "row 0 of w holds a weight that is none of -1, 0 and 1"),
+        (
+            "int4",
+            {"act": "bf16", "order": "rows"},
+            "'act' of format 'int4' is 'bf16', which is for order 'panels' only",
+        ),
+        ("ternary", {"act": "bf16"}, "'act' of format 'ternary' is 'bf16', expected int8 or int4"),
         ("int4", {"group": 0}, "'group' of format 'int4'"),
         ("int4", {"group": 100}, "'group' of format 'int4' is 100, expected 32, 64, 128 or 256"),
         ("int4", {"zeros": np.ones((20, 3), np.float32)}, "need 'scales'"),

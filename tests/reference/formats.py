@@ -46,7 +46,19 @@ CODES = {
     "int4-columns": ("int4", {"order": "columns"}),
     "int4-columns-zp": ("int4", {"order": "columns", "group": 32, "zero_points": True}),
 }
-FORMATS = ("f32", "f16", "bf16", "int8", *SPARSE24, "ternary", "int4", "int4-zp", "ternary-rows", "ternary-columns")
+FORMATS = (
+    "f32",
+    "f16",
+    "bf16",
+    "int8",
+    *SPARSE24,
+    "ternary",
+    "int4",
+    "int4-zp",
+    "ternary-rows",
+    "ternary-columns",
+    "int4-bf16",
+)
 
 
 def pack_arguments(fmt):
