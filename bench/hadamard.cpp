@@ -102,7 +102,7 @@ void print_fused(const Options& options, int threads) {
         "\nin ternary down projections, f32 rows in and out, threads %d; \"added\" is what hadamard= makes a call "
         "longer\n",
         threads);
-    std::printf("%-12s %8s %8s %12s %12s %8s\n", "mode, n", "out", "tokens", "without", "with", "added");
+    std::printf("%-12s %8s %8s %12s %12s %8s %8s\n", "mode, n", "out", "tokens", "without", "with", "added", "alone");
     for (const Width& width : widths) {
         Buffer source(width.n * width.out * 4);
         fill_random(source.data(), width.n * width.out, DType::f32, 1.7f / std::sqrt(static_cast<float>(width.n)), 1);
@@ -125,12 +125,16 @@ void print_fused(const Options& options, int threads) {
             const auto call = [&](const Buffer& packed) {
                 fastffn::linear(context, from, {packed.data(), packed.bytes()}, nullptr, to).value();
             };
-            Side with{[&] { call(rotated); }}, without{[&] { call(plain); }};
+            Side with{[&] { call(rotated); }}, without{[&] { call(plain); }}, again{[&] { call(plain); }};
             const double ratio = in_turns(options, with, without);
-            std::printf("%-12s %8lld %8lld %12s %12s %7.1f%%\n", name_of(width).c_str(),
+            Buffer moved(x.bytes());
+            const TensorView to_moved(moved.data(), DType::f32, {tokens, width.n});
+            Side transform{[&] { fastffn::hadamard(context, from, {width.mode}, to_moved).value(); }};
+            const double share = in_turns(options, transform, again);
+            std::printf("%-12s %8lld %8lld %12s %12s %7.1f%% %7.1f%%\n", name_of(width).c_str(),
                         static_cast<long long>(width.out), static_cast<long long>(tokens),
                         format_time(median(without.seconds)).c_str(), format_time(median(with.seconds)).c_str(),
-                        100 * (ratio - 1));
+                        100 * (ratio - 1), 100 * share);
             std::fflush(stdout);
         }
     }

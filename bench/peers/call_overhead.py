@@ -25,6 +25,7 @@ import torch
 import torch.nn.functional as F
 
 import fastffn as ff
+import fastffn.torch as ft
 from fastffn import _core
 
 CALLS = 2000
@@ -82,6 +83,7 @@ def main() -> int:
     plain_up, plain_down = torch.randn(d_ff, d_model), torch.randn(d_model, d_ff)
     up, down = ff.pack(plain_up, "f32"), ff.pack(plain_down, "f32")
     hidden = torch.empty(1, d_ff)
+    layer = ft.FFN.from_packed(up, down, activation="gelu")
     x_np, hidden_np, up_np = (np.asarray(tensor) for tensor in (x, hidden, up))
 
     cases = {
@@ -92,6 +94,22 @@ def main() -> int:
         "ffn(x, w_up, w_down, out=y): four torch tensors": (
             lambda: ff.ffn(x, up, down, activation="gelu", out=out),
             lambda: _core.seconds_per_call("ffn", CALLS, x, up, down, activation="gelu", out=out),
+        ),
+        "fastffn.torch.linear(x, w, out=y)": (
+            lambda: ft.linear(x, up, out=hidden),
+            lambda: _core.seconds_per_call("linear", CALLS, x, up, out=hidden),
+        ),
+        "fastffn.torch.ffn(x, w_up, w_down, out=y)": (
+            lambda: ft.ffn(x, up, down, activation="gelu", out=out),
+            lambda: _core.seconds_per_call("ffn", CALLS, x, up, down, activation="gelu", out=out),
+        ),
+        "fastffn.torch.FFN()(x, out=y)": (
+            lambda: layer(x, out=out),
+            lambda: _core.seconds_per_call("ffn", CALLS, x, up, down, activation="gelu", out=out),
+        ),
+        "torch.ops.fastffn.linear_out(x, w, None, y)": (
+            lambda: torch.ops.fastffn.linear_out(x, up, None, hidden),
+            lambda: _core.seconds_per_call("linear", CALLS, x, up, out=hidden),
         ),
         "linear(x, w): the result is a new torch tensor": (
             lambda: ff.linear(x, up),

@@ -6,12 +6,15 @@
 
 #include "abi.hpp"
 #include "fastffn/version.hpp"
+#include "launch/ffn.hpp"
+#include "launch/launch.hpp"
 
 namespace fastffn::cuda {
 
 namespace {
 
-constexpr std::int32_t unsupported = 2;  // StatusCode::unsupported
+constexpr std::int32_t unsupported = 2, out_of_memory = 4;  // fastffn::StatusCode
+constexpr std::int32_t cuda_failure = unsupported;          // Python raises RuntimeError
 
 std::int32_t fail(cudaError_t status, const char* what, PluginError* error) {
     // Not kept for the next call: cudaGetLastError clears it.
@@ -66,15 +69,6 @@ std::int32_t device_info(std::int32_t device, DeviceInfo* info, PluginError* err
     return 0;
 }
 
-std::int32_t no_kernels(const char* operation, PluginError* error) {
-    error->code = unsupported;
-    std::snprintf(error->message, sizeof error->message, "%s has no CUDA kernels in this version", operation);
-    return error->code;
-}
-std::int32_t linear(std::int32_t, void*, const LinearCall&, PluginError* error) { return no_kernels("linear", error); }
-std::int32_t ffn(std::int32_t, void*, const FfnCall&, PluginError* error) { return no_kernels("ffn", error); }
-std::int64_t ffn_workspace(const FfnCall&) { return 0; }
-
 // Sets the device for a call and puts the caller's back.
 class DeviceGuard {
   public:
@@ -104,6 +98,59 @@ std::int32_t read(std::int32_t device, void* stream, const void* source, void* h
         return fail(status, "cudaStreamSynchronize", error);
     return 0;
 }
+
+std::int32_t refuse(std::int32_t code, const char* text, PluginError* error) {
+    error->code = code;
+    std::snprintf(error->message, sizeof error->message, "%s", text);
+    return code;
+}
+
+std::int32_t launch_failed(int device, cudaError_t status, PluginError* error) {
+    const Grid& grid = failed_launch();
+    int major = 0, minor = 0;
+    cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+    cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
+    error->code = cuda_failure;
+    std::snprintf(error->message, sizeof error->message,
+                  "kernel %s, grid %u x %u x %u, %u threads, %d bytes of shared memory, sm_%d%d: %s (%s)", grid.kernel,
+                  grid.blocks.x, grid.blocks.y, grid.blocks.z, grid.threads.x, grid.shared_bytes, major, minor,
+                  cudaGetErrorString(status), cudaGetErrorName(status));
+    cudaGetLastError();
+    return error->code;
+}
+
+// Workspace that the caller does not bring comes from the device's stream-ordered pool: nothing waits, and a graph that is
+// being captured takes it as a node of its own.
+template <class Call>
+std::int32_t run_call(std::int32_t device, void* stream, const Call& call, void* workspace, PluginError* error) {
+    if (const char* reason = refusal(call)) return refuse(unsupported, reason, error);
+    const DeviceGuard guard(device);
+    if (guard.status() != cudaSuccess) return fail(guard.status(), "cudaSetDevice", error);
+    auto* const queue = static_cast<cudaStream_t>(stream);
+    void* own = nullptr;
+    if (!workspace)
+        if (const std::int64_t bytes = workspace_bytes(call); bytes > 0) {
+            if (cudaMallocAsync(&own, static_cast<std::size_t>(bytes), queue) != cudaSuccess) {
+                cudaGetLastError();
+                char text[96];
+                std::snprintf(text, sizeof text, "no device memory for a workspace of %lld bytes",
+                              static_cast<long long>(bytes));
+                return refuse(out_of_memory, text, error);
+            }
+            workspace = own;
+        }
+    const cudaError_t status = run(call, workspace, queue);
+    if (own) cudaFreeAsync(own, queue);
+    return status == cudaSuccess ? 0 : launch_failed(device, status, error);
+}
+
+std::int32_t linear(std::int32_t device, void* stream, const LinearCall& call, PluginError* error) {
+    return run_call(device, stream, call, nullptr, error);
+}
+std::int32_t ffn(std::int32_t device, void* stream, const FfnCall& call, PluginError* error) {
+    return run_call(device, stream, call, call.workspace, error);
+}
+std::int64_t ffn_workspace(const FfnCall& call) { return workspace_bytes(call); }
 
 const Plugin table = {
     plugin_abi,

@@ -94,12 +94,15 @@ def main(arguments: list[str] | None = None) -> int:
         run_bench()
     parser = argparse.ArgumentParser(
         prog="python -m fastffn",
+        usage="python -m fastffn [report | bench] [options]",
         description="Without arguments: what this machine has and what fastffn uses of it.",
         epilog="Commands: 'report' measures every format on a real model; 'bench' is fastffn-bench. Both take --help.",
     )
     parser.add_argument("--version", action="version", version=fastffn.__version__)
     parser.add_argument("--include-dir", action="store_true", help="print the directory of the C++ headers")
     parser.add_argument("--cmake-dir", action="store_true", help="print the directory of the CMake package")
+    if arguments and not arguments[0].startswith("-"):
+        parser.error(f"there is no command {arguments[0]!r}; there are report and bench")
     options = parser.parse_args(arguments)
     if options.include_dir:
         print(fastffn.get_include())

@@ -64,6 +64,8 @@ def moe(
     special: Any = None,
     weights_on_input: bool = False,
     load: Any = None,
+    sub_norm: Any = None,
+    sub_norm_eps: float = 1e-05,
     out: None = None,
 ) -> _X: ...
 @overload
@@ -83,6 +85,8 @@ def moe(
     special: Any = None,
     weights_on_input: bool = False,
     load: Any = None,
+    sub_norm: Any = None,
+    sub_norm_eps: float = 1e-05,
     out: _Y,
 ) -> _Y: ...
 @overload
@@ -183,6 +187,84 @@ def verify_tree(tree: Any) -> None: ...
 def unpack_tree(tree: Any) -> tuple[Any, Any, Any, Any]: ...
 def fff_workspace(threads: int, *args: Any, **keywords: Any) -> int: ...
 def seconds_per_fff(repeats: int, *args: Any, **keywords: Any) -> float: ...
+def torch_linear(
+    x: _X, w: Any, bias: Any = None, *, out: Any = None, stream: Any = None, out_features: int | None = None
+) -> _X: ...
+def torch_ffn(
+    x: _X,
+    w_up: Any,
+    w_down: Any,
+    w_gate: Any = None,
+    b_up: Any = None,
+    b_down: Any = None,
+    b_gate: Any = None,
+    *,
+    activation: str,
+    segments: Any = None,
+    sub_norm: Any = None,
+    sub_norm_eps: float = 1e-05,
+    gate_first: bool | str = "auto",
+    out: Any = None,
+    stream: Any = None,
+    out_features: int | None = None,
+) -> _X: ...
+def torch_moe(
+    x: _X,
+    ids: Any,
+    weights: Any,
+    w_up: Any,
+    w_down: Any,
+    w_gate: Any = None,
+    b_up: Any = None,
+    b_down: Any = None,
+    b_gate: Any = None,
+    *,
+    activation: str,
+    shared: Any = None,
+    special: Any = None,
+    weights_on_input: bool = False,
+    load: Any = None,
+    out: Any = None,
+    out_features: int | None = None,
+) -> _X: ...
+def torch_fff(
+    x: _X,
+    tree: Any,
+    w_up: Any = None,
+    w_down: Any = None,
+    b_up: Any = None,
+    b_down: Any = None,
+    *,
+    activation: str,
+    leaf: Any = None,
+    master_up: Any = None,
+    master_down: Any = None,
+    master_b_up: Any = None,
+    master_b_down: Any = None,
+    mix: float | None = None,
+    plan: str = "auto",
+    out: Any = None,
+    out_features: int | None = None,
+) -> _X: ...
+def torch_route_topk(
+    logits: Any,
+    k: int | None,
+    *,
+    score: str = "softmax",
+    renormalize: bool = False,
+    scale: float = 1.0,
+    bias: Any = None,
+    correction_bias: Any = None,
+    groups: int = 1,
+    topk_groups: int | None = None,
+    group_score: str = "max",
+    top_p: float = 1.0,
+    gamma: Any = None,
+    norm_eps: float = 1e-06,
+    capacity_factor: float | None = None,
+    out: Any = None,
+) -> Any: ...
+def set_torch_handler(operation: str, function: Any) -> None: ...
 def linear_workspace(x: Any, w: Any, threads: int) -> int: ...
 def ffn_workspace(
     x: Any, w_up: Any, w_down: Any, w_gate: Any, sub_norm: Any, activation: Any, gate_first: Any, threads: int

@@ -18,6 +18,7 @@ class SharedExperts:
         w_up, w_gate: packed [d_ff, d_model], or a stack [count, d_ff, d_model]; their own format and d_ff.
         w_down: packed [d_model_out, d_ff] or [count, d_model_out, d_ff].
         b_up, b_gate, b_down: [d_ff] or [count, d_ff], [d_model_out] or [count, d_model_out]; None for none.
+        sub_norm: γ of an RMSNorm of the hidden activations, [d_ff] or [count, d_ff]; None for none.
         gate: v, [d_model] or [count, d_model], f32, f16 or bf16: the expert counts σ(v · x) (Qwen2-MoE); None: 1.
     """
 
@@ -28,6 +29,7 @@ class SharedExperts:
     b_down: Any = None
     b_gate: Any = None
     gate: Any = None
+    sub_norm: Any = None
 
 
 @dataclass(frozen=True)
@@ -55,13 +57,14 @@ def moe_workspace(
     shared: Any = None,
     special: Any = None,
     weights_on_input: bool = False,
+    sub_norm: Any = None,
     threads: int = 0,
 ) -> int:
     """Bytes of workspace that such a call of :func:`fastffn.moe` uses; kept for later calls.
 
     Args:
         x, ids: as :func:`fastffn.moe`; only their shapes matter.
-        w_up, w_down, w_gate, shared, special, weights_on_input: as :func:`fastffn.moe`.
+        w_up, w_down, w_gate, shared, special, weights_on_input, sub_norm: as :func:`fastffn.moe`.
         threads: for this many threads; 0 for what a call would use now.
     """
     return _core.moe_workspace(
@@ -76,4 +79,5 @@ def moe_workspace(
         shared=shared,
         special=special,
         weights_on_input=weights_on_input,
+        sub_norm=sub_norm,
     )

@@ -10,6 +10,15 @@ namespace py = pybind11;
 
 namespace fastffn::python {
 
+Parameters Parameters::with(const char* name) const {
+    Parameters more = *this;
+    std::size_t total = 0;
+    while (more.names[total]) ++total;
+    more.names[total] = name;
+    more.names[total + 1] = nullptr;
+    return more;
+}
+
 void Parameters::bind(PyObject* const* args, Py_ssize_t count, PyObject* keywords, PyObject** slots) {
     if (count > positional)
         raise(PyExc_TypeError, std::string(function) + "() takes at most " + std::to_string(positional) +

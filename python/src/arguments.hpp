@@ -17,6 +17,9 @@ struct Parameters {
     int positional;                     // the first ones, which may be passed by position; the others by keyword only
     PyObject* interned[max_parameters] = {};
 
+    // The same with one more keyword at the end: slots have a place more.
+    Parameters with(const char* name) const;
+
     // Fills slots[i] with the borrowed argument called names[i], or nullptr where none was passed.
     void bind(PyObject* const* args, Py_ssize_t count, PyObject* keywords, PyObject** slots);
 };

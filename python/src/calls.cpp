@@ -17,6 +17,8 @@
 #include "gil.hpp"
 #include "packed_argument.hpp"
 #include "results.hpp"
+#include "torch_docstrings.hpp"
+#include "torch_entry.hpp"
 #include "values.hpp"
 
 namespace fastffn::python {
@@ -214,7 +216,7 @@ Result new_result(const Operation& operation, PyObject* x) {
 
 // A call whose weights are on a CUDA device. The GIL is kept: a launch takes microseconds.
 template <class Operation>
-PyObject* device_entry(const DeviceWeight& first, PyObject* const* slots) {
+PyObject* run_on_device(const DeviceWeight& first, PyObject* const* slots, PyObject* width) {
     const CudaStream stream =
         call_stream(Operation::operation, slots[Operation::Stream], slots[Operation::X], first.device);
     const Operation operation(slots, {Operation::operation, true, dlpack_stream(stream), first.device});
@@ -222,7 +224,36 @@ PyObject* device_entry(const DeviceWeight& first, PyObject* const* slots) {
     Array out;
     if (slots[Operation::Out]) read_array(operation.call, "out", slots[Operation::Out], Role::output, &out);
     else result.emplace(new_result(operation, slots[Operation::X]));
-    check(operation.run(stream, result ? result->view : out.view));
+    const TensorView& y = result ? result->view : out.view;
+    if (width && y.ndim) check_out_features(Operation::operation, width, y.shape[y.ndim - 1]);
+    check(operation.run(stream, y));
+    if (result) return result->finish().release().ptr();
+    Py_INCREF(slots[Operation::Out]);
+    return slots[Operation::Out];
+}
+
+// `width` is what the caller expects of the result, or nullptr.
+template <class Operation>
+PyObject* run(PyObject* const* slots, PyObject* width) {
+    if (const DeviceWeight* weight = device_weight(slots[Operation::first_weight]))
+        return run_on_device<Operation>(*weight, slots, width);
+    if (slots[Operation::Stream])
+        raise(PyExc_ValueError,
+              std::string(Operation::operation) + ": stream is for weights on CUDA devices, and these are on the CPU");
+    Operation operation(slots);
+    std::optional<Result> result;
+    Array out;
+    if (slots[Operation::Out]) read_array(operation.call, "out", slots[Operation::Out], Role::output, &out);
+    else result.emplace(new_result(operation, slots[Operation::X]));
+    const TensorView& y = result ? result->view : out.view;
+    if (width && y.ndim) check_out_features(Operation::operation, width, y.shape[y.ndim - 1]);
+    Status status;
+    {
+        const ContextLease context;
+        const GilRelease release(worth_releasing_gil(operation.x.view, operation.weight_bytes()));
+        status = operation.run(*context, y);
+    }
+    check(status);
     if (result) return result->finish().release().ptr();
     Py_INCREF(slots[Operation::Out]);
     return slots[Operation::Out];
@@ -233,31 +264,20 @@ PyObject* entry(PyObject*, PyObject* const* args, Py_ssize_t count, PyObject* ke
     try {
         PyObject* slots[Operation::count];
         Operation::parameters.bind(args, count, keywords, slots);
-        if (const DeviceWeight* weight = device_weight(slots[Operation::first_weight]))
-            return device_entry<Operation>(*weight, slots);
-        if (slots[Operation::Stream])
-            raise(PyExc_ValueError, std::string(Operation::operation) +
-                                        ": stream is for weights on CUDA devices, and these are on the CPU");
-        Operation operation(slots);
-        std::optional<Result> result;
-        Array out;
-        if (slots[Operation::Out]) read_array(operation.call, "out", slots[Operation::Out], Role::output, &out);
-        else result.emplace(new_result(operation, slots[Operation::X]));
-        const TensorView& y = result ? result->view : out.view;
-        Status status;
-        {
-            const ContextLease context;
-            const GilRelease release(worth_releasing_gil(operation.x.view, operation.weight_bytes()));
-            status = operation.run(*context, y);
-        }
-        check(status);
-        if (result) return result->finish().release().ptr();
-        Py_INCREF(slots[Operation::Out]);
-        return slots[Operation::Out];
+        return run<Operation>(slots, nullptr);
     } catch (...) {
         set_python_error();
         return nullptr;
     }
+}
+
+// That of fastffn.torch.
+template <class Operation>
+PyObject* torch_function(PyObject*, PyObject* const* args, Py_ssize_t count, PyObject* keywords) noexcept {
+    static Parameters parameters = Operation::parameters.with("out_features");
+    PyObject* slots[Operation::count + 1];
+    return torch_call(Operation::operation, parameters, slots, args, count, keywords,
+                      [&] { return run<Operation>(slots, slots[Operation::count]); });
 }
 
 template <class Operation>
@@ -317,17 +337,21 @@ py::tuple activation_names() {
     return names;
 }
 
-template <class Operation>
-PyMethodDef method(const char* docstring) {
-    auto* function = &entry<Operation>;
-    return {Operation::operation, reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(function)),
-            METH_FASTCALL | METH_KEYWORDS, docstring};
+using FastFunction = PyObject* (*)(PyObject*, PyObject* const*, Py_ssize_t, PyObject*) noexcept;
+
+PyMethodDef method(const char* name, FastFunction function, const char* docstring) {
+    return {name, reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(function)), METH_FASTCALL | METH_KEYWORDS,
+            docstring};
 }
 
 }  // namespace
 
 void register_calls(py::module_& module) {
-    static PyMethodDef methods[] = {method<Linear>(linear_docstring), method<Ffn>(ffn_docstring), {}};
+    static PyMethodDef methods[] = {method("linear", &entry<Linear>, linear_docstring),
+                                    method("ffn", &entry<Ffn>, ffn_docstring),
+                                    method("torch_linear", &torch_function<Linear>, torch_linear_docstring),
+                                    method("torch_ffn", &torch_function<Ffn>, torch_ffn_docstring),
+                                    {}};
     if (PyModule_AddFunctions(module.ptr(), methods) != 0) throw py::error_already_set();
     module.def("linear_workspace", &linear_workspace_bytes, py::arg("x"), py::arg("w"), py::arg("threads"));
     module.def("ffn_workspace", &ffn_workspace_bytes, py::arg("x"), py::arg("w_up"), py::arg("w_down"),

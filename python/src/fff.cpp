@@ -15,6 +15,8 @@
 #include "gil.hpp"
 #include "packed_argument.hpp"
 #include "results.hpp"
+#include "torch_docstrings.hpp"
+#include "torch_entry.hpp"
 #include "values.hpp"
 
 namespace fastffn::python {
@@ -183,30 +185,43 @@ Result new_result(const Fff& f, PyObject* x) {
     return {f.call, x, f.x, view.dtype, view.ndim, shape};
 }
 
+// `width` is what the caller expects of the result, or nullptr.
+PyObject* run(PyObject* const* slots, PyObject* width) {
+    const Fff call(slots);
+    std::optional<Result> result;
+    Array out;
+    if (slots[Fff::Out]) read_array(call.call, "out", slots[Fff::Out], Role::output, &out);
+    else result.emplace(new_result(call, slots[Fff::X]));
+    const TensorView& y = result ? result->view : out.view;
+    if (width && y.ndim) check_out_features("fff", width, y.shape[y.ndim - 1]);
+    Status status;
+    {
+        const ContextLease context;
+        const GilRelease release(call.more || rows_of(call.x.view) >= gil_release_tokens);
+        status = call.run(*context, y);
+    }
+    check(status);
+    if (result) return result->finish().release().ptr();
+    Py_INCREF(slots[Fff::Out]);
+    return slots[Fff::Out];
+}
+
 PyObject* fff_entry(PyObject*, PyObject* const* args, Py_ssize_t count, PyObject* keywords) noexcept {
     try {
         PyObject* slots[Fff::count];
         Fff::parameters.bind(args, count, keywords, slots);
-        const Fff call(slots);
-        std::optional<Result> result;
-        Array out;
-        if (slots[Fff::Out]) read_array(call.call, "out", slots[Fff::Out], Role::output, &out);
-        else result.emplace(new_result(call, slots[Fff::X]));
-        const TensorView& y = result ? result->view : out.view;
-        Status status;
-        {
-            const ContextLease context;
-            const GilRelease release(call.more || rows_of(call.x.view) >= gil_release_tokens);
-            status = call.run(*context, y);
-        }
-        check(status);
-        if (result) return result->finish().release().ptr();
-        Py_INCREF(slots[Fff::Out]);
-        return slots[Fff::Out];
+        return run(slots, nullptr);
     } catch (...) {
         set_python_error();
         return nullptr;
     }
+}
+
+// That of fastffn.torch.
+PyObject* torch_fff(PyObject*, PyObject* const* args, Py_ssize_t count, PyObject* keywords) noexcept {
+    static Parameters parameters = Fff::parameters.with("out_features");
+    PyObject* slots[Fff::count + 1];
+    return torch_call("fff", parameters, slots, args, count, keywords, [&] { return run(slots, slots[Fff::count]); });
 }
 
 // Arguments by the names that fff() takes, for the functions beside it.
@@ -370,6 +385,8 @@ py::tuple unpack_parts(const py::object& tree) {
 void register_fff(py::module_& module) {
     static PyMethodDef methods[] = {{"fff", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(&fff_entry)),
                                      METH_FASTCALL | METH_KEYWORDS, fff_docstring},
+                                    {"torch_fff", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(&torch_fff)),
+                                     METH_FASTCALL | METH_KEYWORDS, torch_fff_docstring},
                                     {}};
     if (PyModule_AddFunctions(module.ptr(), methods) != 0) throw py::error_already_set();
     module.def("fff_route", &route, py::arg("x"), py::arg("tree"), py::arg("z"), py::arg("plan"));

@@ -14,6 +14,7 @@
 #include "packed_argument.hpp"
 #include "route.hpp"
 #include "sparse24.hpp"
+#include "torch_entry.hpp"
 
 namespace py = pybind11;
 
@@ -35,5 +36,6 @@ PYBIND11_MODULE(_core, module) {
     register_routes(module);
     register_fff(module);
     register_sparse24(module);
+    register_torch_entry(module);
     register_hadamard(module);
 }

@@ -16,6 +16,8 @@
 #include "moe_docstring.hpp"
 #include "packed_argument.hpp"
 #include "results.hpp"
+#include "torch_docstrings.hpp"
+#include "torch_entry.hpp"
 #include "values.hpp"
 
 namespace fastffn::python {
@@ -28,8 +30,8 @@ constexpr const char* special_names[] = {"zero", "copy", "constant"};
 bool is_list(PyObject* object) { return PyList_Check(object) || PyTuple_Check(object); }
 
 // What one or several stacks of experts are made of, in the order of MoeExperts' arguments.
-enum Part { WUp, WDown, WGate, BUp, BDown, BGate, parts };
-constexpr const char* part_names[parts] = {"w_up", "w_down", "w_gate", "b_up", "b_down", "b_gate"};
+enum Part { WUp, WDown, WGate, BUp, BDown, BGate, Gamma, parts };
+constexpr const char* part_names[parts] = {"w_up", "w_down", "w_gate", "b_up", "b_down", "b_gate", "sub_norm"};
 
 struct Moe {
     enum {
@@ -37,7 +39,8 @@ struct Moe {
         Ids,
         Weights,
         FirstPart,
-        Activation = FirstPart + parts,
+        SubNormEps = FirstPart + parts,
+        Activation,
         Shared,
         Special,
         WeightsOnInput,
@@ -64,6 +67,7 @@ struct Moe {
             read_array(call, "weights", slots[Weights], Role::input, &weights);
             if (weights.view.ndim == 0) raise(PyExc_ValueError, "moe: weights has 0 dimensions, expected 1 to 8");
         }
+        sub_norm_eps_ = static_cast<float>(number_argument(call, "sub_norm_eps", slots[SubNormEps], sub_norm_eps_));
         read_stacks(slots + FirstPart);
         if (slots[Shared]) read_shared(slots[Shared]);
         if (slots[Special]) read_special(slots[Special]);
@@ -90,6 +94,7 @@ struct Moe {
     std::vector<MoeExperts> stacks_;
     std::vector<MoeShared> shared_;
     std::vector<SpecialExpert> kinds_;
+    float sub_norm_eps_ = 1e-5f;
 
     // A list as a tuple that the call owns: reading its arrays runs their __dlpack__, and later calls run without the GIL;
     // both may change the list or drop what is in it.
@@ -130,6 +135,8 @@ struct Moe {
         made.b_up = table(name(BUp), part[BUp]);
         made.b_down = table(name(BDown), part[BDown]);
         made.b_gate = table(name(BGate), part[BGate]);
+        made.sub_norm = table(name(Gamma), part[Gamma]);
+        made.sub_norm_eps = sub_norm_eps_;
         return made;
     }
     void read_stacks(PyObject* const* given) {
@@ -231,11 +238,12 @@ struct Moe {
 
     std::vector<py::object> owners_;  // of what attributes gave
 };
-Parameters Moe::parameters{"moe",
-                           {"x", "ids", "weights", "w_up", "w_down", "w_gate", "b_up", "b_down", "b_gate", "activation",
-                            "shared", "special", "weights_on_input", "load", "out", nullptr},
-                           5,
-                           9};
+Parameters Moe::parameters{
+    "moe",
+    {"x", "ids", "weights", "w_up", "w_down", "w_gate", "b_up", "b_down", "b_gate", "sub_norm", "sub_norm_eps",
+     "activation", "shared", "special", "weights_on_input", "load", "out", nullptr},
+    5,
+    9};
 
 Result new_result(const Moe& call, PyObject* x) {
     const TensorView& view = call.x.view;
@@ -250,29 +258,44 @@ Result new_result(const Moe& call, PyObject* x) {
     return {call.call, x, call.x, view.dtype, view.ndim, shape};
 }
 
+// `width` is what the caller expects of the result, or nullptr.
+PyObject* run(PyObject* const* slots, PyObject* width) {
+    const Moe call(slots);
+    std::optional<Result> result;
+    Array out;
+    if (slots[Moe::Out]) read_array(call.call, "out", slots[Moe::Out], Role::output, &out);
+    else result.emplace(new_result(call, slots[Moe::X]));
+    const TensorView& y = result ? result->view : out.view;
+    if (width && y.ndim) check_out_features(operation, width, y.shape[y.ndim - 1]);
+    Status status;
+    {
+        const ContextLease context;
+        const GilRelease release;
+        status = call.run(*context, y);
+    }
+    check(status);
+    if (result) return result->finish().release().ptr();
+    Py_INCREF(slots[Moe::Out]);
+    return slots[Moe::Out];
+}
+
 PyObject* moe_entry(PyObject*, PyObject* const* args, Py_ssize_t count, PyObject* keywords) noexcept {
     try {
         PyObject* slots[Moe::count];
         Moe::parameters.bind(args, count, keywords, slots);
-        const Moe call(slots);
-        std::optional<Result> result;
-        Array out;
-        if (slots[Moe::Out]) read_array(call.call, "out", slots[Moe::Out], Role::output, &out);
-        else result.emplace(new_result(call, slots[Moe::X]));
-        Status status;
-        {
-            const ContextLease context;
-            const GilRelease release;
-            status = call.run(*context, result ? result->view : out.view);
-        }
-        check(status);
-        if (result) return result->finish().release().ptr();
-        Py_INCREF(slots[Moe::Out]);
-        return slots[Moe::Out];
+        return run(slots, nullptr);
     } catch (...) {
         set_python_error();
         return nullptr;
     }
+}
+
+// That of fastffn.torch.
+PyObject* torch_moe(PyObject*, PyObject* const* args, Py_ssize_t count, PyObject* keywords) noexcept {
+    static Parameters parameters = Moe::parameters.with("out_features");
+    PyObject* slots[Moe::count + 1];
+    return torch_call(operation, parameters, slots, args, count, keywords,
+                      [&] { return run(slots, slots[Moe::count]); });
 }
 
 void bind(const py::args& args, const py::kwargs& keywords, PyObject** slots) {
@@ -320,6 +343,8 @@ double seconds_per_moe(int repeats, const py::args& args, const py::kwargs& keyw
 void register_moe(py::module_& module) {
     static PyMethodDef methods[] = {{"moe", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(&moe_entry)),
                                      METH_FASTCALL | METH_KEYWORDS, moe_docstring},
+                                    {"torch_moe", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(&torch_moe)),
+                                     METH_FASTCALL | METH_KEYWORDS, torch_moe_docstring},
                                     {}};
     if (PyModule_AddFunctions(module.ptr(), methods) != 0) throw py::error_already_set();
     module.def("moe_workspace", &workspace_bytes);

@@ -4,7 +4,7 @@
 namespace fastffn::python {
 
 constexpr const char* moe_docstring =
-    R"(moe($module, /, x, ids, weights, w_up, w_down, w_gate=None, b_up=None, b_down=None, b_gate=None, *, activation, shared=None, special=None, weights_on_input=False, load=None, out=None)
+    R"(moe($module, /, x, ids, weights, w_up, w_down, w_gate=None, b_up=None, b_down=None, b_gate=None, *, activation, shared=None, special=None, weights_on_input=False, load=None, sub_norm=None, sub_norm_eps=1e-05, out=None)
 --
 
 A mixture of experts, after any router, over experts in any weight format.
@@ -24,6 +24,8 @@ Args:
     w_down: packed stack [E, d_model_out, d_ff]. Or lists of packed stacks, for experts of several widths or formats: ids
         count through them.
     b_up, b_gate: [E, d_ff]; b_down: [E, d_model_out]; f32, f16 or bf16; None for none. Lists where the weights are lists.
+    sub_norm: γ [E, d_ff]: an RMSNorm of each expert's hidden activations, as in :func:`fastffn.ffn`, with sub_norm_eps; None for
+        none. A list where the weights are lists.
     activation: one of :func:`fastffn.activations`; "swiglu_clamped" is GPT-OSS's (clamp(up, ±7) + 1) · g · σ(1.702 g) with
         g = min(gate, 7).
     shared: a :class:`fastffn.SharedExperts`, or a list of them: experts that every token uses.

@@ -17,6 +17,8 @@
 #include "packed_argument.hpp"
 #include "results.hpp"
 #include "route_docstring.hpp"
+#include "torch_docstrings.hpp"
+#include "torch_entry.hpp"
 #include "values.hpp"
 
 namespace fastffn::python {
@@ -130,37 +132,46 @@ Parameters Topk::parameters{
     2,
     2};
 
+PyObject* run(PyObject* const* slots) {
+    const Topk topk(slots);
+    const TensorView& logits = topk.logits.view;
+    const std::int64_t experts = logits.shape[logits.ndim - 1], rows = rows_of(logits);
+    // Before an array of k columns is made: options that do not fit are the more likely mistake.
+    std::int64_t bytes = 0;
+    if (!slots[Topk::Out]) check(route_topk_workspace(logits, topk.options, 1, &bytes));
+    RouteArrays route(topk.call, slots[Topk::Logits], topk.logits, logits.ndim - 1, topk.options.k, slots[Topk::Out]);
+    std::int64_t capacity = -1;
+    if (slots[Topk::CapacityFactor])
+        capacity = capacity_of(topk.call, number_argument(topk.call, "capacity_factor", slots[Topk::CapacityFactor], 1),
+                               rows * topk.options.k, experts > 0 ? experts : 1);
+    Status status;
+    {
+        const ContextLease context;
+        const GilRelease release(rows * experts >= gil_release_elements);
+        status = route_topk(*context, logits, topk.options, route.id_view(), route.weight_view());
+        if (status.ok() && capacity >= 0)
+            status = limit_capacity(*context, route.id_view(), route.weight_view(), experts, capacity);
+    }
+    check(status);
+    return route.finish().release().ptr();
+}
+
 PyObject* route_topk_entry(PyObject*, PyObject* const* args, Py_ssize_t count, PyObject* keywords) noexcept {
     try {
         PyObject* slots[Topk::count];
         Topk::parameters.bind(args, count, keywords, slots);
-        const Topk topk(slots);
-        const TensorView& logits = topk.logits.view;
-        const std::int64_t experts = logits.shape[logits.ndim - 1], rows = rows_of(logits);
-        // Before an array of k columns is made: options that do not fit are the more likely mistake.
-        std::int64_t bytes = 0;
-        if (!slots[Topk::Out]) check(route_topk_workspace(logits, topk.options, 1, &bytes));
-        RouteArrays route(topk.call, slots[Topk::Logits], topk.logits, logits.ndim - 1, topk.options.k,
-                          slots[Topk::Out]);
-        std::int64_t capacity = -1;
-        if (slots[Topk::CapacityFactor])
-            capacity =
-                capacity_of(topk.call, number_argument(topk.call, "capacity_factor", slots[Topk::CapacityFactor], 1),
-                            rows * topk.options.k, experts > 0 ? experts : 1);
-        Status status;
-        {
-            const ContextLease context;
-            const GilRelease release(rows * experts >= gil_release_elements);
-            status = route_topk(*context, logits, topk.options, route.id_view(), route.weight_view());
-            if (status.ok() && capacity >= 0)
-                status = limit_capacity(*context, route.id_view(), route.weight_view(), experts, capacity);
-        }
-        check(status);
-        return route.finish().release().ptr();
+        return run(slots);
     } catch (...) {
         set_python_error();
         return nullptr;
     }
+}
+
+// That of fastffn.torch.
+PyObject* torch_route_topk(PyObject*, PyObject* const* args, Py_ssize_t count, PyObject* keywords) noexcept {
+    static Parameters parameters = Topk::parameters;
+    PyObject* slots[Topk::count];
+    return torch_call("route_topk", parameters, slots, args, count, keywords, [&] { return run(slots); });
 }
 
 // Seconds per call of the C++ function alone, on arguments that were read once.
@@ -337,6 +348,8 @@ void register_routes(py::module_& module) {
     static PyMethodDef methods[] = {
         {"route_topk", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(&route_topk_entry)),
          METH_FASTCALL | METH_KEYWORDS, route_topk_docstring},
+        {"torch_route_topk", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(&torch_route_topk)),
+         METH_FASTCALL | METH_KEYWORDS, torch_route_topk_docstring},
         {}};
     if (PyModule_AddFunctions(module.ptr(), methods) != 0) throw py::error_already_set();
     module.def("route_expert_choice", &expert_choice, py::arg("logits"), py::arg("k"), py::arg("capacity"),

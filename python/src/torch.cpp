@@ -25,7 +25,19 @@ class Questions {
     bool is_neg(PyObject* tensor) const {
         return truth(call_is_neg_ ? call_is_neg_(tensor, nullptr) : PyObject_CallMethod(tensor, "is_neg", nullptr));
     }
-    bool grad_enabled() const { return truth(PyObject_CallNoArgs(is_grad_enabled_.ptr())); }
+    bool grad_enabled() const {
+        return truth(call_is_grad_enabled_ ? call_is_grad_enabled_(nullptr, nullptr)
+                                           : PyObject_CallNoArgs(is_grad_enabled_.ptr()));
+    }
+
+    // Forward-mode differentiation (torch.autograd.forward_ad, torch.func.jvp) is on while torch's level is not negative; its
+    // tensors carry tangents that the exchange drops.
+    bool has_tangent(PyObject* tensor) const {
+        PyObject* level = PyDict_GetItemWithError(forward_ad_.ptr(), level_name_.ptr());
+        if (!level || level == no_level_.ptr()) return false;
+        if (PyLong_Check(level) && PyLong_AsLong(level) < 0) return false;
+        return !unpack_dual_(py::handle(tensor)).attr("tangent").is_none();
+    }
 
     static const Questions& instance() {
         // Not a function-local static: its guard would be held while Python code runs in the constructor, and a second thread
@@ -43,6 +55,8 @@ class Questions {
     Questions() {
         const py::module_ torch = py::module_::import("torch");
         is_grad_enabled_ = torch.attr("is_grad_enabled");
+        if (PyCFunction_Check(is_grad_enabled_.ptr()) && PyCFunction_GET_FLAGS(is_grad_enabled_.ptr()) == METH_NOARGS)
+            call_is_grad_enabled_ = PyCFunction_GET_FUNCTION(is_grad_enabled_.ptr());
         const py::object tensor = torch.attr("Tensor");
         requires_grad_ = tensor.attr("requires_grad");
         if (Py_IS_TYPE(requires_grad_.ptr(), &PyGetSetDescr_Type)) {
@@ -50,6 +64,11 @@ class Questions {
             get_requires_grad_ = definition.get;
             closure_ = definition.closure;
         }
+        const py::module_ forward_ad = py::module_::import("torch.autograd.forward_ad");
+        forward_ad_ = forward_ad.attr("__dict__");
+        unpack_dual_ = forward_ad.attr("unpack_dual");
+        level_name_ = py::reinterpret_steal<py::object>(PyUnicode_InternFromString("_current_level"));
+        no_level_ = py::int_(-1);  // the interpreter's one object of that number
         is_neg_ = tensor.attr("is_neg");
         if (Py_IS_TYPE(is_neg_.ptr(), &PyMethodDescr_Type)) {
             const PyMethodDef& definition = *reinterpret_cast<PyMethodDescrObject*>(is_neg_.ptr())->d_method;
@@ -58,15 +77,22 @@ class Questions {
     }
 
     py::object is_grad_enabled_, requires_grad_, is_neg_;  // references that keep the functions
+    py::object forward_ad_, unpack_dual_, level_name_, no_level_;
     getter get_requires_grad_ = nullptr;
     void* closure_ = nullptr;
-    PyCFunction call_is_neg_ = nullptr;
+    PyCFunction call_is_neg_ = nullptr, call_is_grad_enabled_ = nullptr;
 };
 
 void check_gradient(const Call& call, const char* name, py::handle object, Role role) {
     if (role == Role::packed || role == Role::weight) return;
     const Questions& questions = Questions::instance();
-    if (!questions.requires_grad(object.ptr()) || !questions.grad_enabled()) return;
+    if (questions.has_tangent(object.ptr()))
+        raise(PyExc_RuntimeError,
+              std::string(call.operation) + ": " + name +
+                  " carries a tangent of forward-mode differentiation, which fastffn does not propagate; "
+                  "use reverse mode, or pass its primal");
+    if (call.records_gradients < 0) call.records_gradients = questions.grad_enabled();
+    if (!call.records_gradients || !questions.requires_grad(object.ptr())) return;
     raise(PyExc_RuntimeError, std::string(call.operation) + ": " + name +
                                   " requires grad, and fastffn computes no gradients; call it under torch.no_grad(), "
                                   "or pass " +

@@ -135,24 +135,26 @@ __global__ void copy_through_shared(const float4* x, float4* y) {
     if (defect == 1 || defect == 2) ptx::cp_async_wait<0>();
 }
 
-__global__ void read_global(const float* x, float* y, int offset) { y[threadIdx.x] = x[threadIdx.x + offset]; }
+__global__ void read_global(const float* x, float* y, int offset) {
+    y[threadIdx.x] = x[static_cast<int>(threadIdx.x) + offset];
+}
 
 __global__ void read_behind_shared(float* y, int offset) {
     auto* const shared = reinterpret_cast<float*>(ptx::dynamic_shared());
     shared[threadIdx.x] = 1;
     __syncthreads();
-    y[threadIdx.x] = shared[threadIdx.x + offset];
+    y[threadIdx.x] = shared[static_cast<int>(threadIdx.x) + offset];
 }
 
 __global__ void write_behind_shared(int offset) {
-    reinterpret_cast<float*>(ptx::dynamic_shared())[threadIdx.x + offset] = 1;
+    reinterpret_cast<float*>(ptx::dynamic_shared())[static_cast<int>(threadIdx.x) + offset] = 1;
 }
 
 __global__ void read_behind_variable(float* y, int offset) {
     __shared__ float a[32];
     a[threadIdx.x] = 1;
     __syncthreads();
-    y[threadIdx.x] = a[threadIdx.x + offset];
+    y[threadIdx.x] = a[static_cast<int>(threadIdx.x) + offset];
 }
 
 __global__ void count_atomically(int* total, unsigned* order) {

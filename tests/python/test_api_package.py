@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import fastffn as ff
+from fastffn.report import assets
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "python" / "examples").glob("*.py"))
 
@@ -158,11 +159,16 @@ def test_command_line_errors() -> None:
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
-def test_examples(path: Path) -> None:
-    for module in ("torch", "sklearn"):
+def test_examples(path: Path, tmp_path: Path) -> None:
+    for module in ("torch", "sklearn", "transformers"):
         if f"\nimport {module}" in path.read_text() or f"\nfrom {module}" in path.read_text():
             pytest.importorskip(module)
-    arguments = ["--quick"] if path.stem == "call_overhead" else []
+    arguments = ["--quick"] if path.stem in ("call_overhead", "replace_smollm2") else []
+    if path.stem == "replace_smollm2":
+        pytest.importorskip("transformers")
+        if assets.locate(assets.SMOLLM2) is None:
+            pytest.skip("SmolLM2 is not in the cache folder: python -m fastffn report fetches it")
+        arguments += ["--plot", str(tmp_path / "plot.svg")]
     result = python("-W", "error", str(path), *arguments)
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip()
@@ -185,3 +191,11 @@ def test_cuda_says_why_it_is_unavailable(setting, reason):
         line for line in result.stdout.splitlines() if line.startswith("cuda ") and not line.startswith("cuda plugin")
     ]
     assert "unavailable" in line and reason in line
+
+
+def test_a_command_that_is_none_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    from fastffn.__main__ import main
+
+    with pytest.raises(SystemExit):
+        main(["reprot"])
+    assert "no command 'reprot'; there are report and bench" in capsys.readouterr().err

@@ -296,3 +296,13 @@ def test_forged_scales_and_zero_points_are_refused():
         for call in (ff.verify, ff.unpack):
             with pytest.raises(ValueError, match=text):
                 call(forged(damaged))
+
+
+@pytest.mark.parametrize("tokens", [1, 20])
+def test_bf16_activations_transformed(tokens):
+    """act="bf16" with hadamard: the bits of transformed tokens against the same codes."""
+    rng = np.random.default_rng(10)
+    x, w = normal(rng, (tokens, 384)), normal(rng, (40, 384))
+    packed = ff.pack(w, "int4", act="bf16", hadamard="block", rotated=True)
+    plain = ff.pack(w, "int4", act="bf16")
+    np.testing.assert_array_equal(ff.linear(x, packed), ff.linear(ff.hadamard(x, "block"), plain))

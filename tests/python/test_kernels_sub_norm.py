@@ -280,3 +280,55 @@ def test_dtypes_of_gamma(dtype):
     x = normal(rng, (9, 48))
     y = ff.ffn(x, up, down, gate, activation="relu2", sub_norm=gamma)
     np.testing.assert_array_equal(ff.ffn(x, up, down, gate, activation="relu2", sub_norm=gamma.astype(np.float32)), y)
+
+
+@pytest.mark.parametrize("fmt", ["f32", "bf16", "ternary"])
+def test_moe(fmt):
+    """Experts with norms of their own are ffn() with them; so are shared ones."""
+    rng = np.random.default_rng(13)
+    experts, d_model, d_ff = 4, 48, 100
+    plain = {n: normal(rng, (experts, *s)) for n, s in (("w_up", (d_ff, d_model)), ("w_gate", (d_ff, d_model)))}
+    plain["w_down"] = normal(rng, (experts, 37, d_ff))
+    gamma = normal(rng, (experts, d_ff + 3))[:, 1:-2]
+    stacks = {n: pack(w, fmt) for n, w in plain.items()}
+    for tokens in (1, 9, 70):
+        x = normal(rng, (tokens, d_model))
+        ids = rng.integers(0, experts, (tokens, 2)).astype(np.int32)
+        weights = rng.uniform(0, 1, (tokens, 2)).astype(np.float32)
+        one = [
+            ff.ffn(
+                x,
+                *(pack(plain[n][e], fmt) for n in ("w_up", "w_down", "w_gate")),
+                activation="relu2",
+                sub_norm=np.ascontiguousarray(gamma[e]),
+                sub_norm_eps=1e-3,
+            )
+            for e in range(experts)
+        ]
+        expected = sum(weights[:, j, None] * np.array([one[ids[t, j]][t] for t in range(tokens)]) for j in range(2))
+        shared = ff.SharedExperts(
+            **{n: pack(w[:1], fmt) for n, w in plain.items()}, sub_norm=np.ascontiguousarray(gamma[:1])
+        )
+        keywords = {"activation": "relu2", "sub_norm": gamma, "sub_norm_eps": 1e-3}
+        y = ff.moe(x, ids, weights, **stacks, **keywords)
+        limit = 2e-2 if fmt == "bf16" else 1e-4  # experts see other numbers of rows: other orders of sums
+        np.testing.assert_allclose(y, expected, rtol=limit, atol=limit * np.abs(expected).max())
+        y = ff.moe(x, ids, weights, **stacks, **keywords, shared=shared)
+        np.testing.assert_allclose(y, expected + one[0], rtol=limit, atol=limit * np.abs(expected).max())
+        lists = {n: [pack(w[:1], fmt), pack(w[1:], fmt)] for n, w in plain.items()}
+        several = ff.moe(
+            x, ids, weights, **lists, activation="relu2", sub_norm=[gamma[:1], gamma[1:]], sub_norm_eps=1e-3
+        )
+        np.testing.assert_allclose(several, expected, rtol=limit, atol=limit * np.abs(expected).max())
+        plan = {"threads": 1, "w_gate": stacks["w_gate"]}
+        kept = ff.moe_workspace(x, ids, stacks["w_up"], stacks["w_down"], sub_norm=gamma, **plan)
+        assert kept >= ff.moe_workspace(x, ids, stacks["w_up"], stacks["w_down"], **plan)
+    for wrong, text in (
+        (gamma[:3], r"sub_norm has shape \(3, 100\), expected \(4, 100\) from w_up"),
+        (gamma.astype(np.float64), "sub_norm has dtype f64"),
+        (np.ones((4, 200), np.float32)[:, ::2], "sub_norm has stride 2 in its last dimension"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            ff.moe(x, ids, weights, **stacks, activation="relu2", sub_norm=wrong)
+    with pytest.raises(ValueError, match="sub_norm_eps is -1"):
+        ff.moe(x, ids, weights, **stacks, activation="relu2", sub_norm=gamma, sub_norm_eps=-1)

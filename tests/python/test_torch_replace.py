@@ -32,7 +32,7 @@ def test_f32_equals_the_original(name: str) -> None:
     assert difference(outputs(model, ids), expected) < EXACT
     assert all(layer.error < 1e-6 for layer in summary)
     kinds = {type(module).__name__ for module in model.modules()}
-    assert kinds & {"FFN", "Experts", "SubNormFFN"}
+    assert kinds & {"FFN", "Experts"}
 
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.generates])
@@ -185,6 +185,26 @@ def test_packed_bitnet_codes() -> None:
 
     codes = torch.randint(-1, 2, (24, 10))
     assert torch.equal(unpacked_codes(integration.pack_weights(codes.clone())), codes.to(torch.int8))
+
+
+def test_gradients_reach_what_is_not_replaced() -> None:
+    """Packed weights are frozen; with f32 ones gradients of the rest are the original's."""
+    model, ids = toy(), token_ids()
+    model(ids).square().sum().backward()
+    expected = model.embed.weight.grad.clone()
+    model.zero_grad()
+    ft.replace(model, "f32")
+    model(ids).square().sum().backward()
+    assert difference(model.embed.weight.grad, expected) < 1e-4
+    assert not [name for name, _ in model.named_parameters() if ".mlp." in name]
+
+
+def test_compiled_without_a_break() -> None:
+    model, ids = toy(), token_ids()
+    ft.replace(model, {0: "bf16", 1: "int8", 2: "f32"})
+    expected = outputs(model, ids)
+    with torch.no_grad():
+        assert torch.equal(torch.compile(model, fullgraph=True, backend="aot_eager")(ids).float(), expected)
 
 
 # ---- what it refuses ----

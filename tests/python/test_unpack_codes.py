@@ -116,3 +116,29 @@ def test_code_three_is_refused() -> None:
     packed[64] = 3
     with pytest.raises(ValueError, match="none of -1, 0 and 1"):
         ff.unpack_codes(forged(packed))
+
+
+@pytest.mark.parametrize("order", ["rows", "columns"])
+@pytest.mark.parametrize("fmt", ["ternary", "int4"])
+def test_orders_hold_the_same_codes(fmt: str, order: str) -> None:
+    """The arrangement in memory is no matter of codes: one order's go into another's."""
+    w = RNG(5).standard_normal((2, 70, 300)).astype(np.float32)
+    for options in ({"group": 32}, {"group": 128} if fmt == "int4" else {"scale": "row"}):
+        plain, ordered = (ff.unpack_codes(ff.pack(w, fmt, order=name, **options)) for name in ("panels", order))
+        for name in ("codes", "scales"):
+            np.testing.assert_array_equal(getattr(ordered, name), getattr(plain, name))
+
+
+@pytest.mark.parametrize("mode", ["pow2", "block"])
+def test_codes_behind_a_transform_are_the_stored_ones(mode: str) -> None:
+    """Those of w · Hᵀ; given back as codes they are rotated already, and multiply the same."""
+    rng = RNG(6)
+    w, x = rng.standard_normal((20, 64)).astype(np.float32), rng.standard_normal((3, 64)).astype(np.float32)
+    packed = ff.pack(w, "ternary", hadamard=mode)
+    found = ff.unpack_codes(packed)
+    again = ff.pack(found.codes, "ternary", scale=found.scales, hadamard=mode)
+    np.testing.assert_array_equal(ff.linear(x, again), ff.linear(x, packed))
+    rotated = np.asarray(ff.hadamard(w, mode))
+    scale = np.float32(np.abs(rotated.astype(np.float64)).mean())
+    expected = np.clip(np.rint(rotated / scale), -1, 1)
+    assert (found.codes != expected).mean() < 0.01  # a sum in another order may move one on the edge

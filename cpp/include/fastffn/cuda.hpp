@@ -39,7 +39,8 @@ struct CudaReport {
 // Looks once; later calls return the same report.
 const CudaReport& cuda_report();
 
-// Bytes of weights packed for devices: a header of layout 2, and the rows. Formats: f32, f16, bf16; others are refused.
+// Bytes of weights packed for devices: a header of layout 2, and the rows. Formats: f32, f16, bf16, int8, and ternary and int4
+// without Hadamard transform and with act int8 or int4; others are refused.
 Status device_packed_bytes(const TensorView& w, Format format, const PackOptions& options, std::int64_t* bytes);
 // Like pack(), into host memory that holds exactly device_packed_bytes().
 Status pack_for_device(const TensorView& w, Format format, const PackOptions& options, void* out,

@@ -4,6 +4,7 @@
 //
 //   expert:       down · (activation(gate · x + b_gate) ⊙ (up · x + b_up)) + b_down        gated
 //                 down · activation(up · x + b_up) + b_down                                plain
+//   sub-norm:     RMSNorm of activation(…) ⊙ (…) with γ of the expert before down, where it has one
 //   gate_s:       σ(v_s · x) where the shared expert has a gate (Qwen2-MoE), else 1
 //   special:      zero: 0;  copy: x;  constant: a0 · x + a1 · v, a = softmax(W_c · x)      (MoE++, Jin et al. 2024, arXiv:2410.07348)
 //
@@ -36,6 +37,9 @@ struct MoeExperts {
     const TensorView* b_up = nullptr;  // [E, d_ff]; nullptr: no bias
     const TensorView* b_down = nullptr;
     const TensorView* b_gate = nullptr;
+    // γ [E, d_ff], f32, f16 or bf16, last dimension contiguous: an RMSNorm of the hidden activations, as in ffn.hpp. nullptr: none.
+    const TensorView* sub_norm = nullptr;
+    float sub_norm_eps = 1e-5f;
 };
 
 // Experts that every token uses, each with weight 1 or σ(v · x).

@@ -1,7 +1,6 @@
 // Packed weights as CUDA devices read them: header layout 2. The same formats and options as on the CPU, and the same codes and
 // scales, in another order; made from the CPU's bytes, so that both quantise alike.
-//
-//   f32, f16, bf16   rows as they are, each padded with zeros to 16 bytes, so that every row can be read by vectors
+// cuda/src/layout.hpp says where everything is.
 #pragma once
 
 #include "formats/format.hpp"
@@ -10,6 +9,9 @@ namespace fastffn {
 
 // Payload bytes of one matrix, a multiple of 64; 0: the format has no layout for devices yet.
 std::int64_t device_matrix_bytes(const PackedHeader& header) noexcept;
+
+// Why not, for a format without one.
+const char* device_layout_refusal(const PackedHeader& header) noexcept;
 
 // Bytes from row to row.
 std::int64_t device_row_bytes(const PackedHeader& header) noexcept;

@@ -86,9 +86,9 @@ Status device_header(PackedHeader header, PackedHeader* result) {
     header.layout = device_rows_layout;
     header.matrix_bytes = device_matrix_bytes(header);
     if (header.matrix_bytes == 0)
-        return {StatusCode::unsupported, std::string("pack: format '") +
-                                             format_name(static_cast<Format>(header.format)) +
-                                             "' has no layout for CUDA devices yet; expected f32, f16 or bf16"};
+        return {StatusCode::unsupported,
+                std::string("pack: format '") + format_name(static_cast<Format>(header.format)) +
+                    "': " + device_layout_refusal(header) + "; there are f32, f16, bf16, int8, ternary and int4"};
     *result = header;
     return {};
 }
@@ -99,6 +99,7 @@ Status device_packed_bytes(const TensorView& w, Format format, const PackOptions
     std::int64_t cpu_bytes = 0;
     if (Status status = packed_bytes(w, format, options, &cpu_bytes); !status.ok()) return status;
     PackedHeader header = new_header(format, w.ndim == 3 ? w.shape[0] : 1, w.shape[w.ndim - 2], w.shape[w.ndim - 1]);
+    if (Status status = read_options("pack", *find_format(format), options, &header); !status.ok()) return status;
     if (Status status = device_header(header, &header); !status.ok()) return status;
     *bytes = total_bytes(header);
     return {};

@@ -37,8 +37,8 @@ Blocks plan_blocks(const Operand& operand, std::int64_t panels, std::int64_t row
     Blocks b{};
     if (rows <= operand.kernels->few_rows) {
         const std::int64_t multiple = operand.kernels->panel_multiple;
-        const std::int64_t tasks = multiple > 1 ? threads * divide_up(panels, threads * longest_run_panels)
-                                                : threads * tasks_per_worker;
+        const std::int64_t tasks =
+            multiple > 1 ? threads * divide_up(panels, threads * longest_run_panels) : threads * tasks_per_worker;
         const std::int64_t share = round_up(divide_up(panels, tasks), multiple);
         b.panels_per_task = share > longest_run_panels ? longest_run_panels : share;
     } else {

@@ -190,8 +190,15 @@ class WaveCall {
     void prepare_rows(const Batch& batch, std::int64_t row, std::int64_t rows) const {
         const std::int64_t d_ff = columns_of(batch.stack->up), stride = hidden_stride(*batch.stack) * 4;
         const MatrixView down = batch.stack->down.packed.view(batch.index);
-        batch.stack->down.kernels->prepare({workspace_ + batch.hidden + row * stride, DType::f32, stride, rows, d_ff,
-                                            row, 0, batch.rows, d_ff, workspace_ + batch.prepared_hidden, &down});
+        std::byte* hidden = workspace_ + batch.hidden + row * stride;
+        if (const TensorView* gamma = batch.stack->sub_norm)
+            layer_.elementwise->normalize({reinterpret_cast<float*>(hidden), stride / 4, rows, d_ff, d_ff,
+                                           batch.stack->sub_norm_eps,
+                                           static_cast<const std::byte*>(gamma->data) +
+                                               batch.index * gamma->strides[0] * element_bytes(gamma->dtype),
+                                           gamma->dtype});
+        batch.stack->down.kernels->prepare({hidden, DType::f32, stride, rows, d_ff, row, 0, batch.rows, d_ff,
+                                            workspace_ + batch.prepared_hidden, &down});
     }
 
     // Output columns: down and bias of every batch into the sums, and y after the last wave.

@@ -27,6 +27,8 @@ struct GroupStack {
     GroupedOperand up, gate, down;
     std::int64_t first_group = 0;
     bool has_gate = false;
+    const TensorView* sub_norm = nullptr;  // γ [groups, d_ff], rows contiguous; nullptr: none
+    float sub_norm_eps = 0;
 
     std::int64_t groups() const { return up.packed.header.count; }
 };

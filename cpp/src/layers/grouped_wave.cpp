@@ -139,7 +139,7 @@ bool two_forms(const GroupStack& stack) noexcept {
            !rows_serve_both(*stack.gate.kernels, stack.gate.packed.view(), *stack.up.kernels, stack.up.packed.view());
 }
 
-bool keeps_rows(const GroupStack& stack) noexcept { return stack.down.kernels->whole_rows; }
+bool keeps_rows(const GroupStack& stack) noexcept { return stack.down.kernels->whole_rows || stack.sub_norm; }
 
 std::int64_t hidden_stride(const GroupStack& stack) noexcept {
     // Never a power of two: spreads cache sets.

@@ -101,6 +101,20 @@ Status open_stack(const MoeExperts& experts, const std::string& where, const std
                        stack_shape(stack->up.packed));
     if (Status s = check_bias(name("b_up"), experts.b_up, name("w_up"), &stack->up); !s.ok()) return s;
     if (Status s = check_bias(name("b_gate"), experts.b_gate, name("w_gate"), &stack->gate); !s.ok()) return s;
+    if (const TensorView* gamma = experts.sub_norm) {
+        if (Status s = check_floats(name("sub_norm"), *gamma, {up.count, up.out_features},
+                                    name("w_up") + " " + stack_shape(stack->up.packed));
+            !s.ok())
+            return s;
+        if (gamma->shape[1] > 1 && gamma->strides[1] != 1)
+            return invalid(name("sub_norm") + " has stride " + std::to_string(gamma->strides[1]) +
+                           " in its last dimension, expected 1; make it contiguous first");
+        if (!(experts.sub_norm_eps >= 0) || experts.sub_norm_eps > 1e30f)
+            return invalid(name("sub_norm_eps") + " is " + std::to_string(experts.sub_norm_eps) +
+                           ", expected a number from 0 to 1e30");
+        stack->sub_norm = gamma;
+        stack->sub_norm_eps = experts.sub_norm_eps;
+    }
     return check_bias(name("b_down"), experts.b_down, name("w_down"), &stack->down);
 }
 
@@ -180,6 +194,7 @@ Status check_overlap(const char* what, const TensorView& y, const TensorView& x,
         if (experts.b_up && may_overlap(y, *experts.b_up)) return "b_up";
         if (experts.b_gate && may_overlap(y, *experts.b_gate)) return "b_gate";
         if (experts.b_down && may_overlap(y, *experts.b_down)) return "b_down";
+        if (experts.sub_norm && may_overlap(y, *experts.sub_norm)) return "sub_norm";
         return nullptr;
     };
     for (std::int64_t i = 0; i < layer.stacks; ++i)

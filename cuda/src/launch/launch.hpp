@@ -9,7 +9,14 @@ struct Grid {
     dim3 blocks, threads;
     int shared_bytes = 0;  // dynamic
     cudaStream_t stream = nullptr;
+    const char* kernel = "";  // its name, for errors
 };
+
+// The launch of this thread that failed last: what an error says about it.
+inline Grid& failed_launch() {
+    thread_local Grid grid;
+    return grid;
+}
 
 // Arguments convert to the kernel's parameters. An empty grid is no launch and no error.
 template <class... Parameters, class... Arguments>
@@ -19,14 +26,19 @@ inline cudaError_t launch(void (*kernel)(Parameters...), const Grid& grid, const
     if (grid.shared_bytes > 48 * 1024) {
         const cudaError_t status = cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
                                                         cudaFuncAttributeMaxDynamicSharedMemorySize, grid.shared_bytes);
-        if (status != cudaSuccess) return status;
+        if (status != cudaSuccess) {
+            failed_launch() = grid;
+            return status;
+        }
     }
     cudaLaunchConfig_t config = {};
     config.gridDim = grid.blocks;
     config.blockDim = grid.threads;
     config.dynamicSmemBytes = static_cast<size_t>(grid.shared_bytes);
     config.stream = grid.stream;
-    return cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...);
+    const cudaError_t status = cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...);
+    if (status != cudaSuccess) failed_launch() = grid;
+    return status;
 }
 
 }  // namespace fastffn::cuda

@@ -181,6 +181,14 @@ class GgufFile:
             raise self._unsupported(name, tensor)
         return dequantise(self.raw(name), tensor.type).reshape(tensor.shape)
 
+    def first_f32(self, name: str) -> F32:
+        """The first matrix of a tensor of three dimensions, without dequantising the others."""
+        tensor = self._get(name)
+        if tensor.type not in BLOCKS:
+            raise self._unsupported(name, tensor)
+        raw = self.raw(name)
+        return dequantise(raw[: raw.size // tensor.shape[0]], tensor.type).reshape(tensor.shape[1:])
+
     def _get(self, name: str) -> GgufTensor:
         if name not in self.tensors:
             raise self._error(f"has no tensor {name!r}")

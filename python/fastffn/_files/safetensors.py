@@ -173,6 +173,11 @@ class SafetensorsModel:
         """The tensor as f32; see SafetensorsFile.f32."""
         return self._shard(name).f32(name)
 
+    def first_f32(self, name: str) -> F32:
+        """The first matrix of a tensor of three dimensions."""
+        first: F32 = self._shard(name).f32(name)[0]
+        return first
+
     def _shard(self, name: str) -> SafetensorsFile:
         if name not in self._where:
             raise FileFormatError(f"the safetensors model has no tensor {name!r}")

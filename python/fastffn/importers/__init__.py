@@ -11,6 +11,7 @@ expert, as checkpoints have them, or from the fused tensors of transformers v5. 
 
 >>> layer = importers.load_bitnet(tensors, config, prefix="model.layers.0.mlp.")     # BitNet, as transformers holds it
 >>> layer = importers.load_gguf_ffn("model.gguf", 0)                                 # TQ1_0, TQ2_0, I2_S, Q4_0, Q4_1, Q8_0
+>>> w_up = importers.load_int4(tensors, prefix="model.layers.0.mlp.up_proj.", method="awq")    # or "gptq"
 """
 
 from fastffn.importers.bitnet import BitnetWeight, export_bitnet, load_bitnet, pack_bitnet, unpack_bitnet
@@ -18,6 +19,7 @@ from fastffn.importers.families import families, load_moe
 from fastffn.importers.ffn_layer import FfnLayer
 from fastffn.importers.forms import split_gate_up, unpack_mxfp4
 from fastffn.importers.gguf import load_gguf_ffn, load_gguf_weight
+from fastffn.importers.gptq import load_int4
 from fastffn.importers.layer import MoeLayer
 from fastffn.importers.quantised import QuantisedWeight, from_packed, gguf_decode, gguf_encode
 
@@ -34,6 +36,7 @@ __all__ = [
     "load_bitnet",
     "load_gguf_ffn",
     "load_gguf_weight",
+    "load_int4",
     "load_moe",
     "pack_bitnet",
     "split_gate_up",

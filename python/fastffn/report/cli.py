@@ -65,7 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
         type=_names,
         metavar="A,B",
         help="weight formats (default: those that take any weights, so not sparse24; f32 always runs); named ones bring "
-        "all their rows: int4 its groups and activations, ternary a Hadamard transform",
+        "all their rows, such as int4 its groups and activations",
     )
     parser.add_argument(
         "--methods",

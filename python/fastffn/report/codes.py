@@ -37,11 +37,13 @@ _FURTHER: dict[str, list[tuple[str, _Options, _Options]]] = {
     "ternary": [("ternary hadamard", {}, {"hadamard": "block"})],
 }
 
+_ALWAYS = ("ternary hadamard",)  # in the default report too: whether it saves the model is what one asks next
+
 
 def code_variants(
     name: str, plain: Variant, pack: Callable[[FfnLayer, Callable[[str], _Options]], Any], further: bool
 ) -> list[Variant]:
-    """The rows of a format: the plain one, and with `further` those beside it.
+    """The rows of a format: the plain one, those beside it that always come, and with `further` all.
 
     Args:
         plain: the format's row with its defaults.
@@ -52,8 +54,8 @@ def code_variants(
     def packed(first: _Options, down: _Options) -> Callable[[FfnLayer], Any]:
         return lambda layer: pack(layer, lambda weight: down if weight == "w_down" else first)
 
-    for title, first, down in _FURTHER.get(name, ()) if further else ():
-        if not _takes(name, first, down):
+    for title, first, down in _FURTHER.get(name, ()):
+        if not (further or title in _ALWAYS) or not _takes(name, first, down):
             continue
         rows.append(replace(plain, name=title, pack=packed(first, down), note=rows[0].note))
     return rows

@@ -23,13 +23,15 @@ _SEED = 0
 
 @dataclass(frozen=True)
 class _Form:
-    """One way of naming a layer's tensors. `fused`: up holds gate and up; `across`: weights may be stored [in, out], as in GPT-2."""
+    """One way of naming a layer's tensors. `fused`: up holds gate and up; `across`: weights may be stored [in, out], as in GPT-2;
+    `stacked`: all experts in one tensor."""
 
     up: str
     down: str
     gate: str = ""
     fused: bool = False
     across: bool = False
+    stacked: bool = False
 
 
 # In this order: those with a gate first, as the others' names are parts of theirs.
@@ -44,6 +46,7 @@ _FORMS = (
     _Form("block_sparse_moe.experts.0.w3", "block_sparse_moe.experts.0.w2", "block_sparse_moe.experts.0.w1"),
     _Form("mlp.experts.0.up_proj", "mlp.experts.0.down_proj", "mlp.experts.0.gate_proj"),
     _Form("ffn_up", "ffn_down", "ffn_gate"),
+    _Form("ffn_up_exps", "ffn_down_exps", "ffn_gate_exps", stacked=True),
     _Form("ffn_up", "ffn_down"),
     _Form("mlp.up_proj", "mlp.down_proj"),
     _Form("fc1", "fc2"),
@@ -82,7 +85,7 @@ def open_feed_forward(label: str, weights: Weights, config: dict[str, Any], why:
     table, source = _inputs(weights, first.d_model)
     statement = (
         f"{label} was not run whole: {why}. Shown are its feed-forward layers alone"
-        f"{', the first expert of each' if 'experts.0' in form.up else ''}, on {source}; {said}."
+        f"{', the first expert of each' if form.stacked or 'experts.0' in form.up else ''}, on {source}; {said}."
         " Errors on true inputs may differ, and there is no perplexity."
     )
     return FeedForwardModel(
@@ -96,16 +99,18 @@ def _layers_of(form: _Form, weights: Weights) -> list[str]:
     end = f".{form.up}.weight"
     found = [name.removesuffix(end) for name in weights.names() if name.endswith(end)]
     needed = [form.down, form.gate] if form.gate else [form.down]
+    dimensions = 3 if form.stacked else 2
     found = [
         base
         for base in found
         if all(
-            f"{base}.{name}.weight" in weights and len(weights.shape(f"{base}.{name}.weight")) == 2 for name in needed
+            f"{base}.{name}.weight" in weights and len(weights.shape(f"{base}.{name}.weight")) == dimensions
+            for name in needed
         )
     ]
     found.sort(key=lambda base: [int(part) if part.isdigit() else -1 for part in base.split(".")])
     shapes = {base: weights.shape(base + end) for base in found}
-    return [base for base in found if shapes[base] == shapes[found[0]] and len(shapes[base]) == 2]
+    return [base for base in found if shapes[base] == shapes[found[0]] and len(shapes[base]) == dimensions]
 
 
 def _layer(form: _Form, base: str, weights: Weights, activation: str, index: int) -> FfnLayer:
@@ -115,8 +120,10 @@ def _layer(form: _Form, base: str, weights: Weights, activation: str, index: int
 
     def read(name: str, kind: str = "weight") -> F32 | None:
         key = f"{base}.{name}.{kind}"
-        values = weights.f32(key) if name and key in weights else None
-        return np.ascontiguousarray(values.T) if values is not None and across and kind == "weight" else values
+        if not name or key not in weights:
+            return None
+        values = weights.first_f32(key) if form.stacked and kind == "weight" else weights.f32(key)
+        return np.ascontiguousarray(values.T) if across and kind == "weight" else values
 
     up, down = read(form.up), read(form.down)
     gate, b_up, b_gate = read(form.gate), read(form.up, "bias"), read(form.gate, "bias")

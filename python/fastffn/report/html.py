@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from html import escape
 
@@ -16,24 +17,32 @@ _DARK = ("#b6bec9", "#56b4f0", "#35c795", "#ff9a5c", "#cf8fe3", "#e3b341", "#ff7
 _CSS = """
 :root { color-scheme: light dark; --page: #ffffff; --ink: #1c2026; --soft: #57606a; --grid: #e3e6ea; --card: #f6f7f9;
   --bad: #b42318; LIGHT }
-@media (prefers-color-scheme: dark) { :root { --page: #14171b; --ink: #e8eaed; --soft: #9aa4af; --grid: #2c3238;
+@media (prefers-color-scheme: dark) { :root { --page: #14171b; --ink: #e8eaed; --soft: #a3adb8; --grid: #2c3238;
   --card: #1b1f24; --bad: #ff8a80; DARK } }
 * { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 1180px; padding: 24px 20px 60px; background: var(--page); color: var(--ink);
+body { margin: 0 auto; max-width: 1240px; padding: 28px 20px 60px; background: var(--page); color: var(--ink);
   font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
-h1 { font-size: 1.6rem; margin: 0 0 8px; } h2 { font-size: 1.25rem; margin: 40px 0 4px; }
-h3 { font-size: 1rem; margin: 0; }
-p { margin: 4px 0 10px; color: var(--soft); } .bad { color: var(--bad); font-weight: 600; }
+h1 { font-size: 1.7rem; line-height: 1.25; margin: 0 0 8px; letter-spacing: -0.01em; }
+h2 { font-size: 1.35rem; margin: 44px 0 2px; letter-spacing: -0.01em; overflow-wrap: anywhere; }
+h3 { font-size: 1rem; margin: 0; } section > h3 { margin: 28px 0 4px; }
+p { margin: 4px 0 10px; color: var(--soft); max-width: 78ch; } .bad { color: var(--bad); font-weight: 600; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 2px 14px; margin: 8px 0; } dt { color: var(--soft); }
 dd { margin: 0; overflow-wrap: anywhere; }
+.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 185px), 1fr)); gap: 12px;
+  margin: 14px 0 18px; padding: 0; list-style: none; }
+.cards li { padding: 12px 14px; background: var(--card); border-radius: 8px; border-left: 4px solid var(--c); }
+.cards strong { display: block; overflow-wrap: anywhere; } .cards b { font-size: 1.5rem; font-weight: 650;
+  letter-spacing: -0.02em; } .cards span { color: var(--soft); font-size: 0.87rem; } .cards .bad { color: var(--bad); }
+.cards dl { margin: 6px 0 0; font-size: 0.87rem; gap: 0 10px; font-variant-numeric: tabular-nums; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; margin: 6px 0 14px; font-variant-numeric: tabular-nums; }
 th, td { padding: 4px 10px; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--grid); }
-th { font-weight: 600; color: var(--soft); } th:first-child, td:first-child { text-align: left; }
+th { font-weight: 600; color: var(--soft); } tr > :first-child { text-align: left; } tbody th { color: var(--ink); }
 td small { color: var(--soft); font-size: 0.85em; margin-left: 6px; }
-.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 480px), 1fr)); gap: 16px; }
-figure { margin: 0; padding: 14px; background: var(--card); border-radius: 8px; }
-figcaption { margin-bottom: 6px; } figcaption p { font-size: 0.87rem; margin: 2px 0 0; }
+.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 340px), 1fr)); gap: 14px; }
+figure { margin: 0; padding: 14px 12px 8px; background: var(--card); border-radius: 8px; display: flex;
+  flex-direction: column; justify-content: space-between; }
+figcaption { margin: 0 2px 8px; } figcaption p { font-size: 0.87rem; margin: 2px 0 0; }
 svg { display: block; width: 100%; height: auto; font-family: inherit; }
 .key { display: flex; flex-wrap: wrap; gap: 4px 18px; margin: 8px 0 12px; padding: 0; list-style: none;
   font-size: 0.92rem; }
@@ -42,8 +51,11 @@ svg { display: block; width: 100%; height: auto; font-family: inherit; }
 .line { fill: none; stroke-width: 2; stroke-linejoin: round; } .line.peer { stroke-dasharray: 5 4; }
 .mark { fill: var(--c); stroke: var(--card); stroke-width: 1.5; }
 .mark.peer { fill: var(--card); stroke: var(--c); stroke-width: 2; }
-.tick, .note { font-size: 12px; fill: var(--soft); } .note { fill: var(--ink); stroke: var(--card);
-  stroke-width: 3px; stroke-linejoin: round; paint-order: stroke; } .axis { font-size: 12.5px; fill: var(--ink); }
+.tick, .note { font-size: 13px; fill: var(--soft); } .note { fill: var(--ink); stroke: var(--card);
+  stroke-width: 3px; stroke-linejoin: round; paint-order: stroke; } .axis { font-size: 13px; fill: var(--ink); }
+@media (max-width: 560px) { body { padding: 18px 12px 40px; } figure { padding: 12px 8px 6px; }
+  dl.facts { grid-template-columns: 1fr; gap: 0; } dl.facts dd { margin-bottom: 6px; } }
+@media print { figure, .cards li { break-inside: avoid; } }
 """
 
 
@@ -57,7 +69,7 @@ def render(report: Report) -> str:
     broken = "".join(f'<p class="bad">Broken promise: {escape(line)}</p>' for line in report.broken_promises())
     notes = "".join(f"<p>{escape(line)}</p>" for line in report.notes)
     body = "".join(_model(model, report) for model in report.models)
-    return page_around("fastffn report", f"<dl>{listed}</dl>\n{broken}{notes}{body}")
+    return page_around("fastffn report", f'<dl class="facts">{listed}</dl>\n{broken}{notes}{body}')
 
 
 def page_around(title: str, body: str) -> str:
@@ -87,22 +99,64 @@ def _model(model: ModelResult, report: Report) -> str:
         f"{figure.svg}</figure>\n"
         for figure in model.figures
     )
+    read = model.statement or f"Read {model.text_tokens} tokens of prose."
     return (
-        f"<section>\n<h2>{escape(title)}</h2>\n<p>{escape(shape)}. Read {model.text_tokens} tokens of prose.</p>\n"
-        f"{_times(model)}{_over_torch(model)}{_quality(model)}{_key(model)}"
-        f'<div class="plots">\n{figures}</div>\n</section>\n'
+        f"<section>\n<h2>{escape(title)}</h2>\n<p>{escape(shape)}. {escape(read)}</p>\n"
+        f'{_cards(model)}{_key(model)}<div class="plots">\n{figures}</div>\n'
+        f"<h3>All numbers</h3>\n{_times(model)}{_over_torch(model)}{_quality(model)}</section>\n"
     )
 
 
+def _cards(model: ModelResult) -> str:
+    """Each format at a glance: how much faster, how much smaller, what it costs."""
+    baseline = model.variant(BASELINE)
+    few, many = model.tokens[0], model.tokens[-1]
+    items = []
+    for variant in model.variants:
+        if not variant.ours or variant.name == BASELINE or baseline is None:
+            continue
+        rows = [(f"{few} token{'s' * (few > 1)}", table.ratio_text(model.speedup(variant, baseline, few)))]
+        rows.append(("size", f"{100 * variant.bytes / baseline.bytes:.0f}% of f32"))
+        bad = ""
+        if variant.perplexity is not None and model.reference_perplexity:
+            ratio = variant.perplexity / model.reference_perplexity
+            bad = "" if ratio < 1.1 else ' class="bad"'
+            rows.append(("perplexity", table.change_text(ratio)))
+        elif variant.cosine is not None:
+            bad = "" if variant.cosine > 0.98 else ' class="bad"'
+            rows.append(("least cosine", f"{variant.cosine:.5f}"))
+        cells = [f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in rows]
+        if bad:
+            cells[-1] = cells[-1].replace("<dd>", f"<dd{bad}>")
+        speed = table.ratio_text(model.speedup(variant, baseline, many)).rstrip("x")
+        colour = plots.styles_of(model)[variant.name].colour
+        items.append(
+            f'<li style="--c:var(--s{colour})"><strong>{escape(variant.name)}</strong><b>{speed}×</b> '
+            f"<span>the speed of f32 at {many} tokens</span><dl>{''.join(cells)}</dl></li>"
+        )
+    return f'<ul class="cards">{"".join(items)}</ul>\n' if items else ""
+
+
 def _caption(name: str, text: str, model: ModelResult) -> str:
-    if name == "The whole model":
-        if model.reference_perplexity is not None:
-            text = (
-                f"Perplexity with every FFN run by fastffn, over {model.text_tokens} tokens in chunks of "
-                f"{model.chunk_tokens}. The line is the original in NumPy f32: {model.reference_perplexity:.3f}."
-            )
-        else:
-            text = "Embeddings with every FFN run by fastffn, against the original's in NumPy f32."
+    language = model.reference_perplexity is not None
+    far = plots.drawn_and_far(model)[1]
+    beyond = ", ".join(f"{v.name} at {table.perplexity_text(v.perplexity or math.nan)}" for v in far)
+    if name == "Quality against bytes":
+        text = (
+            "Of the whole model with every FFN in that format. To the left and down is better; the thin lines are the "
+            f"{'original and the ' if language else ''}best for their size."
+        )
+    elif name == "The whole model" and language:
+        text = (
+            f"Perplexity over {model.text_tokens} tokens in chunks of {model.chunk_tokens}, lower is better. The line is"
+            f" the original in NumPy f32: {model.reference_perplexity:.3f}."
+        )
+    elif name == "The whole model":
+        text = "Embeddings against the original's in NumPy f32; to the left is better."
+    if model.statement and name in ("Quality against bytes", "The whole model"):
+        text = "Not known: the model was not run whole."
+    elif name in ("Quality against bytes", "The whole model") and beyond:
+        text += f" Beyond the scale: {beyond}."
     return f"<p>{escape(text)}</p>"
 
 
@@ -121,7 +175,7 @@ def _times(model: ModelResult) -> str:
         rows.append(cells)
     which = "every layer" if model.timed_layers == model.layers else f"{model.timed_layers} of {model.layers} layers"
     text = f"Time of one layer: median over {which}, variants in turns; small: times faster than fastffn {BASELINE}."
-    return f"<p>{escape(text)}</p>{_table(header, rows)}"
+    return _table(text, header, rows)
 
 
 def _over_torch(model: ModelResult) -> str:
@@ -134,13 +188,13 @@ def _over_torch(model: ModelResult) -> str:
         if v.ours
     ]
     text = "Times faster than torch eager, the faster of its f32 and bf16 at each point; ours take and give f32."
-    return f"<p>{escape(text)}</p>{_table(header, rows)}"
+    return _table(text, header, rows)
 
 
 def _quality(model: ModelResult) -> str:
     language = model.reference_perplexity is not None
     header = ["", "bits per weight", "error RMS", "worst layer", "largest error"]
-    header += ["perplexity", "change"] if language else ["smallest cosine"]
+    header += [] if model.statement else ["perplexity", "change"] if language else ["smallest cosine"]
     rows = []
     for variant in model.variants:
         error = variant.error
@@ -150,13 +204,19 @@ def _quality(model: ModelResult) -> str:
     text = (
         "Errors of a layer's output against float64, over the RMS of that output, on the inputs each layer truly saw."
     )
-    return f"<p>{escape(text)}</p>{_table(header, rows)}"
+    return _table(text, header, rows)
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
-    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>\n'
+def _table(caption: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    head = "".join(f'<th scope="col">{escape(cell)}</th>' if cell else "<td></td>" for cell in header)
+    lines = []
+    for first, *others in rows:
+        lines.append(f'<tr><th scope="row">{first}</th>' + "".join(f"<td>{cell}</td>" for cell in others) + "</tr>")
+    return (
+        f"<p>{escape(caption)}</p>"
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(caption)}"><table><thead><tr>{head}</tr>'
+        f"</thead><tbody>{''.join(lines)}</tbody></table></div>\n"
+    )
 
 
 def _key(model: ModelResult) -> str:

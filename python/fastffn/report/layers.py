@@ -56,6 +56,9 @@ class Weights(Protocol):
     def f32(self, name: str) -> F32:
         """The tensor as f32."""
 
+    def first_f32(self, name: str) -> F32:
+        """The first of the matrices that a tensor of three dimensions holds."""
+
     def shape(self, name: str) -> tuple[int, ...]:
         """The tensor's shape, in NumPy's order."""
 

@@ -1,4 +1,4 @@
-"""The report's charts: roofline, speed against tokens, error against bytes, perplexity or cosine, error by layer."""
+"""The report's charts: speed against tokens, quality and error against bytes, roofline, outcomes, error by layer."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def roofline(model: ModelResult, roof: Roof | None) -> str:
         ys += [1.5e-9 * max(roof.peaks.values()), min(xs) * roof.bandwidth / 1e9]
     chart = Chart(
         "Roofline",
-        log_axis("operations per byte of weights, x and y", xs, short),
+        log_axis("operations per byte", xs, short),
         log_axis("GFLOP/s", ys, short),
     )
     if roof is not None:
@@ -131,33 +131,30 @@ def speed(model: ModelResult) -> str:
     return chart.render()
 
 
-def latency(model: ModelResult) -> str:
-    """Milliseconds of a layer, against the number of tokens."""
-    every = [1e3 * timing.median for variant in model.timed for timing in variant.timings.values()]
-    chart = Chart(
-        "Time against tokens",
-        ticks_axis("tokens per call", model.tokens, lambda value: f"{value:.0f}"),
-        log_axis("milliseconds per layer", every, short),
-    )
-    for variant in model.timed:
-        points = [(float(tokens), 1e3 * timing.median) for tokens, timing in variant.timings.items()]
-        chart.line(points, styles_of(model)[variant.name])
-    for variant in _peers_below(model):
-        for tokens, timing in variant.timings.items():
-            tip = f"{variant.name}, T={tokens}: median {1e3 * timing.median:.3f} ms of {timing.calls} calls"
-            chart.mark(tokens, 1e3 * timing.median, styles_of(model)[variant.name], tip)
-    return chart.render()
+# A format whose perplexity is so many times the original's is named beside the picture, not drawn: it would flatten it.
+_FAR = 10.0
 
 
-def pareto(model: ModelResult) -> str:
-    """Error of a layer's output against bytes per weight; the staircase joins what nothing else beats in both."""
-    points = [(variant.bytes / model.parameters, max(variant.error.rms, 1e-12), variant) for variant in model.variants]
-    chart = Chart(
-        "Error against bytes",
-        linear_axis("bytes per weight", [0.0, *(x for x, _, _ in points)], lambda value: f"{value:g}"),
-        log_axis("error RMS / output RMS", [y for _, y, _ in points], power_of_ten),
-    )
-    chart = Chart(chart.title, Axis(chart.x.label, 0.0, chart.x.high, False, _from_zero(chart.x)), chart.y)
+def drawn_and_far(model: ModelResult) -> tuple[list[VariantResult], list[VariantResult]]:
+    """Our rows whose outcome fits a picture, and those that are too far off or no number at all."""
+    near: list[VariantResult] = []
+    far: list[VariantResult] = []
+    for variant in model.variants:
+        value = variant.perplexity if variant.perplexity is not None else variant.cosine
+        if value is None:
+            continue
+        beyond = variant.perplexity is not None and variant.perplexity > _FAR * (model.reference_perplexity or math.inf)
+        (far if beyond or not math.isfinite(value) else near).append(variant)
+    return near, far
+
+
+def _bytes_axis(xs: list[float]) -> Axis:
+    axis = linear_axis("bytes per weight", [0.0, *xs], lambda value: f"{value:g}")
+    return Axis(axis.label, 0.0, axis.high, False, _from_zero(axis))
+
+
+def _staircase(chart: Chart, points: list[tuple[float, float, VariantResult]]) -> None:
+    """Marks, their names, and the line through what nothing else beats in both directions."""
     corners: list[tuple[float, float]] = []
     least = math.inf
     for x, y, variant in sorted(points, key=lambda point: point[:2]):
@@ -166,8 +163,51 @@ def pareto(model: ModelResult) -> str:
             least = y
     if len(corners) > 1:
         chart.guide(corners)
+
+
+def pareto(model: ModelResult) -> str:
+    """Error of a layer's output against bytes per weight; the staircase joins what nothing else beats in both."""
+    found = [(variant.bytes / model.parameters, variant.error.rms, variant) for variant in model.variants]
+    points = [(x, max(y, 1e-12), variant) for x, y, variant in found if math.isfinite(y)]
+    chart = Chart(
+        "Error against bytes",
+        _bytes_axis([x for x, _, _ in found]),
+        log_axis("error RMS / output RMS", [y for _, y, _ in points], power_of_ten),
+    )
+    if not points:
+        return chart.empty("no error is a finite number")
+    _staircase(chart, points)
     for x, y, variant in sorted(points, key=lambda point: point[2].ours):
         tip = f"{variant.name}: {x:.3f} bytes per weight, error {y:.2e}"
+        chart.mark(x, y, styles_of(model)[variant.name], tip)
+    for x, y, variant in points:
+        chart.label(x, y, variant.name)
+    return chart.render()
+
+
+def value_for_bytes(model: ModelResult) -> str:
+    """What becomes of the whole model, perplexity or 1 - cosine, against bytes per weight."""
+    near, _ = drawn_and_far(model)
+    xs = [variant.bytes / model.parameters for variant in near]
+    if model.reference_perplexity is not None:
+        ys = [variant.perplexity or 1.0 for variant in near]
+        values = [*ys, model.reference_perplexity] if math.isfinite(model.reference_perplexity) else ys
+        if not values or max(values) > 3 * min(values):
+            y_axis = log_axis("perplexity", values, lambda value: f"{value:g}")
+        else:
+            y_axis = linear_axis("perplexity", values, lambda value: f"{value:.6g}", 0.002 * values[-1])
+    else:
+        ys = [max(1 - (variant.cosine or 0.0), 1e-9) for variant in near]
+        y_axis = log_axis("1 - cosine", ys, power_of_ten)
+    chart = Chart("Quality against bytes", _bytes_axis(xs or [4.0]), y_axis)
+    if not near:
+        return chart.empty("no outcome is a finite number" if not model.statement else "the model was not run whole")
+    points = list(zip(xs, ys, near, strict=True))
+    if model.reference_perplexity is not None and math.isfinite(model.reference_perplexity):
+        chart.guide([(chart.x.low, model.reference_perplexity), (chart.x.high, model.reference_perplexity)])
+    _staircase(chart, points)
+    for x, y, variant in points:
+        tip = f"{variant.name}: {x:.3f} bytes per weight, {y:.6g}"
         chart.mark(x, y, styles_of(model)[variant.name], tip)
     for x, y, variant in points:
         chart.label(x, y, variant.name)
@@ -181,40 +221,46 @@ def _from_zero(axis: Axis) -> tuple[tuple[float, str], ...]:
 def outcome(model: ModelResult) -> str:
     """Perplexity of the whole model with each format inside, or 1 - cosine of its embeddings: one row per format."""
     rows: list[tuple[str, float, str]] = []
-    for variant in model.variants:
+    for variant in drawn_and_far(model)[0]:
         if variant.perplexity is not None:
-            rows.append((variant.name, variant.perplexity, f"{variant.perplexity:.3f}"))
+            text = f"{variant.perplexity:.3f}" if variant.perplexity < 1e5 else f"{variant.perplexity:.2g}"
+            rows.append((variant.name, variant.perplexity, text))
         elif variant.cosine is not None:
             rows.append((variant.name, max(1 - variant.cosine, 1e-9), f"1 - {max(1 - variant.cosine, 0):.1e}"))
-    rows = [row for row in rows if math.isfinite(row[1])]
+    if not rows:
+        axis = Axis("", 0.0, 1.0, False, ())
+        return Chart("The whole model", axis, axis).empty("no outcome is a finite number")
     count = len(rows)
     places = tuple((float(count - index), name) for index, (name, _, _) in enumerate(rows))
     y = Axis("", 0.4, count + 0.6, False, places)
     if model.reference_perplexity is not None:
-        values = [value for _, value, _ in rows] + [model.reference_perplexity]
+        values = [value for _, value, _ in rows]
+        if math.isfinite(model.reference_perplexity):
+            values.append(model.reference_perplexity)
         if max(values) > 3 * min(values):
-            x = log_axis("perplexity (lower is better)", values, lambda v: f"{v:.6g}")
+            x = log_axis("perplexity", values, lambda v: f"{v:.6g}")
             x = Axis(x.label, x.low, x.high * (x.high / x.low) ** 0.35, True, x.ticks)
         else:
-            x = linear_axis("perplexity (lower is better)", values, lambda v: f"{v:.6g}", 0.002 * values[-1])
+            x = linear_axis("perplexity", values, lambda v: f"{v:.6g}", 0.002 * values[-1])
             x = Axis(x.label, x.low, x.high + 0.25 * (x.high - x.low), False, x.ticks)  # room for the numbers
         title = "Perplexity"
     else:
         values = [value for _, value, _ in rows]
-        x = log_axis("1 - cosine, the worst sentence (lower is better)", values, power_of_ten)
+        x = log_axis("1 - cosine, the worst sentence", values, power_of_ten)
         x = Axis(x.label, x.low, x.high * (x.high / x.low) ** 0.35, True, x.ticks)
         title = "Agreement of embeddings"
-    chart = Chart(title, x, y, height=100 + 44 * max(count, 2), left=LEFT + 20)
-    if model.reference_perplexity is not None:
-        reference = model.reference_perplexity
+    longest = max(len(name) for name, _, _ in rows)
+    chart = Chart(title, x, y, height=max(330, 90 + 26 * count), left=max(LEFT, 12 + 8 * longest))
+    reference = model.reference_perplexity
+    if reference is not None and math.isfinite(reference):
         chart.guide([(reference, y.low), (reference, y.high)])
     for index, (name, value, shown) in enumerate(rows):
         place = float(count - index)
         chart.mark(value, place, styles_of(model)[name], f"{name}: {shown}")
         px, py = chart.at(value, place)
-        if model.reference_perplexity is not None:
-            line = chart.at(model.reference_perplexity, place)[0]
-            if px < line < px + 60:  # the number goes on the other side of the line
+        if reference is not None and math.isfinite(reference):
+            line = chart.at(reference, place)[0]
+            if px < line < px + 66:  # the number goes on the other side of the line
                 px = line - 2
         chart.text(px + 10, py + 4, shown)
     return chart.render()
@@ -222,31 +268,38 @@ def outcome(model: ModelResult) -> str:
 
 def layers(model: ModelResult) -> str:
     """Relative RMS error of every layer's output."""
-    values = [max(layer.rms, 1e-12) for variant in model.variants for layer in variant.error.layers]
+    every = [layer.rms for variant in model.variants for layer in variant.error.layers]
+    values = [max(value, 1e-12) for value in every if math.isfinite(value)]
     count = model.layers
     step = max(1, -(-(count - 1) // 10))
     ticks = tuple((float(index), str(index)) for index in range(0, count, step))
     x = Axis("layer", -0.4, count - 0.6, False, ticks)
     chart = Chart("Error by layer", x, log_axis("error RMS / output RMS", values, power_of_ten))
+    if not values:
+        return chart.empty("no error is a finite number")
     for variant in model.variants:
-        line = [(float(layer.layer), max(layer.rms, 1e-12)) for layer in variant.error.layers]
+        found = [layer for layer in variant.error.layers if math.isfinite(layer.rms)]
+        line = [(float(layer.layer), max(layer.rms, 1e-12)) for layer in found]
         chart.line(line, styles_of(model)[variant.name])
     return chart.render()
 
 
 PLOTS: tuple[tuple[str, str, Callable[[ModelResult, Roof | None], str]], ...] = (
     (
+        "Speed against tokens",
+        "How many times faster than fastffn with f32 weights: above 1 is faster.",
+        lambda model, roof: speed(model),
+    ),
+    ("Quality against bytes", "", lambda model, roof: value_for_bytes(model)),
+    (
         "Roofline",
-        "One mark per number of tokens, more of them to the right. The thin lines are this machine's limits, measured"
-        " in the same run: reading memory, then arithmetic. f16 weights are multiplied in f32. Weights that stay in"
-        " cache pass the slope.",
+        "One mark per number of tokens, more of them to the right. Thin lines: what this machine can do at best, measured"
+        " in the same run. Weights that stay in cache pass the slope.",
         roofline,
     ),
-    ("Speed against tokens", "Above 1: faster than fastffn with f32 weights.", lambda model, roof: speed(model)),
-    ("Time against tokens", "Medians, as in the table.", lambda model, roof: latency(model)),
     (
         "Error against bytes",
-        "To the left and down is better. The thin line joins the best.",
+        "Of a layer's output. To the left and down is better; the thin line joins the best.",
         lambda model, roof: pareto(model),
     ),
     ("The whole model", "", lambda model, roof: outcome(model)),

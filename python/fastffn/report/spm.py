@@ -8,6 +8,7 @@ arXiv:1808.06226).
 from __future__ import annotations
 
 import heapq
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -56,9 +57,9 @@ class SpmTokenizer:
         ids = [] if self.bos is None else [self.bos]
         if not text:
             return ids
-        # Lines are merged apart: no token of these vocabularies crosses a newline.
-        for number, line in enumerate((" " * self._prefix + text).replace(" ", _SPACE).split("\n")):
-            for symbol in merge_symbols((["\n"] if number else []) + list(line), self._cost):
+        # Runs of line breaks are merged apart: no token of these vocabularies holds both a line break and anything else.
+        for part in re.findall("\n+|[^\n]+", (" " * self._prefix + text).replace(" ", _SPACE)):
+            for symbol in merge_symbols(list(part), self._cost):
                 if symbol in self._ids:
                     ids.append(self._ids[symbol])
                 else:

@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 from html import escape
 from itertools import pairwise
 
-WIDTH, HEIGHT = 620, 360
-LEFT, RIGHT, TOP, BOTTOM = 66, 18, 14, 50
+# Small enough to be read on a telephone, where a drawing is as wide as the page: text keeps four fifths of its size.
+WIDTH, HEIGHT = 440, 330
+LEFT, RIGHT, TOP, BOTTOM = 62, 14, 14, 52
 # Width of a character over its font size, for the page's sans-serif; on the safe side.
 _CHARACTER = 0.6
-_FONT = 12
+_FONT = 13
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,11 @@ class Chart:
                 left, _, _, bottom = free[0]
                 self.text(left, bottom - 3, text)
 
+    def empty(self, text: str) -> str:
+        """The drawing with nothing in it but a sentence that says why."""
+        self.text((self.left + WIDTH - RIGHT) / 2, self.height / 2, text, "middle")
+        return self.render()
+
     def _inside(self, box: tuple[float, float, float, float]) -> bool:
         return box[0] >= self.left and box[1] >= TOP and box[2] <= WIDTH - 2 and box[3] <= self.height - BOTTOM
 
@@ -135,15 +141,21 @@ class Chart:
         self._place_labels()
         bottom, right = self.height - BOTTOM, WIDTH - RIGHT
         grid = []
+        end = -math.inf
         for value, text in self.x.ticks:
             px = self.at(value, self.y.low)[0]
             grid.append(f'<path d="M{px:.1f} {TOP}V{bottom}" class="grid"/>')
-            grid.append(f'<text x="{px:.1f}" y="{bottom + 17}" text-anchor="middle" class="tick">{escape(text)}</text>')
+            half = _CHARACTER * _FONT * len(text) / 2
+            if px - half < end + 5:  # no room beside the one before: the line stays, its number goes
+                continue
+            end = px + half
+            px = min(max(px, half + 1), WIDTH - half - 1)
+            grid.append(f'<text x="{px:.1f}" y="{bottom + 18}" text-anchor="middle" class="tick">{escape(text)}</text>')
         for value, text in self.y.ticks:
             py = self.at(self.x.low, value)[1]
             grid.append(f'<path d="M{self.left} {py:.1f}H{right}" class="grid"/>')
             grid.append(
-                f'<text x="{self.left - 8}" y="{py + 4:.1f}" text-anchor="end" class="tick">{escape(text)}</text>'
+                f'<text x="{self.left - 7}" y="{py + 4:.1f}" text-anchor="end" class="tick">{escape(text)}</text>'
             )
         middle = (self.left + right) / 2
         grid.append(
@@ -166,8 +178,8 @@ class Chart:
 COLOURS = ("#4b5563", "#0067a8", "#c2410c", "#00805a", "#8b3fa0", "#a16207", "#be185d", "#0f766e")
 STYLE = (
     "text{font-family:system-ui,-apple-system,'Segoe UI',Roboto,'Helvetica Neue',Arial,sans-serif}"
-    ".title{font-size:14px;font-weight:600;fill:#1c2026}.tick,.note{font-size:12px;fill:#57606a}.note{fill:#1c2026}"
-    ".axis{font-size:12.5px;fill:#1c2026}.grid{stroke:#e3e6ea;stroke-width:1;fill:none}"
+    ".title{font-size:14px;font-weight:600;fill:#1c2026}.tick,.note{font-size:13px;fill:#57606a}.note{fill:#1c2026}"
+    ".axis{font-size:13px;fill:#1c2026}.grid{stroke:#e3e6ea;stroke-width:1;fill:none}"
     ".guide{stroke:#57606a;stroke-width:1;fill:none}.line{fill:none;stroke-width:2;stroke-linejoin:round}"
     ".line.peer{stroke-dasharray:5 4}"
 )
@@ -203,6 +215,7 @@ def _overlap(a: tuple[float, float, float, float], b: tuple[float, float, float,
 
 def log_axis(label: str, values: Sequence[float], text: Callable[[float], str]) -> Axis:
     """Logarithmic, a little wider than the values; ticks at powers of ten, and at 2 and 5 where there are few."""
+    values = values or [1.0]
     low, high = min(values), max(values)
     low, high = low / 1.25, high * 1.25
     if high / low < 4:

@@ -105,9 +105,20 @@ def outcome_cells(model: ModelResult, variant: VariantResult) -> list[str]:
     if model.reference_perplexity is not None:
         if variant.perplexity is None:
             return ["", ""]
-        change = variant.perplexity / model.reference_perplexity - 1
-        return [f"{variant.perplexity:.3f}", f"{100 * change:+.2f}%"]
+        return [perplexity_text(variant.perplexity), change_text(variant.perplexity / model.reference_perplexity)]
     return ["" if variant.cosine is None else f"{variant.cosine:.7f}"]
+
+
+def perplexity_text(value: float) -> str:
+    """Three decimals where they mean something."""
+    return f"{value:.3f}" if value < 1e5 else f"{value:.1e}"
+
+
+def change_text(ratio: float) -> str:
+    """A perplexity over another, as the change in percent, or as a factor where it is large."""
+    return (
+        f"{ratio:.1e} times" if ratio >= 1e5 else f"{ratio:.0f} times" if ratio >= 10 else f"{100 * (ratio - 1):+.2f}%"
+    )
 
 
 def size_text(count: float) -> str:

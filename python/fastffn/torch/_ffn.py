@@ -9,11 +9,11 @@ import torch
 
 import fastffn as ff
 
-from ._formats import as_tensor, is_pair, pack_weight, parse_formats
-from ._functions import ffn
+from ._formats import PARTS, as_tensor, is_pair, pack_weight, parse_formats
+from ._functions import cast, ffn
 from ._packed_module import PackedModule
 
-_BIASES = ("b_up", "b_down", "b_gate")
+_VECTORS = ("b_up", "b_down", "b_gate", "sub_norm")
 
 
 class FFN(PackedModule):
@@ -32,6 +32,8 @@ class FFN(PackedModule):
         activation: one of :func:`fastffn.activations`.
         gated: whether there is a gate.
         bias: whether there are biases.
+        sub_norm, sub_norm_eps: whether the hidden row has an RMSNorm before w_down, as in BitNet; its scale is a buffer, and
+            such a layer is not trainable (:class:`BitFFN` is).
         format: what :func:`fastffn.pack` takes: a name, a name with options ("ternary:scale=row"), a pair (name, options), or
             {"up": …, "down": …, "gate": …} of these.
         trainable: plain parameters, see above.
@@ -47,6 +49,7 @@ class FFN(PackedModule):
     b_up: Any
     b_down: Any
     b_gate: Any
+    sub_norm: Any
 
     def __init__(
         self,
@@ -57,6 +60,8 @@ class FFN(PackedModule):
         activation: str,
         gated: bool = False,
         bias: bool = False,
+        sub_norm: bool = False,
+        sub_norm_eps: float = 1e-5,
         format: Any = "bf16",
         trainable: bool = False,
         device: Any = None,
@@ -74,11 +79,22 @@ class FFN(PackedModule):
 
         weights = {"w_up": uniform(d_model, d_ff, d_model), "w_down": uniform(d_ff, d_out, d_ff)}
         weights["w_gate"] = uniform(d_model, d_ff, d_model) if gated else None
-        biases: dict[str, Any] = dict.fromkeys(_BIASES)
+        biases: dict[str, Any] = dict.fromkeys(_VECTORS)
+        if sub_norm:
+            biases["sub_norm"] = torch.ones(d_ff, device=device, dtype=dtype)
         if bias:
             biases["b_up"], biases["b_down"] = uniform(d_model, d_ff), uniform(d_ff, d_out)
             biases["b_gate"] = uniform(d_model, d_ff) if gated else None
-        self._build((d_model, d_ff, d_out), weights, biases, activation, parse_formats(format, "FFN"), trainable, shell)
+        self._build(
+            (d_model, d_ff, d_out),
+            weights,
+            biases,
+            activation,
+            parse_formats(format, "FFN"),
+            trainable,
+            sub_norm_eps,
+            shell,
+        )
 
     def _build(
         self,
@@ -88,6 +104,7 @@ class FFN(PackedModule):
         activation: str,
         formats: Any,
         trainable: bool,
+        sub_norm_eps: float,
         shell: bool = False,
     ) -> None:
         super().__init__()
@@ -95,6 +112,9 @@ class FFN(PackedModule):
         if activation not in ff.activations():
             raise ValueError(f"FFN: activation is {activation!r}, expected one of {', '.join(ff.activations())}")
         self.activation, self.format, self.trainable = activation, formats, trainable
+        self.sub_norm_eps = float(sub_norm_eps)
+        if trainable and biases.get("sub_norm") is not None:
+            raise ValueError("FFN: sub_norm is for packed weights, expected trainable=False; BitFFN trains such layers")
         for name, w in weights.items():
             if w is not None and not trainable and (is_pair(w) or as_tensor(w).dtype != torch.uint8):
                 part = name.removeprefix("w_")
@@ -125,6 +145,8 @@ class FFN(PackedModule):
         activation: str,
         format: Any = "bf16",
         trainable: bool = False,
+        sub_norm: Any = None,
+        sub_norm_eps: float = 1e-5,
     ) -> FFN:
         """A layer of plain weights, w_up and w_gate [d_ff, d_model], w_down [d_out, d_ff], as ``nn.Linear`` holds them.
 
@@ -150,7 +172,8 @@ class FFN(PackedModule):
         weights = {"w_up": w_up, "w_down": w_down, "w_gate": w_gate}
         if trainable:
             weights = {name: None if w is None else as_tensor(w).detach().clone() for name, w in weights.items()}
-        return cls._made((d_model, d_ff, d_out), weights, (b_up, b_down, b_gate), activation, formats, trainable)
+        vectors = (b_up, b_down, b_gate, sub_norm)
+        return cls._made((d_model, d_ff, d_out), weights, vectors, activation, formats, trainable, sub_norm_eps)
 
     @classmethod
     def from_linear(
@@ -173,6 +196,8 @@ class FFN(PackedModule):
         b_gate: Any = None,
         *,
         activation: str,
+        sub_norm: Any = None,
+        sub_norm_eps: float = 1e-5,
     ) -> FFN:
         """A layer of weights that :func:`fastffn.pack` packed; it holds these arrays themselves."""
         up, down = ff.info(w_up), ff.info(w_down)
@@ -184,15 +209,15 @@ class FFN(PackedModule):
             if weights[f"w_{part}"] is not None
         }
         widths = (up.in_features, up.out_features, down.out_features)
-        return cls._made(widths, weights, (b_up, b_down, b_gate), activation, formats, False)
+        return cls._made(widths, weights, (b_up, b_down, b_gate, sub_norm), activation, formats, False, sub_norm_eps)
 
     @classmethod
     def _made(
-        cls, widths: Any, weights: Any, biases: Any, activation: str, formats: Any, trainable: bool
+        cls, widths: Any, weights: Any, biases: Any, activation: str, formats: Any, trainable: bool, sub_norm_eps: float
     ) -> FFN:  # fmt: skip
         made: FFN = cls.__new__(cls)
-        given = {name: None if b is None else as_tensor(b) for name, b in zip(_BIASES, biases, strict=True)}
-        made._build(widths, weights, given, activation, formats, trainable)
+        given = {name: None if b is None else as_tensor(b) for name, b in zip(_VECTORS, biases, strict=True)}
+        made._build(widths, weights, given, activation, formats, trainable, sub_norm_eps)
         return made
 
     def packed(self) -> FFN:
@@ -206,9 +231,23 @@ class FFN(PackedModule):
 
     def forward(self, x: Any, *, segments: Any = None, out: Any = None) -> Any:
         """y [..., d_out] of x [..., d_model]; segments and out as :func:`fastffn.ffn`."""
+        if self.trainable:
+            if segments is not None or out is not None:
+                raise ValueError("FFN: segments= and out= are for packed weights; call packed() first")
+            return self._train(x)
+        # Attributes of a module that are buffers take 0.5 µs each to find.
+        held = self._buffers
         return ffn(
-            x, self.w_up, self.w_down, self.w_gate, self.b_up, self.b_down, self.b_gate,
-            activation=self.activation, segments=segments, out_features=self.d_out, out=out,
+            x, held["w_up"], held["w_down"], held["w_gate"], held["b_up"], held["b_down"], held["b_gate"],
+            activation=self.activation, segments=segments, sub_norm=held["sub_norm"], sub_norm_eps=self.sub_norm_eps,
+            out_features=self.d_out, out=out,
+        )  # fmt: skip
+
+    def _train(self, x: Any) -> Any:
+        weights = [[] if w is None else [w] for w in (self.w_up, self.w_down, self.w_gate)]
+        formats = [str(self.format[part]) for part in PARTS]
+        return torch.ops.fastffn.ffn_plain(
+            cast(x), *weights, self.b_up, self.b_down, self.b_gate, self.activation, formats
         )  # fmt: skip
 
     def extra_repr(self) -> str:

@@ -7,7 +7,7 @@ the CPU kernels compare it with the header (a result of another width is refused
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -37,12 +37,15 @@ def readable(x: Any) -> Any:
 
 
 def check_input(operation: str, x: Any, *packed: tuple[str, Any]) -> None:
-    """What a fake kernel can know: dtypes and dimensions."""
+    """What a fake kernel can know: dtypes, dimensions and devices."""
     if x.dtype not in FLOATS:
         raise ValueError(f"{operation}: x has dtype {x.dtype}, expected float32, float16 or bfloat16")
     if x.dim() == 0:
         raise ValueError(f"{operation}: x has shape (), expected (..., in_features)")
     for name, w in packed:
+        # A meta tensor beside one with memory would make a result that nobody writes.
+        if w is not None and w.device != x.device:
+            raise ValueError(f"{operation}: {name} is on {w.device} and x on {x.device}, expected one device")
         if w is not None and (w.dtype != torch.uint8 or w.dim() != 1):
             raise ValueError(
                 f"{operation}: {name} is a {w.dtype} tensor of shape {tuple(w.shape)}, expected packed weights:"
@@ -53,3 +56,15 @@ def check_input(operation: str, x: Any, *packed: tuple[str, Any]) -> None:
 def result_like(x: Any, out_features: int) -> Any:
     """An empty result of x's dtype and leading dimensions."""
     return x.new_empty((*x.shape[:-1], out_features))
+
+
+def check_devices(operation: str, x: Any, others: Iterable[Any]) -> None:
+    """ValueError unless all tensors are where x is."""
+    for t in others:
+        if t is not None and t.device != x.device:
+            raise ValueError(f"{operation}: x is on {x.device} and another tensor on {t.device}, expected one device")
+
+
+def like(t: Any) -> Any:
+    """An empty contiguous tensor like t."""
+    return torch.empty_like(t, memory_format=torch.contiguous_format)

@@ -11,7 +11,7 @@ import torch
 
 from fastffn import SharedExperts, SpecialExperts, _core
 
-from ._library import check_input, define, readable, result_like
+from ._library import check_input, define, like, readable, result_like
 
 _SHARED = 7  # tensors of one shared expert in the flat list of the moe operators
 
@@ -82,16 +82,18 @@ define("router_logits(Tensor x, Tensor w, Tensor? bias, int experts) -> Tensor",
 
 _FFN = (
     "Tensor x, Tensor w_up, Tensor w_down, Tensor? w_gate, Tensor? b_up, Tensor? b_down, Tensor? b_gate, str activation,"
-    " int[]? segments, {}"
+    " int[]? segments, Tensor? sub_norm, float sub_norm_eps, bool? gate_first, {}"
 )
 
 
 def _run_ffn(
-    x: Any, w_up: Any, w_down: Any, w_gate: Any, b_up: Any, b_down: Any, b_gate: Any, activation: str, segments: Any, out: Any
+    x: Any, w_up: Any, w_down: Any, w_gate: Any, b_up: Any, b_down: Any, b_gate: Any, activation: str, segments: Any,
+    sub_norm: Any, sub_norm_eps: float, gate_first: bool | None, out: Any,
 ) -> Any:  # fmt: skip
     return _core.ffn(
         readable(x), w_up, w_down, w_gate, b_up, b_down, b_gate,
-        activation=activation, segments=_pairs(segments), out=out,
+        activation=activation, segments=_pairs(segments), sub_norm=sub_norm, sub_norm_eps=sub_norm_eps,
+        gate_first="auto" if gate_first is None else gate_first, out=out,
     )  # fmt: skip
 
 
@@ -154,6 +156,19 @@ def _moe_out_fake(*arguments: Any) -> None:
 
 define(f"moe({_MOE.format('int out_features')}) -> Tensor", _moe, _moe_fake)
 define(f"moe_out({_MOE.format('Tensor(a!) out')}) -> ()", _moe_out, _moe_out_fake)
+
+
+def _hadamard(x: Any, mode: str, block: int | None, inverse: bool) -> Any:
+    with torch.no_grad():
+        return _core.hadamard(readable(x), mode, block or 0, inverse, like(x))
+
+
+def _hadamard_fake(x: Any, mode: str, block: int | None, inverse: bool) -> Any:
+    check_input("hadamard", x)
+    return like(x)
+
+
+define("hadamard(Tensor x, str mode, int? block, bool inverse) -> Tensor", _hadamard, _hadamard_fake)
 
 _FFF = (
     "Tensor x, Tensor tree, Tensor? w_up, Tensor? w_down, Tensor? b_up, Tensor? b_down, str activation, Tensor? leaf,"

@@ -47,7 +47,7 @@ def rows_of(format: str, further: bool) -> list[str]:
     rows = {"int4": ["int4 g32", "int4 zeros", "int4 x bf16"], "ternary": ["ternary hadamard"]}.get(format, [])
     if "bf16" not in str(pack_error("int4", act="none")):
         rows = [row for row in rows if row != "int4 x bf16"]
-    return [format, *(rows if further else [])]
+    return [format, *(rows if further or format == "ternary" else [])]
 
 
 def pack_error(format: str, **options: str) -> ValueError:
@@ -105,6 +105,37 @@ def test_a_broken_promise_is_exit_status_1(
     status, data = report_on(write_bert_folder(tmp_path, bert_weights()), tmp_path, "--formats", "int8")
     assert status == 1 and len(data["broken_promises"]) == 1  # type: ignore[arg-type]
     assert "BROKEN PROMISE" in capsys.readouterr().out
+
+
+def test_a_model_that_cannot_run_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_llama_folder(tmp_path / "odd", llama_weights())
+    config = path.parent / "config.json"
+    config.write_text(config.read_text().replace('"llama"', '"zebra"'))
+    page = tmp_path / "r.html"
+    status, data = report_on(path, tmp_path, "--html", str(page), "--methods", "experts")
+    assert status == 0
+    (model,) = data["models"]  # type: ignore[misc]
+    assert model["kind"] == "feed-forward layers" and model["layers"] == 2
+    assert "model_type 'zebra' is not supported" in model["statement"] and "Left out" in model["statement"]
+    rows = {row["name"]: row for row in model["variants"]}
+    assert "int8" in rows and not set(EXPERTS) & set(rows)
+    assert rows["f32"]["error_rms"] < 1e-5 < rows["bf16"]["error_rms"] < 1e-2
+    assert all(row["perplexity"] is None and row["cosine_min"] is None for row in model["variants"])
+    out = capsys.readouterr().out
+    assert "was not run whole" in out and "erplexity over" not in out and "osine:" not in out
+    assert "was not run whole" in page.read_text()
+
+
+def test_a_model_of_nan_still_makes_a_page(tmp_path: Path) -> None:
+    weights = llama_weights()
+    weights["model.layers.0.mlp.down_proj.weight"][3, 3] = np.nan
+    page = tmp_path / "r.html"
+    status, data = report_on(
+        write_llama_folder(tmp_path, weights), tmp_path, "--html", str(page), "--formats", "f32,bf16"
+    )
+    assert status == 0 and page.read_text().endswith("</html>\n")
+    (model,) = data["models"]  # type: ignore[misc]
+    assert model["variants"][0]["perplexity"] is None and model["variants"][0]["error_rms"] is None
 
 
 def test_options_that_cannot_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

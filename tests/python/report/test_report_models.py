@@ -12,6 +12,8 @@ from report_files import (
     BERT,
     LLAMA,
     bert_weights,
+    f32_tensors,
+    gguf_bytes,
     llama_weights,
     safetensors_bytes,
     write_bert_folder,
@@ -185,6 +187,42 @@ def test_bert_against_loops(tmp_path: Path) -> None:
         opened.model.embed([[2] * 129])
 
 
+_BERT_GGUF = {
+    "embeddings.word_embeddings": "token_embd", "embeddings.position_embeddings": "position_embd",
+    "embeddings.token_type_embeddings": "token_types", "embeddings.LayerNorm": "token_embd_norm",
+    "attention.self.query": "attn_q", "attention.self.key": "attn_k", "attention.self.value": "attn_v",
+    "attention.output.dense": "attn_output", "attention.output.LayerNorm": "attn_output_norm",
+    "intermediate.dense": "ffn_up", "output.dense": "ffn_down", "output.LayerNorm": "layer_output_norm",
+}  # fmt: skip
+
+
+def test_bert_from_gguf_is_the_same(tmp_path: Path) -> None:
+    weights = bert_weights()
+    folder = write_bert_folder(tmp_path, weights).parent
+    renamed = {}
+    for name, array in weights.items():
+        stem, _, kind = name.rpartition(".")
+        parts = stem.split(".")
+        layer = f"blk.{parts[2]}." if parts[0] == "encoder" else ""
+        renamed[f"{layer}{_BERT_GGUF['.'.join(parts[3:]) if layer else stem]}.{kind}"] = array
+    pieces = (folder / "vocab.txt").read_text().split("\n")[:-1]
+    marked = [p if p[0] == "[" else p[2:] if p.startswith("##") else "\u2581" + p for p in pieces]
+    metadata = {
+        "general.architecture": (8, "bert"), "bert.block_count": (4, 2), "bert.embedding_length": (4, 32),
+        "bert.attention.head_count": (4, 4), "bert.attention.layer_norm_epsilon": (6, 1e-12),
+        "bert.context_length": (4, 128), "tokenizer.ggml.model": (8, "bert"), "tokenizer.ggml.tokens": (9, (8, marked)),
+    }  # fmt: skip
+    path = tmp_path / "alone" / "bert.gguf"
+    path.parent.mkdir()
+    path.write_bytes(gguf_bytes(metadata, f32_tensors(renamed)))
+    opened, original = open_model(path.parent), open_model(folder)  # of a folder, its only model
+    assert isinstance(opened, EmbeddingModel) and isinstance(original, EmbeddingModel)
+    text = "the abcing, zz."
+    ids = opened.tokenizer.encode(text)
+    assert ids == original.tokenizer.encode(text) and len(ids) > 6
+    np.testing.assert_array_equal(opened.model.embed([ids]), original.model.embed([ids]))
+
+
 @pytest.mark.parametrize("name", ["identity", "relu", "relu2", "gelu", "gelu_tanh", "silu"])
 def test_activations(name: str) -> None:
     formulas = {
@@ -274,6 +312,22 @@ def test_what_cannot_run_whole_still_shows_its_feed_forward_layers(tmp_path: Pat
     weights["model.layers.1.self_attn.sinks"] = np.zeros(4, np.float32)
     write_llama_folder(tmp_path / "m", weights)
     assert "a tensor 'model.layers.1.self_attn.sinks', whose meaning" in statement()
+
+
+def test_experts_of_a_gguf_file(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    tensors = {"token_embd.weight": rng.standard_normal((9, 16)).astype(np.float32)}
+    for layer in range(11):  # in the order of numbers, not of names
+        for name, shape in (("gate", (3, 24, 16)), ("up", (3, 24, 16)), ("down", (3, 16, 24))):
+            tensors[f"blk.{layer}.ffn_{name}_exps.weight"] = rng.standard_normal(shape).astype(np.float32)
+    path = tmp_path / "moe.gguf"
+    path.write_bytes(gguf_bytes({"general.architecture": (8, "qwen3moe")}, f32_tensors(tensors)))
+    opened = open_model(path)
+    assert isinstance(opened, FeedForwardModel) and opened.layers == 11
+    assert "'qwen3moe' is not supported" in opened.statement and "the first expert of each" in opened.statement
+    layer = opened.ffn_layer(10)
+    np.testing.assert_array_equal(layer.w_down, tensors["blk.10.ffn_down_exps.weight"][0])
+    np.testing.assert_array_equal(layer.w_gate, tensors["blk.10.ffn_gate_exps.weight"][0])
 
 
 def test_damaged_models_are_named(tmp_path: Path) -> None:

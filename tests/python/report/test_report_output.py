@@ -56,6 +56,13 @@ def one_layer(row: VariantResult) -> VariantResult:
     return replace(row, error=OutputError(row.error.layers[:1]))
 
 
+def broken(row: VariantResult) -> VariantResult:
+    """Errors that are no numbers, as of a model that overflows."""
+    return replace(
+        row, error=OutputError(tuple(LayerError(layer.layer, math.nan, math.inf) for layer in row.error.layers))
+    )
+
+
 CASES = {
     "both": report(model(), embedder()),
     "no roof": report(model(), roof=None),
@@ -69,6 +76,26 @@ CASES = {
     "equal": report(model(variants=[replace(model().variants[0], name=name) for name in ("f32", "f16", "bf16")])),
     "one layer": report(model(layers=1, timed_layers=1, variants=[one_layer(row) for row in model().variants])),
     "nan": report(model(variants=[replace(row, perplexity=math.nan) for row in model().variants])),
+    "nan errors": report(
+        model(
+            reference_perplexity=math.nan,
+            variants=[broken(replace(row, perplexity=math.nan)) for row in model().variants],
+        ),
+        embedder(math.nan),
+    ),
+    "one nan": report(model(variants=[*model().variants, broken(variant("broken"))])),
+    "far": report(model(variants=[*model().variants, replace(variant("ternary", bits=2), perplexity=1.3e10)])),
+    "alone": report(
+        model(
+            kind="feed-forward layers",
+            reference_perplexity=None,
+            statement="Toy was not run whole: <no> reason.",
+            variants=[replace(row, perplexity=None) for row in model().variants],
+        )
+    ),
+    "long names": report(
+        model(variants=[variant("f32"), *(variant(f"a very long name of a method {i}", speed=1 + i) for i in range(3))])
+    ),
     "perfect": report(embedder(1.0)),
     "many": report(model(variants=[variant("f32"), *(variant(f"method{i}", speed=1 + i) for i in range(11))])),
 }
@@ -105,8 +132,8 @@ def test_page_is_well_formed_and_stands_alone(name: str) -> None:
     assert "url(" not in page and "@import" not in page
     assert re.findall(r"https?://[^\"' ]+", page.replace("http://www.w3.org/2000/svg", "")) == []
     assert "<model>" not in page and "<invented>" not in page, "text from outside is escaped"
-    assert "nan" not in re.sub(r"<[^>]*>", "", page) or name == "nan"
-    figures = re.findall(r"<svg viewBox=\"0 0 620.*?</svg>", page, re.DOTALL)
+    assert "nan" not in re.sub(r"<[^>]*>", "", page) or "nan" in name
+    figures = re.findall(r"<svg viewBox=\"0 0 440.*?</svg>", page, re.DOTALL)
     assert len(figures) == len(plots.PLOTS) * len(CASES[name].models)
     for figure in figures:
         root = ElementTree.fromstring(figure)
@@ -117,6 +144,40 @@ def test_page_is_well_formed_and_stands_alone(name: str) -> None:
                     numbers = [float(number) for number in re.findall(r"-?[\d.]+", value)]
                     assert all(-1 <= number <= max(WIDTH, height) for number in numbers), (key, value)
             assert "nan" not in " ".join(element.attrib.values())
+
+
+def text_boxes(figure: ElementTree.Element) -> list[tuple[str, float, float, float, float]]:
+    """Text of a drawing, and what it covers when its letters are as wide as the widest of a page's fonts makes them."""
+    found = []
+    for element in figure.iter("{http://www.w3.org/2000/svg}text"):
+        text, width = element.text or "", 0.55 * 13 * len(element.text or "")
+        turned = re.fullmatch(r"translate\(([\d.]+) ([\d.]+)\) rotate\(-90\)", element.attrib.get("transform", ""))
+        if turned:
+            x, y = float(turned[1]), float(turned[2])
+            found.append((text, x - 10, y - width / 2, x + 2, y + width / 2))
+            continue
+        x, y = float(element.attrib["x"]), float(element.attrib["y"])
+        left = x - {"start": 0.0, "middle": width / 2, "end": width}[element.attrib["text-anchor"]]
+        found.append((text, left, y - 10, left + width, y + 2))
+    return found
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_no_text_of_a_drawing_meets_another(name: str) -> None:
+    for figure in re.findall(r"<svg viewBox=\"0 0 440.*?</svg>", html.render(CASES[name]), re.DOTALL):
+        boxes = text_boxes(ElementTree.fromstring(figure))
+        assert boxes
+        for i, (text, left, top, right, bottom) in enumerate(boxes):
+            assert left >= -1 and right <= WIDTH + 1, f"{text!r} sticks out"
+            for other, *box in boxes[:i]:
+                apart = right <= box[0] or box[2] <= left or bottom <= box[1] or box[3] <= top
+                assert apart, f"{name}: {text!r} meets {other!r}"
+
+
+def test_a_check_of_boxes_that_finds_nothing_is_no_check() -> None:
+    drawing = '<svg xmlns="http://www.w3.org/2000/svg"><text x="9" y="9" text-anchor="start">ab</text></svg>'
+    ((text, left, top, right, bottom),) = text_boxes(ElementTree.fromstring(drawing))
+    assert text == "ab" and left == 9 and right > 20 and top < 0 < bottom
 
 
 def test_both_colour_schemes_define_every_colour() -> None:
@@ -164,7 +225,7 @@ def test_json_is_strict_and_complete(name: str) -> None:
         assert [row["name"] for row in entry["variants"]] == [row.name for row in found.variants]
         for row in entry["variants"]:
             assert [timing["tokens"] for timing in row["timings"]] == list(TOKENS)
-            assert row["bytes"] > 0 and row["error_rms"] > 0
+            assert row["bytes"] > 0 and (row["error_rms"] is None or row["error_rms"] > 0)
 
 
 def test_ratios() -> None:
@@ -263,13 +324,13 @@ def test_a_drawing_that_stands_alone() -> None:
 def test_rows_timed_elsewhere_are_drawn_where_they_differ() -> None:
     """A row that shares another's times is in the plots of errors and of perplexity, not in those of time."""
     shared = replace(
-        variant("2:4 bf16 other", speed=2, bits=9, error=0.3), like="bf16", note="Said once.", perplexity=900.0
+        variant("2:4 bf16 other", speed=2, bits=9, error=0.3), like="bf16", note="Said once.", perplexity=90.0
     )
     again = replace(shared, name="2:4 bf16 third")
     toy = model(variants=[*model().variants, shared, again])
-    for draw in (plots.speed, plots.latency, lambda one: plots.roofline(one, ROOF)):
+    for draw in (plots.speed, lambda one: plots.roofline(one, ROOF)):
         assert "2:4 bf16" not in draw(toy) and "int8" in draw(toy)
-    for draw in (plots.pareto, plots.outcome):
+    for draw in (plots.pareto, plots.outcome, plots.value_for_bytes):
         assert "2:4 bf16 other" in draw(toy)
     assert plots.styles_of(toy)["2:4 bf16 third"] == plots.styles_of(toy)["bf16"]
     assert report(toy).notes.count("Said once.") == 1

@@ -119,6 +119,25 @@ def test_bpe_from_gguf_metadata_and_its_errors() -> None:
             BpeTokenizer.from_gguf(damaged)
 
 
+@pytest.mark.parametrize(("pre", "key", "begins"), [
+    ("llama-bpe", None, True), ("llama3", None, True), ("llama-bpe", False, False), ("smollm", None, False),
+    ("qwen2", True, True),
+])  # fmt: skip
+def test_gguf_of_llama3_begins_texts_unless_it_says_otherwise(pre: str, key: bool | None, begins: bool) -> None:
+    """Files from before the key existed do not have it, and mean that the model begins as it was trained to."""
+    metadata = {
+        "tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": pre, "tokenizer.ggml.tokens": VOCABULARY,
+        "tokenizer.ggml.token_type": [1] * 256 + [3, 3], "tokenizer.ggml.merges": [],
+        "tokenizer.ggml.bos_token_id": 257, "tokenizer.ggml.add_bos_token": key,
+    }  # fmt: skip
+    metadata = {name: value for name, value in metadata.items() if value is not None}
+    assert BpeTokenizer.from_gguf(metadata).encode("a")[:-1] == ([257] if begins else [])
+    del metadata["tokenizer.ggml.bos_token_id"]
+    named = [*VOCABULARY[:257], "<|begin_of_text|>"]
+    found = BpeTokenizer.from_gguf({**metadata, "tokenizer.ggml.tokens": named})
+    assert found.encode("a")[:-1] == ([257] if begins else [])
+
+
 def test_bpe_of_llama3_takes_whole_words_and_begins_texts(tmp_path: Path) -> None:
     path = tmp_path / "tokenizer.json"
     vocabulary = {token: i for i, token in enumerate([*VOCABULARY[:256], "abc", "bc"])}

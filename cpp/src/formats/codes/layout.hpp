@@ -47,7 +47,7 @@ constexpr std::int64_t codes_depth_limit = 133144;
 // Order columns sums a whole depth in each lane: 240 · 128 · depth.
 constexpr std::int64_t codes_columns_depth_limit = 65536;
 
-// A row that is transformed lies in a buffer on the stack meanwhile: 128 KiB.
+// A row that is transformed lies on the stack meanwhile: up to 128 KiB.
 constexpr std::int64_t codes_hadamard_limit = 32768;
 
 // The transform of activations (inverse: back to the basis of w) that header flags ask for; none: power and order 1.

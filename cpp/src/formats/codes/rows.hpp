@@ -97,7 +97,8 @@ void codes_prepare_rows(const PrepareArgs& a) {
 template <class Isa>
 __attribute__((noinline)) void codes_prepare_transformed(const PrepareArgs& a,
                                                          void (*prepare_rows)(const PrepareArgs&)) {
-    alignas(64) float row[codes_hadamard_limit];
+    // As much stack as the row takes: threads of some systems have 128 KiB in all.
+    auto* row = static_cast<float*>(__builtin_alloca_with_align(static_cast<std::size_t>(a.depth) * 4, 512));
     HadamardShape shape;
     codes_hadamard(a.matrix->flags, a.depth, a.matrix->parameters[1], false, &shape);
     PrepareArgs one = a;

@@ -11,7 +11,7 @@ namespace {
 template <class PrepareRows>
 void prepare_transformed(const PrepareArgs& a, PrepareRows prepare_rows) noexcept {
     if (!(a.matrix->flags & codes_hadamard_mask)) return prepare_rows(a);
-    float row[codes_hadamard_limit];
+    auto* row = static_cast<float*>(__builtin_alloca(static_cast<std::size_t>(a.depth) * 4));
     HadamardShape shape;
     codes_hadamard(a.matrix->flags, a.depth, a.matrix->parameters[1], false, &shape);
     for (std::int64_t r = 0; r < a.rows; ++r) {

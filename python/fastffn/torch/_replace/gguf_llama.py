@@ -25,48 +25,50 @@ def llama_from_gguf(path: str | Path, dtype: Any = torch.bfloat16) -> tuple[Any,
     """
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from fastffn.report.open_model import LanguageModel, open_model
+    from fastffn._files.gguf import GgufFile
+    from fastffn.report.bpe import BpeTokenizer
 
-    opened = open_model(path)
-    if not isinstance(opened, LanguageModel) or not opened.model.config.interleaved:
-        raise ValueError(f"llama_from_gguf: '{Path(path).name}' is not a GGUF file of architecture 'llama'")
-    source, weights = opened.model.config, opened.model._weights
+    weights = GgufFile(path)
+    about = weights.metadata
+    if about.get("general.architecture") != "llama" or about.get("llama.expert_count"):
+        found = about.get("general.architecture")
+        raise ValueError(
+            f"llama_from_gguf: '{Path(path).name}' has architecture {found!r}, expected 'llama' without experts"
+        )
+    if about.get("tokenizer.ggml.model") != "gpt2":
+        raise ValueError(f"llama_from_gguf: '{Path(path).name}' has no BPE tokenizer of kind 'gpt2'")
     tied = "output.weight" not in weights
+    heads, layers = int(about["llama.attention.head_count"]), int(about["llama.block_count"])
+    d_model = int(about["llama.embedding_length"])
     settings = LlamaConfig(
-        vocab_size=int(weights.f32("token_embd.weight").shape[0]), hidden_size=source.d_model,
-        intermediate_size=int(weights.f32("blk.0.ffn_up.weight").shape[0]), num_hidden_layers=source.layers,
-        num_attention_heads=source.heads, num_key_value_heads=source.kv_heads, head_dim=source.head_dim,
-        max_position_embeddings=source.context, rms_norm_eps=source.norm_eps, hidden_act=source.activation,
-        rope_parameters={"rope_type": "default", "rope_theta": source.rope_base}, tie_word_embeddings=tied,
-        bos_token_id=getattr(opened.tokenizer, "bos", None), eos_token_id=_eos(weights), dtype=dtype,
+        vocab_size=int(weights.f32("token_embd.weight").shape[0]), hidden_size=d_model,
+        intermediate_size=int(about["llama.feed_forward_length"]), num_hidden_layers=layers, num_attention_heads=heads,
+        num_key_value_heads=int(about.get("llama.attention.head_count_kv", heads)), head_dim=d_model // heads,
+        max_position_embeddings=int(about["llama.context_length"]), tie_word_embeddings=tied, dtype=dtype,
+        rms_norm_eps=float(about["llama.attention.layer_norm_rms_epsilon"]),
+        rope_parameters={"rope_type": "default", "rope_theta": float(about.get("llama.rope.freq_base", 1e4))},
+        bos_token_id=about.get("tokenizer.ggml.bos_token_id"), eos_token_id=about.get("tokenizer.ggml.eos_token_id"),
     )  # fmt: skip
     from fastffn.torch._replace.files import _ParametersOnMeta
 
     with _ParametersOnMeta():
         model = LlamaForCausalLM(settings)
-    state = {
-        ours: torch.from_numpy(np.array(weights.f32(theirs))) for ours, theirs in _names(source.layers, tied).items()
-    }
+    state = {ours: torch.from_numpy(np.array(weights.f32(theirs))) for ours, theirs in _names(layers, tied).items()}
     for name in list(state):
         if name.endswith(("q_proj.weight", "k_proj.weight")):
-            state[name] = _halves(state[name], source.head_dim)
+            state[name] = _halves(state[name], d_model // heads)
         state[name] = state[name].to(dtype)
     model.load_state_dict(state, strict=False, assign=True)
     model.tie_weights()
     unfilled = [name for name, tensor in model.named_parameters() if tensor.is_meta]
     if unfilled:
         raise ValueError(f"llama_from_gguf: '{Path(path).name}' has no {unfilled[0]}")
-    return model.eval().requires_grad_(False), opened.tokenizer
+    return model.eval().requires_grad_(False), BpeTokenizer.from_gguf(about)
 
 
 def _halves(weight: Any, head_dim: int) -> Any:
     """Rotary pairs as neighbours (GGUF) to pairs half a head apart (transformers)."""
     return weight.reshape(-1, head_dim // 2, 2, weight.shape[1]).transpose(1, 2).reshape(weight.shape)
-
-
-def _eos(weights: Any) -> int | None:
-    found = weights.metadata.get("tokenizer.ggml.eos_token_id")
-    return None if found is None else int(found)
 
 
 def _names(layers: int, tied: bool) -> dict[str, str]:

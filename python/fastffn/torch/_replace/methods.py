@@ -16,7 +16,7 @@ from torch import nn
 
 import fastffn as ff
 from fastffn.torch._replace.converted import ConvertedFFN
-from fastffn.torch._replace.modules import BIASES, PACKED, made_of
+from fastffn.torch._replace.modules import PACKED, VECTORS, made_of
 from fastffn.torch._replace.weights import DenseWeights, ExpertWeights, Weights
 
 _ROLES = ("w_gate", "w_up", "w_down")
@@ -196,14 +196,12 @@ class Cmoe:
 
 def module_of(weights: Weights, packed: dict[str, Any]) -> nn.Module:
     """The module of packed weights, with the biases and norms that the layer has."""
-    plain = {name: getattr(weights, name, None) for name in (*BIASES, "sub_norm")}
+    plain = {name: getattr(weights, name, None) for name in VECTORS}
     buffers = packed | {name: tensor.detach().clone() for name, tensor in plain.items() if tensor is not None}
     settings: dict[str, Any] = {"activation": weights.activation}
     if isinstance(weights, ExpertWeights):
         return made_of("Experts", settings, buffers)
-    if weights.sub_norm is None:
-        return made_of("FFN", settings, buffers)
-    return made_of("SubNormFFN", settings | {"sub_norm_eps": weights.sub_norm_eps}, buffers)
+    return made_of("FFN", settings | {"sub_norm_eps": weights.sub_norm_eps}, buffers)
 
 
 class _Columns:

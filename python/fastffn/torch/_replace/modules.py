@@ -1,4 +1,4 @@
-"""The modules that take the places of feed-forward layers, beside FFN: experts, BitNet's with its norm, BERT's surroundings."""
+"""The modules that take the places of feed-forward layers, beside FFN: experts, and what surrounds BERT's."""
 
 from __future__ import annotations
 
@@ -8,62 +8,42 @@ import torch
 from torch import nn
 
 import fastffn as ff
-from fastffn.torch._activations import ACTIVATIONS
 from fastffn.torch._ffn import FFN
-from fastffn.torch._functions import linear
+from fastffn.torch._functions import moe
+from fastffn.torch._packed_module import PackedModule
 from fastffn.torch._replace.converted import ConvertedFFN
 
 # Buffers that hold packed weights, and those that hold plain numbers.
 PACKED = ("w_up", "w_down", "w_gate")
-BIASES = ("b_up", "b_down", "b_gate")
+VECTORS = ("b_up", "b_down", "b_gate", "sub_norm")
 
 
-class _Held(nn.Module):
-    """Packed weights and plain numbers as buffers."""
+class Experts(PackedModule):
+    """y = experts(x, ids, weights): x [tokens, d_model], ids and weights [tokens, k] from the model's own router."""
+
+    trainable = False
 
     def __init__(self, activation: str, buffers: dict[str, Any]) -> None:
         super().__init__()
         self.activation = activation
-        for name in (*PACKED, *BIASES):
+        for name in (*PACKED, *VECTORS[:3]):
             self.register_buffer(name, buffers.get(name))
+        self._shapes = {name: ff.info(w).shape for name in PACKED if (w := buffers.get(name)) is not None}
+        self._d_out = self._shapes["w_down"][-2]
 
-    def extra_repr(self) -> str:
-        parts = [ff.info(part) for part in (self.w_up, self.w_gate, self.w_down) if part is not None]
-        up, down = parts[0], parts[-1]
-        formats = "/".join(dict.fromkeys(part.format for part in parts))
-        count = f"{up.count} experts, " if up.count > 1 else ""
-        return f"{count}{up.in_features} → {up.out_features} → {down.out_features}, {self.activation}, {formats}"
-
-
-class Experts(_Held):
-    """y = experts(x, ids, weights): x [tokens, d_model], ids and weights [tokens, k] from the model's own router."""
+    def _expected(self) -> dict[str, tuple[int, ...]]:
+        return self._shapes
 
     def forward(self, x: Any, ids: Any, weights: Any) -> Any:
-        return ff.moe(
+        return moe(
             x, ids, weights.float(), self.w_up, self.w_down, self.w_gate, self.b_up, self.b_down, self.b_gate,
-            activation=self.activation,
+            activation=self.activation, out_features=self._d_out,
         )  # fmt: skip
 
-
-class SubNormFFN(_Held):
-    """BitNet's: down(RMSNorm(act(gate x) ⊙ up x)), in steps."""
-
-    def __init__(self, activation: str, buffers: dict[str, Any], sub_norm_eps: float) -> None:
-        super().__init__(activation, buffers)
-        self.register_buffer("sub_norm", buffers["sub_norm"])
-        self.sub_norm_eps = sub_norm_eps
-        self.d_ff, self.d_out = ff.info(self.w_up).out_features, ff.info(self.w_down).out_features
-
-    def forward(self, x: Any) -> Any:
-        hidden = linear(x, self.w_up, self.b_up, out_features=self.d_ff)
-        act = ACTIVATIONS[self.activation]
-        if self.w_gate is None:
-            hidden = act(hidden)
-        else:
-            hidden = act(linear(x, self.w_gate, self.b_gate, out_features=self.d_ff)) * hidden
-        exact = hidden.float()
-        exact = exact * torch.rsqrt(exact.square().mean(-1, keepdim=True) + self.sub_norm_eps) * self.sub_norm.float()
-        return linear(exact.to(x.dtype), self.w_down, self.b_down, out_features=self.d_out)
+    def extra_repr(self) -> str:
+        """Shape and formats, for print."""
+        count, d_ff, d_model = (1, *self._shapes["w_up"])[-3:]
+        return f"experts={count}, d_model={d_model}, d_ff={d_ff}, activation={self.activation}, {self._formats()}"
 
 
 class ResidualNorm(nn.Module):
@@ -87,7 +67,7 @@ class Passthrough(nn.Module):
 
 
 # Kinds of modules that a file can name.
-KINDS: dict[str, type] = {"FFN": FFN, "Experts": Experts, "SubNormFFN": SubNormFFN, "ConvertedFFN": ConvertedFFN}
+KINDS: dict[str, type] = {"FFN": FFN, "Experts": Experts, "ConvertedFFN": ConvertedFFN}
 _STAMP = "_fastffn_site"
 
 
@@ -111,7 +91,7 @@ def settings_of(module: nn.Module) -> dict[str, Any]:
     if isinstance(module, ConvertedFFN):
         return dict(module.settings)
     settings: dict[str, Any] = {"activation": module.activation}
-    return settings | {"sub_norm_eps": module.sub_norm_eps} if isinstance(module, SubNormFFN) else settings
+    return settings | {"sub_norm_eps": module.sub_norm_eps} if isinstance(module, FFN) else settings
 
 
 def made_of(kind: str, settings: dict[str, Any], buffers: dict[str, Any]) -> nn.Module:
@@ -120,9 +100,9 @@ def made_of(kind: str, settings: dict[str, Any], buffers: dict[str, Any]) -> nn.
         raise KeyError(kind)
     if kind == "ConvertedFFN":
         return ConvertedFFN(settings, buffers)
-    if kind == "FFN":
-        parts = {name: buffers[name] for name in (*PACKED, *BIASES) if buffers.get(name) is not None}
-        return FFN.from_packed(parts.pop("w_up"), parts.pop("w_down"), **parts, activation=settings["activation"])
-    if kind == "SubNormFFN":
-        return SubNormFFN(settings["activation"], buffers, settings["sub_norm_eps"])
-    return Experts(settings["activation"], buffers)
+    if "w_up" not in buffers or "w_down" not in buffers:
+        raise KeyError("w_down" if "w_up" in buffers else "w_up")
+    if kind == "Experts":
+        return Experts(settings["activation"], buffers)
+    parts = {name: buffers[name] for name in (*PACKED, *VECTORS) if buffers.get(name) is not None}
+    return FFN.from_packed(parts.pop("w_up"), parts.pop("w_down"), **parts, **settings)

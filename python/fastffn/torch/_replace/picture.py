@@ -12,17 +12,17 @@ if TYPE_CHECKING:
     from fastffn.torch._replace.summary import LayerSummary, ReplaceSummary
 
 _BEFORE, _AFTER = Style(0, peer=True), Style(1)
-_NO_ERROR = 1e-9  # where the layer gives the very numbers of float32, a logarithm needs something
 
 
 def picture(summary: ReplaceSummary) -> str:
     """One SVG with literal colours, so that every viewer draws it."""
-    parts, down = [], 0.0
+    parts, down = [], 8.0
     for chart in (_bytes(summary), _errors(summary)):
         if chart is None:
             continue
-        parts.append(f'<g transform="translate(0 {down:.0f})">{literal(chart)}</g>')
-        down += chart.height
+        parts.append(f'<text x="16" y="{down + 14:.0f}" class="title">{escape(chart.title)}</text>')
+        parts.append(f'<g transform="translate(0 {down + 20:.0f})">{literal(chart)}</g>')
+        down += chart.height + 28
     return file_of("".join(parts), down, _title(summary))
 
 
@@ -56,9 +56,10 @@ def _bytes(summary: ReplaceSummary) -> Chart:
 
 def _errors(summary: ReplaceSummary) -> Chart | None:
     rows = list(enumerate(summary))
-    after = [(i, max(layer.error, _NO_ERROR)) for i, layer in rows if layer.replaced]
-    before = [(i, max(layer.error_before, _NO_ERROR)) for i, layer in rows if layer.replaced]
-    if not after:
+    # A layer that gives the very numbers of float32 has no place on a logarithm.
+    after = [(i, layer.error) for i, layer in rows if layer.error > 0]
+    before = [(i, layer.error_before) for i, layer in rows if layer.error_before > 0]
+    if not after and not before:
         return None
     axis = log_axis("relative error", [value for _, value in (*before, *after)], lambda v: f"{v:.0e}")
     chart = Chart("Error of each layer against float32", _layers_axis(len(summary)), axis, height=280)
@@ -68,6 +69,8 @@ def _errors(summary: ReplaceSummary) -> Chart | None:
 
 
 def _series(chart: Chart, points: list[tuple[int, float]], style: Style, name: str, summary: ReplaceSummary) -> None:
+    if not points:
+        return
     chart.line([(float(i), value) for i, value in points], style)
     for i, value in points:
         chart.mark(float(i), value, style, _tip(summary.layers[i], name, value))

@@ -90,6 +90,31 @@ inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, 
     }
     return cudaSuccess;
 }
+#define CUDART_VERSION 13000
+inline cudaError_t cudaDriverGetVersion(int* version) { return *version = CUDART_VERSION, cudaSuccess; }
+struct cudaDeviceProp {
+    char name[256];
+    int major, minor, multiProcessorCount, l2CacheSize;
+    std::size_t totalGlobalMem, sharedMemPerBlockOptin;
+};
+inline cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
+    if (device != 0) return cudaErrorInvalidDevice;
+    *properties = {"CPU in place of a GPU",
+                   emulator::architecture() / 10,
+                   emulator::architecture() % 10,
+                   emulator::multiprocessors(),
+                   1 << 20,
+                   std::size_t{1} << 32,
+                   163 * 1024};
+    return cudaSuccess;
+}
+struct cudaFuncAttributes {
+    int numRegs;
+};
+template <class T>
+inline cudaError_t cudaFuncGetAttributes(cudaFuncAttributes*, T*) {
+    return cudaSuccess;
+}
 inline cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
 inline cudaError_t cudaDeviceSynchronize() { return cudaSuccess; }
 
