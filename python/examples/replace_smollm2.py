@@ -43,12 +43,12 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one round, few tokens: does it run?")
     arguments = parser.parse_args()
     if arguments.quick:
-        arguments.rounds, arguments.tokens, arguments.prefill = 1, 4, 16
+        arguments.rounds, arguments.tokens, arguments.prefill, arguments.rules = 1, 4, 16, "bf16"
     torch.set_num_threads(arguments.threads)
 
     original, tokenizer = ft.llama_from_gguf(assets.fetch(assets.SMOLLM2), torch.bfloat16)
     original = original.to(getattr(torch, arguments.dtype))  # rounded to bf16 in either case
-    prompts = [as_chat(tokenizer, prompt) for prompt in PROMPTS]
+    prompts = [as_chat(tokenizer, prompt) for prompt in PROMPTS[: 1 if arguments.quick else None]]
     models = {f"transformers {arguments.dtype}": original}
     for rule in arguments.rules.split(","):
         model = copy.deepcopy(original)

@@ -83,8 +83,8 @@ Isa best() {
 void check_tags(const std::string& text, Isa level) {
     int lines = 0;
     for (std::size_t at = 0; (at = text.find("ran ", at)) != std::string::npos; at++, lines++) {
-        char format[32], active[32], last[32];
-        CHECK(std::sscanf(text.c_str() + at, "ran %31s %31s %31s", format, active, last) == 3);
+        char format[48], active[32], last[32];
+        CHECK(std::sscanf(text.c_str() + at, "ran %47s %31s %31s", format, active, last) == 3);
         CHECK(std::strcmp(active, last) == 0) << format << ": active " << active << ", ran " << last;
         const char* const tag = std::strchr(last, '/');
         CHECK(tag != nullptr && std::strncmp(last, format, static_cast<std::size_t>(tag - last)) == 0) << last;

@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import gc
 import importlib
+import re
 import weakref
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -319,3 +321,26 @@ def test_the_toy_is_one_of_the_cases() -> None:
     assert len(ft.replace(model, "f32")) == 3
     assert difference(outputs(model, ids), expected) < EXACT
     assert support.VOCABULARY > 3
+
+
+def test_python_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """python/docs/replace.md, block after block; it registers a family, which is taken back."""
+    pytest.importorskip("transformers", minversion="5.0")
+    monkeypatch.chdir(tmp_path)
+    families = importlib.import_module("fastffn.torch._replace.families")
+    known, names = list(families._FAMILIES), {"__name__": "docs"}
+    page = Path(__file__).parents[2] / "python" / "docs" / "replace.md"
+    blocks = re.findall(r"^```py\n(.*?)^```", page.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    try:
+        for block in blocks:
+            exec(compile(block, "replace.md", "exec"), names)
+    finally:
+        families._FAMILIES[:] = known
+    assert len(blocks) == 3 and torch.equal(
+        names["again"](names["prompt"]).logits, names["model"](names["prompt"]).logits
+    )
+
+
+def test_the_page_names_every_family() -> None:
+    page = (Path(__file__).parents[2] / "python" / "docs" / "replace.md").read_text("utf-8")
+    assert all(f"\n| {name} |" in page for name in ft.families())
