@@ -159,7 +159,7 @@ def plot(arguments: argparse.Namespace, rates: dict[str, tuple[float, float]]) -
             width = 330 * rate[index] / most
             parts.append(f'<text x="150" y="{y}" text-anchor="end">{escape(name)}</text>')
             parts.append(f'<rect x="160" y="{y - 13}" width="{width:.1f}" height="18" rx="2" fill="{colour}"/>')
-            parts.append(f'<text x="{168 + width:.1f}" y="{y}">{rate[index]:.0f}</text>')
+            parts.append(f'<text x="{168 + width:.1f}" y="{y}">{rate[index]:.3g}</text>')
         y += 44
     drawing = (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="580" height="{y - 20}" viewBox="0 0 580 {y - 20}" '

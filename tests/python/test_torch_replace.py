@@ -209,6 +209,16 @@ def test_compiled_without_a_break() -> None:
         assert torch.equal(torch.compile(model, fullgraph=True, backend="aot_eager")(ids).float(), expected)
 
 
+def test_experts_compiled_without_a_break() -> None:
+    model = transformer("mixtral")
+    ft.replace(model, "int8")
+    experts, x = model.model.layers[0].mlp.experts, torch.randn(9, WIDTH)
+    ids, weights = torch.randint(0, 4, (9, 2)), torch.rand(9, 2)
+    with torch.no_grad():
+        compiled = torch.compile(experts, fullgraph=True, backend="aot_eager")
+        assert torch.equal(compiled(x, ids, weights), experts(x, ids, weights))
+
+
 # ---- what it refuses ----
 
 
@@ -266,6 +276,26 @@ def test_a_layer_that_computes_something_else_is_refused() -> None:
     with pytest.raises(ValueError, match=r"layers\.0\.mlp: Scaled has the parts .* computes something else"):
         ft.replace(model, "f32")
     assert torch.equal(outputs(model, token_ids()), expected)
+
+
+class WholeBlock(Mlp):
+    """Has the layer's parts, and is called with more than x, as OPT's decoder layers are."""
+
+    def forward(self, x: Any, mask: Any) -> Any:
+        return super().forward(x) * mask
+
+
+def test_a_layer_that_is_called_otherwise_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"layers\.0\.mlp: WholeBlock has the parts .* computes something else"):
+        ft.replace(toy(make=WholeBlock), "f32")
+
+
+def test_what_is_left_out_is_said() -> None:
+    model = toy()
+    model.layers[1].mlp.act_fn = nn.Tanh()
+    summary = ft.replace(model, "f32")
+    assert [layer.name for layer in summary] == ["layers.0.mlp", "layers.2.mlp"]
+    assert "left out: layers.1.mlp (Mlp): its activation Tanh is none of" in str(summary)
 
 
 def test_an_activation_that_the_library_does_not_have() -> None:
