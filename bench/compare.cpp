@@ -53,6 +53,8 @@ int isa_of_kernel(const std::string& kernel) {
 Numbers numbers_of(const Packing& packing) {
     const fastffn::Format format = packing.format == fastffn::Format::sparse24 ? packing.dense() : packing.format;
     if (format == fastffn::Format::bf16) return Numbers::bf16;
+    for (const fastffn::PackOption& option : packing.options)
+        if (option.name == "act" && option.value.text() == "bf16") return Numbers::bf16;
     const bool codes = format == fastffn::Format::ternary || format == fastffn::Format::int4;  // times int8 activations
     return codes || format == fastffn::Format::int8 ? Numbers::int8 : Numbers::f32;
 }

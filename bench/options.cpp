@@ -41,9 +41,10 @@ Packing format_named(const std::string& text) {
         if (equals == std::string::npos) refuse("--format", "options such as sparse24:values=int8", text);
         const std::string value = parts[i].substr(equals + 1);
         std::int64_t number = 0;
-        packing.options.push_back({parts[i].substr(0, equals), parse_int(value, &number)
-                                                                   ? fastffn::OptionValue(number)
-                                                                   : fastffn::OptionValue(value)});
+        fastffn::OptionValue option(value);
+        if (parse_int(value, &number)) option = fastffn::OptionValue(number);
+        else if (value == "true" || value == "false") option = fastffn::OptionValue(value == "true");
+        packing.options.push_back({parts[i].substr(0, equals), option});
     }
     std::int64_t bytes = 0;
     const fastffn::TensorView any(static_cast<void*>(nullptr), fastffn::DType::f32, {64, 64});
