@@ -53,7 +53,7 @@ std::int32_t device_info(std::int32_t device, DeviceInfo* info, PluginError* err
     if (const cudaError_t status = cudaGetDeviceProperties(&properties, device); status != cudaSuccess)
         return fail(status, "cudaGetDeviceProperties", error);
     std::memset(info, 0, sizeof *info);
-    std::snprintf(info->name, sizeof info->name, "%s", properties.name);
+    std::snprintf(info->name, sizeof info->name, "%.127s", properties.name);
     info->major = properties.major;
     info->minor = properties.minor;
     info->multiprocessors = properties.multiProcessorCount;

@@ -38,6 +38,7 @@ def demangle(names: list[str]) -> list[str]:
     text = subprocess.run(["c++filt"], input="\n".join(names), capture_output=True, text=True).stdout
     short = []
     for name in text.splitlines():
+        name = re.sub(r"\((fastffn::)?DType\)", "DType ", name)
         name = re.sub(r"\(anonymous namespace\)::|_GLOBAL__N_\w+::|\w*_cu_\w+::|fastffn::cuda::|^void ", "", name)
         short.append(re.sub(r"\((?!\w+\)\d|bool\)).*$", "", name).replace("(int)", "").replace("(bool)", ""))
     return short

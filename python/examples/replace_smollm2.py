@@ -43,12 +43,12 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one round, few tokens: does it run?")
     arguments = parser.parse_args()
     if arguments.quick:
-        arguments.rounds, arguments.tokens, arguments.prefill = 1, 4, 16
+        arguments.rounds, arguments.tokens, arguments.prefill, arguments.rules = 1, 4, 16, "bf16"
     torch.set_num_threads(arguments.threads)
 
     original, tokenizer = ft.llama_from_gguf(assets.fetch(assets.SMOLLM2), torch.bfloat16)
     original = original.to(getattr(torch, arguments.dtype))  # rounded to bf16 in either case
-    prompts = [as_chat(tokenizer, prompt) for prompt in PROMPTS]
+    prompts = [as_chat(tokenizer, prompt) for prompt in PROMPTS[: 1 if arguments.quick else None]]
     models = {f"transformers {arguments.dtype}": original}
     for rule in arguments.rules.split(","):
         model = copy.deepcopy(original)
@@ -159,7 +159,7 @@ def plot(arguments: argparse.Namespace, rates: dict[str, tuple[float, float]]) -
             width = 330 * rate[index] / most
             parts.append(f'<text x="150" y="{y}" text-anchor="end">{escape(name)}</text>')
             parts.append(f'<rect x="160" y="{y - 13}" width="{width:.1f}" height="18" rx="2" fill="{colour}"/>')
-            parts.append(f'<text x="{168 + width:.1f}" y="{y}">{rate[index]:.0f}</text>')
+            parts.append(f'<text x="{168 + width:.1f}" y="{y}">{rate[index]:.3g}</text>')
         y += 44
     drawing = (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="580" height="{y - 20}" viewBox="0 0 580 {y - 20}" '

@@ -44,7 +44,9 @@ struct Call {
     bool on_device = false;  // arrays on CUDA devices are taken, and no others
     long long stream = 1;    // then: the stream that arrays must be ready on, as __dlpack__ takes it
     int device = 0;          // and the device's number; -1: any
-    mutable std::int8_t records_gradients = -1;  // torch's grad mode, once a tensor asked for it
+    // What torch's tensors need to know once per call; -1: not yet asked.
+    mutable std::int8_t records_gradients = -1;
+    mutable std::int8_t forward_mode = -1;
 };
 
 struct Array {

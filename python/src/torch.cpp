@@ -32,12 +32,11 @@ class Questions {
 
     // Forward-mode differentiation (torch.autograd.forward_ad, torch.func.jvp) is on while torch's level is not negative; its
     // tensors carry tangents that the exchange drops.
-    bool has_tangent(PyObject* tensor) const {
+    bool forward_mode() const {
         PyObject* level = PyDict_GetItemWithError(forward_ad_.ptr(), level_name_.ptr());
-        if (!level || level == no_level_.ptr()) return false;
-        if (PyLong_Check(level) && PyLong_AsLong(level) < 0) return false;
-        return !unpack_dual_(py::handle(tensor)).attr("tangent").is_none();
+        return level && level != no_level_.ptr() && !(PyLong_Check(level) && PyLong_AsLong(level) < 0);
     }
+    bool has_tangent(PyObject* tensor) const { return !unpack_dual_(py::handle(tensor)).attr("tangent").is_none(); }
 
     static const Questions& instance() {
         // Not a function-local static: its guard would be held while Python code runs in the constructor, and a second thread
@@ -86,7 +85,8 @@ class Questions {
 void check_gradient(const Call& call, const char* name, py::handle object, Role role) {
     if (role == Role::packed || role == Role::weight) return;
     const Questions& questions = Questions::instance();
-    if (questions.has_tangent(object.ptr()))
+    if (call.forward_mode < 0) call.forward_mode = questions.forward_mode();
+    if (call.forward_mode && questions.has_tangent(object.ptr()))
         raise(PyExc_RuntimeError,
               std::string(call.operation) + ": " + name +
                   " carries a tangent of forward-mode differentiation, which fastffn does not propagate; "

@@ -38,9 +38,7 @@ class Question {
 class Watchers {
   public:
     explicit Watchers(const py::module_& torch)
-        : enter_autocast_(torch, "autocast_increment_nesting"),
-          leave_autocast_(torch, "autocast_decrement_nesting"),
-          tracing_(torch, "_is_tracing") {
+        : enter_autocast_(torch, "autocast_increment_nesting"), leave_autocast_(torch, "autocast_decrement_nesting") {
         const py::module_ modes = py::module_::import("torch.utils._python_dispatch");
         mode_name_ = py::reinterpret_steal<py::object>(PyUnicode_InternFromString("_is_in_torch_dispatch_mode"));
         modes_ = modes.attr("__dict__");
@@ -59,10 +57,9 @@ class Watchers {
         leave_autocast_.ask();
         return depth > 1;
     }
-    bool tracing() const { return tracing_.ask() != 0; }
 
   private:
-    Question enter_autocast_, leave_autocast_, tracing_, is_in_mode_;
+    Question enter_autocast_, leave_autocast_, is_in_mode_;
     py::object mode_name_, modes_;
 };
 
@@ -81,7 +78,7 @@ void register_handler(const std::string& operation, const py::object& function) 
 
 }  // namespace
 
-bool torch_watches() { return watchers && (watchers->mode() || watchers->autocast() || watchers->tracing()); }
+bool torch_watches() { return watchers && (watchers->mode() || watchers->autocast()); }
 
 PyObject* hand_over(const char* operation, PyObject* const* args, Py_ssize_t count, PyObject* keywords) noexcept {
     PyObject *type = nullptr, *value = nullptr, *traceback = nullptr;

@@ -308,7 +308,7 @@ TEST(codes_of_every_shape) {
     unsigned seed = 0;
     for (int bits : {2, 4})
         for (bool is_gated : {false, true})
-            for (std::int64_t tokens : {1, 8, 16, 35})
+            for (std::int64_t tokens : {1, 13, 35})
                 for (auto [out, depth] : {std::pair<std::int64_t, std::int64_t>{1, 1}, {37, 300}, {20, 2100}}) {
                     if (tokens == 35 && depth == 2100) continue;
                     for (std::int64_t group : {0, 32, 128, 512}) {

@@ -136,7 +136,7 @@ TEST(few_tokens_of_every_shape) {
     unsigned seed = 0;
     for (Product product : products)
         for (bool is_gated : {false, true})
-            for (std::int64_t tokens : {1, 3, 8, 9, 16})
+            for (std::int64_t tokens : {1, 8, 13})
                 for (auto [out, depth] : {std::pair<std::int64_t, std::int64_t>{1, 1}, {17, 40}, {33, 1100}}) {
                     const Problem p = {product,
                                        tokens,

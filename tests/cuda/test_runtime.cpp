@@ -184,6 +184,10 @@ __global__ void write_twice(int* y) {
     y[defect == 1 ? t / 2 : defect == 2 ? threadIdx.x : t] = 1;
 }
 
+__global__ void wait_for_another_block(int* flag) {
+    while (atomicAdd(flag, 0) == 0) {}
+}
+
 __global__ void producer_consumer(int* y) {
     __shared__ int box[32];
     const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
@@ -492,6 +496,13 @@ TEST(indices_of_three_dimensions) {
     const auto values = y.host();
     for (int i = 0; i < static_cast<int>(values.size()); i++)
         CHECK(values[static_cast<std::size_t>(i)] == i / 24 * 1000 + i % 24) << i;
+}
+
+TEST(a_block_that_waits_for_another_is_an_error) {
+    Device<int> flag(std::vector<int>{0});
+    CHECK(launch(wait_for_another_block, {dim3(2), dim3(1)}, flag.data()) != cudaSuccess);
+    CHECK(contains(emulator::last_failure(), "no end in sight")) << emulator::last_failure();
+    cudaGetLastError();
 }
 
 TEST(refused_launches) {

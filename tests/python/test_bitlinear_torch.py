@@ -143,6 +143,15 @@ def test_a_whole_layer_exports(form: str) -> None:
     assert (error <= 1e-4).float().mean() >= 0.5 and error.max() <= 0.1
 
 
+@pytest.mark.parametrize("form", ["b158", "a48", "v2"])
+def test_gate_first_exports_the_same_layer(form: str) -> None:
+    torch.manual_seed(6)
+    module = BitFFN(32, 96, **FORMS[form])
+    x = torch.randn(2, 32)
+    assert torch.equal(module.export(gate_first=True)(x), module.export()(x))
+    assert ff.info(module.export(gate_first=True).w_up).options["order"] == "rows"
+
+
 def test_state_dict_holds_latent_weights() -> None:
     torch.manual_seed(3)
     module = BitFFN(16, 32)

@@ -182,8 +182,8 @@ with refused(ValueError, "expected a contiguous one-dimensional uint8 array"):
     ff.device_weight(put(w))
 with refused(ValueError, "CPU"):
     ff.device_weight(host)
-with refused(RuntimeError, "int8", "no layout for CUDA devices yet"):
-    _core.pack_for_device(w, "int8", {})
+with refused(RuntimeError, "sparse24", "no layout for CUDA devices yet"):
+    _core.pack_for_device(w, "sparse24", {})
 """,
     )
 

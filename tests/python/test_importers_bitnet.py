@@ -162,6 +162,16 @@ def test_a_whole_layer(sub_norm: bool) -> None:
     assert np.abs(y - expected).max() <= 0.02 * np.abs(expected).max()
 
 
+@pytest.mark.parametrize("tokens", [1, 2, 9])
+def test_gate_first_is_the_same_layer(tokens: int) -> None:
+    tensors, _ = checkpoint(7)
+    plain = importers.load_bitnet(tensors, CONFIG, prefix="mlp.")
+    layer = importers.load_bitnet(tensors, CONFIG, prefix="mlp.", gate_first=True)
+    assert ff.info(layer.w_up).options["order"] == "rows" and ff.info(layer.w_down).options["order"] == "columns"
+    x = np.random.default_rng(8).standard_normal((tokens, D)).astype(np.float32)
+    np.testing.assert_array_equal(layer(x), plain(x))
+
+
 def test_arrays_of_torch_and_biases() -> None:
     torch = pytest.importorskip("torch")
     tensors, _ = checkpoint(3, sub_norm=False)

@@ -260,13 +260,17 @@ def test_tensors_without_memory() -> None:
         ft.linear(x_of(5).to_sparse(), W_UP)
 
 
-def test_make_fx_and_jit_trace_record_the_operator() -> None:
+def test_make_fx_and_jit_trace_of_modules_record_the_operator() -> None:
     from torch.fx.experimental.proxy_tensor import make_fx
 
     graph = make_fx(lambda x: ft.linear(x, W_UP))(x_of(5))
     assert "fastffn.linear" in graph.code and torch.equal(graph(x_of(5) * 2), ff.linear(x_of(5) * 2, W_UP))
-    traced = torch.jit.trace(lambda x: ft.linear(x, W_UP) + 0, x_of(5))
-    assert torch.equal(traced(x_of(5) * 2), ff.linear(x_of(5) * 2, W_UP))
+    layers = [ft.FFN.from_packed(W_UP, W_DOWN, activation="silu"), ft.PackedFFF(ft.AllNodeFFF(D_MODEL, depth=2))]
+    for layer in layers:
+        traced = torch.jit.trace(layer, x_of(5))
+        assert torch.equal(traced(x_of(5) * 2), layer(x_of(5) * 2))
+    with pytest.raises(RuntimeError, match="unsupported input list type"):  # jit knows no lists with gaps
+        torch.jit.trace(ft.MoE(D_MODEL, 8, experts=4, k=2, activation="silu"), x_of(5))
 
 
 def test_vmap_over_tokens() -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import gc
 import importlib
+import re
 import weakref
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -207,6 +209,16 @@ def test_compiled_without_a_break() -> None:
         assert torch.equal(torch.compile(model, fullgraph=True, backend="aot_eager")(ids).float(), expected)
 
 
+def test_experts_compiled_without_a_break() -> None:
+    model = transformer("mixtral")
+    ft.replace(model, "int8")
+    experts, x = model.model.layers[0].mlp.experts, torch.randn(9, WIDTH)
+    ids, weights = torch.randint(0, 4, (9, 2)), torch.rand(9, 2)
+    with torch.no_grad():
+        compiled = torch.compile(experts, fullgraph=True, backend="aot_eager")
+        assert torch.equal(compiled(x, ids, weights), experts(x, ids, weights))
+
+
 # ---- what it refuses ----
 
 
@@ -266,6 +278,26 @@ def test_a_layer_that_computes_something_else_is_refused() -> None:
     assert torch.equal(outputs(model, token_ids()), expected)
 
 
+class WholeBlock(Mlp):
+    """Has the layer's parts, and is called with more than x, as OPT's decoder layers are."""
+
+    def forward(self, x: Any, mask: Any) -> Any:
+        return super().forward(x) * mask
+
+
+def test_a_layer_that_is_called_otherwise_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"layers\.0\.mlp: WholeBlock has the parts .* computes something else"):
+        ft.replace(toy(make=WholeBlock), "f32")
+
+
+def test_what_is_left_out_is_said() -> None:
+    model = toy()
+    model.layers[1].mlp.act_fn = nn.Tanh()
+    summary = ft.replace(model, "f32")
+    assert [layer.name for layer in summary] == ["layers.0.mlp", "layers.2.mlp"]
+    assert "left out: layers.1.mlp (Mlp): its activation Tanh is none of" in str(summary)
+
+
 def test_an_activation_that_the_library_does_not_have() -> None:
     with pytest.raises(ValueError, match=r"its activation Tanh is none of identity"):
         ft.replace(toy(make=lambda: Mlp(act=nn.Tanh())), "f32")
@@ -319,3 +351,26 @@ def test_the_toy_is_one_of_the_cases() -> None:
     assert len(ft.replace(model, "f32")) == 3
     assert difference(outputs(model, ids), expected) < EXACT
     assert support.VOCABULARY > 3
+
+
+def test_python_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """python/docs/replace.md, block after block; it registers a family, which is taken back."""
+    pytest.importorskip("transformers", minversion="5.0")
+    monkeypatch.chdir(tmp_path)
+    families = importlib.import_module("fastffn.torch._replace.families")
+    known, names = list(families._FAMILIES), {"__name__": "docs"}
+    page = Path(__file__).parents[2] / "python" / "docs" / "replace.md"
+    blocks = re.findall(r"^```py\n(.*?)^```", page.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    try:
+        for block in blocks:
+            exec(compile(block, "replace.md", "exec"), names)
+    finally:
+        families._FAMILIES[:] = known
+    assert len(blocks) == 3 and torch.equal(
+        names["again"](names["prompt"]).logits, names["model"](names["prompt"]).logits
+    )
+
+
+def test_the_page_names_every_family() -> None:
+    page = (Path(__file__).parents[2] / "python" / "docs" / "replace.md").read_text("utf-8")
+    assert all(f"\n| {name} |" in page for name in ft.families())

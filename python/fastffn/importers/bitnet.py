@@ -172,6 +172,7 @@ def load_bitnet(
     prefix: str = "",
     linear_class: str | None = None,
     act: str = "int8",
+    gate_first: bool = False,
     **options: Any,
 ) -> FfnLayer:
     """The feed-forward layer under ``prefix`` of a BitNet checkpoint, packed as "ternary": nothing is rounded.
@@ -188,6 +189,8 @@ def load_bitnet(
         linear_class: "autobitlinear" (weights are multiplied by weight_scale) or "bitlinear" (divided); that of the
             config's quantization_config unless given.
         act, options: of :func:`fastffn.pack`.
+        gate_first: arrange w_up by rows and w_down by columns, so that :func:`fastffn.ffn` can skip, for one or two tokens,
+            what belongs to gates that are zero. The results are the same.
 
     Raises:
         ValueError: missing tensors; shapes that are not the config's; a linear_class that is neither; code 3.
@@ -202,20 +205,23 @@ def load_bitnet(
     if activation not in ff.activations():
         raise t.error(f"hidden_act '{activation}' is none of {', '.join(ff.activations())}")
 
+    orders = {"up_proj": "rows", "down_proj": "columns"} if gate_first else {}
+
     def packed(name: str, rows: int, columns: int) -> Any:
+        order = {"order": orders[name]} if name in orders else {}
         weight = t.get(f"{name}.weight")
         if str(weight.dtype).removeprefix("torch.") != "uint8":
             t.check(f"{name}.weight", weight, rows, columns)
             if f"{name}.weight_scale" in t:
                 raise t.error(f"{name}.weight is {weight.dtype} and has a weight_scale, expected uint8 codes with it")
-            return ff.pack(_float_weight(weight), "ternary", act=act, **options)
+            return ff.pack(_float_weight(weight), "ternary", act=act, **order, **options)
         t.check(f"{name}.weight", weight, -(-rows // 4), columns)
         scale = settings.scale(_scale(t.get(f"{name}.weight_scale"), f"{prefix}{name}.weight_scale"))
         try:
             codes = unpack_bitnet(weight, rows)
         except ValueError as error:
             raise t.error(f"{prefix}{name}.weight: {error}") from error
-        return ff.pack(codes, "ternary", scale=np.array([scale], np.float32), act=act, **options)
+        return ff.pack(codes, "ternary", scale=np.array([scale], np.float32), act=act, **order, **options)
 
     parts: dict[str, Any] = {}
     for name, shape in (("gate", (d_ff, d_model)), ("up", (d_ff, d_model)), ("down", (d_model, d_ff))):

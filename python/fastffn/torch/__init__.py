@@ -27,7 +27,9 @@ no tokens                   an empty result
 another device              refused (RuntimeError): x and weights must be on the CPU
 subclasses                  read as plain tensors, y is a plain one; those with __torch_dispatch__ get the operator
 inference_mode              y is an inference tensor; weights made under it cannot take part in a recorded call
-torch.jit.trace, make_fx    record the operator
+make_fx                     records the operator
+torch.jit.trace             records the operator of a module (MoE is refused); a function by itself becomes a constant (use
+                            torch.export, as torch advises for what it deprecated)
 threads                     calls from many Python threads run side by side; torch.set_num_threads counts and changes no bit
 fork, DataLoader workers    safe with fork and spawn; a forked child of a process that ran threads uses its own
 ==========================  ==========================================================================================

@@ -4,7 +4,7 @@ In plain eager calls they are C functions that run the library at once. Three ro
 this module, and with them to the registered operators of torch.ops.fastffn:
 
 - torch.compile and torch.export replace the C function by its Python one while they trace;
-- the C function hands over where a dispatch mode, autocast or torch.jit.trace is on;
+- the C function hands over where a dispatch mode or autocast is on;
 - and where it met an argument that it cannot read: one that requires grad, a fake, meta or vmap tensor, strange strides.
 """
 
@@ -283,8 +283,16 @@ def _branching(name: str, direct: Any, function: Any) -> Any:
     return call
 
 
+def visible(name: str) -> Any:
+    """The function of this name, for modules: under torch.jit.trace the Python one, whose operator is recorded."""
+    return _TRACED[name] if torch.jit.is_tracing() else _PUBLIC[name]
+
+
 linear = _public("linear", _linear)
 ffn = _public("ffn", _ffn)
 moe = _public("moe", _moe)
 fff = _public("fff", _fff)
 route_topk = _public("route_topk", _route_topk)
+
+_TRACED = {"ffn": _ffn, "moe": _moe, "fff": _fff, "route_topk": _route_topk}
+_PUBLIC = {"ffn": ffn, "moe": moe, "fff": fff, "route_topk": route_topk}

@@ -11,7 +11,7 @@ import fastffn as ff
 
 from ._ffn import FFN
 from ._formats import PARTS, as_tensor, pack_weight, parse_formats
-from ._functions import cast, moe, route_topk
+from ._functions import cast, visible
 from ._packed_module import PackedModule
 
 _WEIGHTS = ("w_up", "w_down", "w_gate")
@@ -229,7 +229,7 @@ class MoE(PackedModule):
     def route(self, x: Any) -> tuple[Any, Any]:
         """(ids [..., k] int32, weights [..., k] f32) of x [..., d_model]."""
         bias = None if self.correction_bias is None else self.correction_bias.float()
-        picks: tuple[Any, Any] = route_topk(self.logits(x), self.k, correction_bias=bias, **self.routing)
+        picks: tuple[Any, Any] = visible("route_topk")(self.logits(x), self.k, correction_bias=bias, **self.routing)
         return picks
 
     def forward(self, x: Any) -> Any:
@@ -241,7 +241,7 @@ class MoE(PackedModule):
         if self.shared is not None:
             s = self.shared
             shared = ff.SharedExperts(s.w_up, s.w_down, s.w_gate, s.b_up, s.b_down, s.b_gate, self.shared_gate)
-        return moe(
+        return visible("moe")(
             x, ids, weights, self.w_up, self.w_down, self.w_gate, self.b_up, self.b_down, self.b_gate,
             activation=self.activation, shared=shared, weights_on_input=self.weights_on_input, out_features=self.d_model,
         )  # fmt: skip

@@ -11,7 +11,7 @@ import fastffn as ff
 from fastffn._fff_packed import pack_fff
 
 from ._formats import as_tensor
-from ._functions import fff
+from ._functions import visible
 
 _ARRAYS = ("w_up", "w_down", "b_up", "b_down", "master_up", "master_down", "master_b_up", "master_b_down")
 
@@ -43,7 +43,7 @@ class PackedFFF(nn.Module):
     def forward(self, x: Any, *, leaf: Any = None, out: Any = None) -> Any:
         """y [..., d_out] of x [..., d_model]; leaf and out as :func:`fastffn.fff`."""
         held = self._buffers
-        return fff(
+        return visible("fff")(
             x, held["tree"], activation=self.activation, leaf=leaf, mix=self.mix, out=out, out_features=self.d_out,
             **{name: held[name] for name in _ARRAYS},
         )  # fmt: skip

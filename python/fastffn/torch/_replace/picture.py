@@ -46,9 +46,8 @@ def _bytes(summary: ReplaceSummary) -> Chart:
     after = [layer.bytes_after / 1e6 for layer in summary]
     axis = linear_axis("MB", [0.0, *before, *after], short)
     axis = Axis(axis.label, 0.0, max(*before, *after, 1e-9) * 1.35, False, tuple(t for t in axis.ticks if t[0] >= 0))
-    ratio = summary.bytes_before / max(summary.bytes_after, 1)
-    text = f"{summary.bytes_before / 1e6:.1f} MB before, {summary.bytes_after / 1e6:.1f} MB after ({ratio:.2f}× fewer)"
-    chart = Chart(f"Bytes of each layer: {text}", _layers_axis(len(summary)), axis, height=280)
+    total = f"{summary.bytes_before / 1e6:.4g} before (□), {summary.bytes_after / 1e6:.4g} after (●)"
+    chart = Chart(f"MB per layer, in all {total}", _layers_axis(len(summary)), axis, height=280)
     _series(chart, list(enumerate(before)), _BEFORE, "before", summary)
     _series(chart, list(enumerate(after)), _AFTER, "after", summary)
     return chart
@@ -62,7 +61,7 @@ def _errors(summary: ReplaceSummary) -> Chart | None:
     if not after and not before:
         return None
     axis = log_axis("relative error", [value for _, value in (*before, *after)], lambda v: f"{v:.0e}")
-    chart = Chart("Error of each layer against float32", _layers_axis(len(summary)), axis, height=280)
+    chart = Chart("Error against float32, before (□) and after (●)", _layers_axis(len(summary)), axis, height=280)
     _series(chart, before, _BEFORE, "before", summary)
     _series(chart, after, _AFTER, "after", summary)
     return chart
@@ -74,8 +73,6 @@ def _series(chart: Chart, points: list[tuple[int, float]], style: Style, name: s
     chart.line([(float(i), value) for i, value in points], style)
     for i, value in points:
         chart.mark(float(i), value, style, _tip(summary.layers[i], name, value))
-    last, value = points[-1]
-    chart.label(float(last), value, name)
 
 
 def _tip(layer: LayerSummary, name: str, value: float) -> str:

@@ -78,7 +78,8 @@ def replace(
     check_model(model, "replace")
     if rows < 1:
         raise ValueError(f"replace: rows is {rows}, expected 1 or more")
-    sites = find(model, "replace")
+    left_out: list[str] = []
+    sites = find(model, "replace", left_out)
     methods = assign(rules, sites)
     batches = None if calibration is None else inputs_of.batches_of(calibration)
     if batches is None:
@@ -103,7 +104,7 @@ def replace(
         bar.finish()
     kind = "calibration" if batches is not None else "random"
     most = max(found.count for found in caught.values()) if caught else _RANDOM_ROWS
-    return ReplaceSummary(tuple(done), type(model).__name__, kind, most)
+    return ReplaceSummary(tuple(done), type(model).__name__, kind, most, tuple(left_out))
 
 
 def _wanted(progress: bool | None) -> bool:
@@ -129,7 +130,7 @@ def _one(model: nn.Module, site: Site, method: Any, arguments: Any, seed: int) -
     with torch.no_grad():
         expected = weights.reference(*arguments)
         with _evaluating(model.get_submodule(site.name)):
-            before = _relative(layer.forward(*arguments), expected)
+            before = _relative(_original(layer, arguments), expected)
         _check_is_what_it_seems(model, site, weights, before, dtype)
         begin = time.perf_counter()
         try:
@@ -167,6 +168,14 @@ def _check_is_what_it_seems(model: nn.Module, site: Site, weights: Weights, erro
         )
 
 
+def _original(layer: Any, arguments: tuple[Any, ...]) -> Any:
+    """What the model's own layer gives; None where it cannot be called like a feed-forward layer."""
+    try:
+        return layer.forward(*arguments)
+    except (TypeError, ValueError, RuntimeError, AttributeError, IndexError):
+        return None
+
+
 @contextlib.contextmanager
 def _evaluating(module: nn.Module) -> Iterator[None]:
     training = {child: child.training for child in module.modules()}
@@ -180,7 +189,7 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
 
 def _relative(y: Any, expected: Any) -> float:
     y = y[0] if isinstance(y, tuple) else y
-    if tuple(y.shape) != tuple(expected.shape):
+    if not isinstance(y, torch.Tensor) or tuple(y.shape) != tuple(expected.shape):
         return float("inf")
     size = float(expected.norm())
     return float((y.float() - expected).norm()) / (size if size > 0 else 1.0)

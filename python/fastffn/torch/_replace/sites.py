@@ -34,14 +34,17 @@ class Site:
         return numbers[0] if numbers else None
 
 
-def find(model: nn.Module, operation: str) -> list[Site]:
-    """All sites in the order of the model; ValueError where there is none."""
+def find(model: nn.Module, operation: str, almost: list[str] | None = None) -> list[Site]:
+    """All sites in the order of the model; ValueError where there is none.
+
+    Modules that look like one and have something that their family does not are added to `almost`, with the reason.
+    """
     names: dict[nn.Module, list[str]] = {}
     for name, module in model.named_modules(remove_duplicate=False):
         names.setdefault(module, []).append(name)
     sites: list[Site] = []
     inside: list[str] = []
-    almost: list[str] = []
+    almost = [] if almost is None else almost
     for module, all_names in names.items():
         name = all_names[0]
         if any(name.startswith(outer) for outer in inside):

@@ -46,12 +46,14 @@ class ReplaceSummary:
         model: the model's class.
         inputs: "calibration" or "random": what errors were measured on.
         rows: how many inputs per layer.
+        left_out: modules that look like feed-forward layers but have something that none of the families has, and what.
     """
 
     layers: tuple[LayerSummary, ...]
     model: str
     inputs: str
     rows: int
+    left_out: tuple[str, ...] = ()
 
     def __iter__(self) -> Iterator[LayerSummary]:
         return iter(self.layers)
@@ -102,11 +104,12 @@ class ReplaceSummary:
 
         rule = "-" * (sum(widths) + 2 * len(widths) - 2)
         errors = (
-            f"error: relative, against the layer in float32, on {self.rows} {self.inputs} inputs per layer; "
-            "before: the model's own layer in its dtype"
+            f"error: relative, against the layer in float32, on {self.rows} {self.inputs} inputs per layer\n"
+            "before: that of the model's own layer, in its dtype"
         )
         title = f"{self.model}: {len(self.replaced)} of {len(self.layers)} feed-forward layers replaced"
-        return "\n".join([title, line(heads), rule, *map(line, rows), rule, line(total), errors])
+        left = [f"left out: {text}" for text in self.left_out]
+        return "\n".join([title, line(heads), rule, *map(line, rows), rule, line(total), errors, *left])
 
     def save(self, path: str | Path) -> Path:
         """Draws bytes and error per layer into an .svg, or into an .html with the table.

@@ -51,6 +51,9 @@ const char* base_name(const char* path) {
     return slash ? slash + 1 : path;
 }
 
+// Of the threads of one block; a second or so. Kernels of the tests take some ten thousand.
+constexpr std::int64_t most_turns = 20000000;
+
 // Every way of ordering threads shows other mistakes: a thread that runs far ahead meets memory nobody has written yet; one
 // that is left behind meets memory written over already.
 void make_schedule(std::uint64_t number) {
@@ -96,10 +99,16 @@ void run_block(const LaunchShape& shape, uint3 index, const std::function<void()
         thread.fiber.start(body_of_thread, const_cast<std::function<void()>*>(&body));
     }
     blockIdx = index;
+    std::int64_t turns = 0;
     while (block.done < block.threads && block.failure.empty()) {
         Thread* thread = block.choose();
         if (!thread) {
             block.failure = "deadlock: no thread of the block can go on;" + block.describe_waiting();
+            break;
+        }
+        if (++turns > most_turns) {
+            block.failure = "no end in sight after " + std::to_string(most_turns) +
+                            " turns: does the block wait for another one?" + block.describe_waiting();
             break;
         }
         block.running = thread;
