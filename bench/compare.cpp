@@ -104,13 +104,20 @@ Row Comparison::measure(const Problem& problem) {
         if (options_.has_baseline) {
             Problem baseline = problem;
             if (problem.op == Op::fff) baseline.op = Op::ffn;  // of the same width
-            baseline.format = options_.baseline_dense ? Packing(problem.format.dense()) : options_.baseline_format;
+            if (problem.op == Op::hybrid) {
+                baseline.gate_first = false;
+                if (problem.against == "panels") baseline.orders = "panels+panels";
+            } else {
+                baseline.format = options_.baseline_dense ? Packing(problem.format.dense()) : options_.baseline_format;
+            }
             if (!options_.baseline_isa.empty()) baseline.isa = options_.baseline_isa;
             const bool same_isa = resolved(baseline.isa) == resolved(problem.isa);
-            if (!(baseline.format == problem.format) || !same_isa || baseline.op != problem.op) {
+            if (!(baseline.format == problem.format) || !same_isa || baseline.op != problem.op ||
+                problem.op == Op::hybrid) {
                 other = &contender(baseline.isa, Role::baseline);
                 row.baseline_kernel = other->prepare(baseline).kernel;
                 row.baseline = baseline.format.name();
+                if (problem.op == Op::hybrid) row.baseline = baseline.orders + " densely";
                 if (baseline.op != problem.op) row.baseline = std::string(op_name(baseline.op)) + " " + row.baseline;
                 if (!options_.baseline_isa.empty()) row.baseline += "/" + options_.baseline_isa;
             }
