@@ -50,6 +50,8 @@ what to compare with
 suites
   --suite quick         bf16, int8 and f32 on 768x3072, hot, one and all threads; under a minute
   --suite sparse24      2:4 weights, bf16 and int8, beside dense ones on 2048x8192 and 4096x11008; 1 to 512 tokens
+  --suite codes         ternary and int4 (activations int8 and bf16) on 4096x4096, 2560x6912 and 4096x11008 beside int8; hot,
+                        and cold up to 16 tokens
   --suite default       768x3072 gelu, 2048x8192 and 4096x11008 silu-gated; all formats; 1 to 1024 tokens; hot, and cold
                         up to 16 tokens; one and all threads; takes long
   --suite moe           64 experts of 2048x1024, 8 per token, and 8 of 2048x7168, 2 per token; bf16 and int8; 1 to 2048

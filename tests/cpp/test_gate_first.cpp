@@ -173,6 +173,26 @@ TEST(values_that_are_not_finite) {
                 }
 }
 
+// All gates are minus infinity, so zero; their products with codes are NaN, and so is every output.
+TEST(infinity_behind_gates_of_zero) {
+    for (const Kind& up : row_kinds) {
+        Layer layer(up, Format::f32, Format::ternary, DType::f32, 2, 20, 30, 0.0f);
+        std::vector<float> negative(30 * 20, -1.0f);
+        layer.w_gate = pack_weights(TensorView(negative.data(), DType::f32, {30, 20}), Format::f32);
+        const float infinity = INFINITY;
+        std::memcpy(layer.x.data() + 4 * 23, &infinity, 4);
+        fastffn::Context context(1);
+        for (GateFirst order : {GateFirst::never, GateFirst::always}) {
+            const auto y = layer.output(context, order);
+            for (std::size_t i = 0; i < 40; ++i) {
+                float value;
+                std::memcpy(&value, y.data() + 4 * i, 4);
+                CHECK((value != value) == (i >= 20)) << up.name() << " output " << i << ": " << value;
+            }
+        }
+    }
+}
+
 TEST(against_guard_pages) {
     for (const Kind& up : row_kinds)
         for (const auto& [tokens, d_model, d_ff] : {std::array<std::int64_t, 3>{1, 1, 1},
