@@ -143,6 +143,19 @@ def test_a_whole_layer_exports(form: str) -> None:
     assert (error <= 1e-4).float().mean() >= 0.5 and error.max() <= 0.1
 
 
+def test_the_norm_takes_what_half_precision_cannot_hold() -> None:
+    """relu²(gate) ⊙ up beyond 65504, in a module of f16: as the exported layer has it."""
+    torch.manual_seed(8)
+    module = BitFFN(32, 96, dtype=torch.float16).eval()
+    x = 200 * torch.randn(5, 32, dtype=torch.float16)
+    gate, up = module.gate_proj(x).float(), module.up_proj(x).float()
+    assert (gate.relu() ** 2 * up).abs().max() > 65504
+    with torch.no_grad():
+        found, expected = module(x).float(), module.export()(x).float()
+    assert found.isfinite().all()
+    assert (found - expected).norm() <= 0.02 * expected.norm()
+
+
 @pytest.mark.parametrize("form", ["b158", "a48", "v2"])
 def test_gate_first_exports_the_same_layer(form: str) -> None:
     torch.manual_seed(6)
@@ -237,6 +250,8 @@ def test_to_bitlinear() -> None:
         (lambda: HBitLinear(24, 4, hadamard="pow2"), "in_features is 24, hadamard='pow2' needs a power of two"),
         (lambda: HBitLinear(19, 4, hadamard="kron"), "in_features is 19, which hadamard='kron' has no order for"),
         (lambda: HBitLinear(24, 4, block=16), "block is 16, expected a power of two that divides in_features 24"),
+        (lambda: HBitLinear(33, 4), "in_features is 33, which is odd and has no blocks of 2 or more"),
+        (lambda: HBitLinear(24, 4, block=1), "block is 1, expected a power of two"),
         (lambda: HBitLinear(24, 4, hadamard="kron", block=8), "block is 8 with hadamard='kron'"),
         (lambda: HBitLinear(24, 4, hadamard="walsh"), "hadamard is 'walsh', expected one of"),
         (lambda: BitFFN(4, 8, activation="mish"), "BitFFN: activation is 'mish'"),

@@ -217,7 +217,11 @@ def test_options():
 @pytest.mark.parametrize(
     ("name", "options", "text"),
     [
-        ("ternary", {"values": "int8"}, "has no option 'values'"),
+        (
+            "ternary",
+            {"values": "int8"},
+            "has no option 'values'; it takes act, order, hadamard, block, rotated, group and scale",
+        ),
         ("ternary", {"act": "int2"}, "'act' of format 'ternary' is 'int2', expected int8 or int4"),
         ("ternary", {"group": 48}, "'group' of format 'ternary' is 48, expected 0"),
         ("ternary", {"group": 64, "scale": "tensor"}, "groups have scales of their own"),

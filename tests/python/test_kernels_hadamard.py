@@ -516,3 +516,66 @@ def test_quantize_is_what_ternary_does():
     for act, fmt in (("int8", "ternary"), ("int4", "ternary-act4")):
         for a, b in zip(bitlinear.QUANTISE[act](x.astype(float)), quantise_tokens(x, fmt), strict=True):
             np.testing.assert_allclose(a, b)
+
+
+LONG = [
+    ("ternary", {}),
+    ("ternary", {"order": "rows", "act": "int4"}),
+    ("ternary", {"order": "columns"}),
+    ("int4", {"group": 32, "zero_points": True}),
+    ("int4", {"act": "bf16"}),
+]
+
+
+@pytest.mark.parametrize(("fmt", "options"), LONG)
+@pytest.mark.parametrize("tokens", [1, 3, 40])
+def test_rows_too_long_for_the_stack(fmt, options, tokens):
+    """Bit for bit what hadamard() and weights of the rotated basis give, in layers whose tasks prepare rows side by side."""
+    n = 9216  # 9 blocks of 1024
+    rng = np.random.default_rng(12)
+    w, x = normal(rng, (2, 17, n)), normal(rng, (tokens, n))
+    there = [ff.pack(matrix, fmt, hadamard="block", rotated=True, **options) for matrix in w]
+    plain = [ff.pack(matrix, fmt, **options) for matrix in w]
+    expected = [ff.linear(ff.hadamard(x, "block"), packed) for packed in plain]
+    one = ff.pack(np.eye(17, dtype=np.float32), "f32")
+    ids = np.tile(np.array([[1, 0]], np.int32), (tokens, 1))
+    ids[::3] = ids[::3, ::-1]
+    stack = [ff.pack(w, fmt, hadamard="block", rotated=True, **options), ff.pack(np.stack([np.eye(17)] * 2), "f32")]
+    for threads in (1, 3):
+        ff.set_num_threads(threads)
+        for packed, product in zip(there, expected, strict=True):
+            np.testing.assert_array_equal(ff.linear(x, packed), product)
+            np.testing.assert_array_equal(ff.ffn(x, packed, one, activation="identity"), product)
+        y = ff.moe(x, ids, np.ones(ids.shape, np.float32), *stack, activation="identity")
+        np.testing.assert_allclose(y, expected[0] + expected[1], rtol=1e-6, atol=1e-6 * np.abs(y).max())
+
+
+SMALL_STACK = """
+import threading
+import numpy as np
+import fastffn as ff
+
+def run():
+    for n, mode in ((32768, "pow2"), (27648, "kron"), (8192, "block")):
+        x, w = np.ones((3, n), np.float32), np.ones((5, n), np.float32)
+        for options in ({}, {"order": "columns"}, {"act": "bf16"}):
+            packed = ff.pack(w, "int4", hadamard=mode, **options)
+            assert np.isfinite(ff.linear(x, packed)).all() and np.isfinite(ff.unpack(packed)).all()
+    done.append(True)
+
+ff.set_num_threads(1)
+done = []
+threading.stack_size(96 << 10)
+thread = threading.Thread(target=run)
+thread.start()
+thread.join()
+assert done
+"""
+
+
+def test_small_stacks():
+    """Threads of 96 KiB, where some systems give 128 KiB, of which Python takes its part."""
+    if os.environ.get("LD_PRELOAD"):
+        pytest.skip("sanitizers take more stack")
+    result = subprocess.run([sys.executable, "-c", SMALL_STACK], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr or result.returncode

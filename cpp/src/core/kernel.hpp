@@ -45,7 +45,8 @@ inline std::int64_t panels_of(const MatrixView& matrix) { return divide_up(matri
 }  // namespace
 
 // Rows [row0, row0 + rows) and columns [col0, col0 + cols) of a [total_rows, depth] matrix, to be brought into prepared
-// form. `src` is the first of these elements. col0 is a multiple of 16, and so is cols unless it reaches depth.
+// form. `src` is the first of these elements. col0 is a multiple of 16, and so is cols unless it reaches depth. Calls on several
+// threads share no 16 rows (multiples of 16 on) of the same columns.
 struct PrepareArgs {
     const std::byte* src;
     DType dtype;              // f32, f16 or bf16

@@ -28,7 +28,9 @@ std::string OptionValue::to_string() const {
 }
 
 const OptionValue* OptionReader::find(const char* name) {
-    known_.emplace_back(name);
+    bool is_known = false;
+    for (const std::string& known : known_) is_known = is_known || known == name;
+    if (!is_known) known_.emplace_back(name);
     for (const PackOption& option : options_)
         if (option.name == name) return &option.value;
     return nullptr;

@@ -76,13 +76,15 @@ def check_hadamard(mode: str, block: int | None, size: int, operation: str) -> i
             raise ValueError(f"{operation}: block is {block} with hadamard={mode!r}, expected it with 'block' only")
         if mode == "pow2" and size != largest:
             raise ValueError(
-                f"{operation}: in_features is {size}, hadamard='pow2' needs a power of two; 'block' takes any"
+                f"{operation}: in_features is {size}, hadamard='pow2' needs a power of two; 'block' takes even ones"
             )
         if mode == "kron":
             _kron_order(size, operation)
         return 0
     width = block or largest
-    if width < 1 or width & (width - 1) or size % width:
+    if largest == 1:
+        raise ValueError(f"{operation}: in_features is {size}, which is odd and has no blocks of 2 or more")
+    if width < 2 or width & (width - 1) or size % width:
         raise ValueError(f"{operation}: block is {width}, expected a power of two that divides in_features {size}")
     return width
 
@@ -92,7 +94,7 @@ def _kron_order(size: int, operation: str) -> int:
         rest = size // order
         if size % order == 0 and rest & (rest - 1) == 0:
             return order
-    raise ValueError(f"{operation}: in_features is {size}, which hadamard='kron' has no order for; 'block' takes any")
+    raise ValueError(f"{operation}: in_features is {size}, which hadamard='kron' has no order for; 'block' takes even ones")
 
 
 def hadamard(x: Any, mode: str, block: int = 0) -> Any:

@@ -243,13 +243,13 @@ class BitFFN(nn.Module):
 
     def forward(self, x: Any) -> Any:
         """x [..., d_model] → [..., d_model]."""
-        hidden = self._act(self.gate_proj(x)) * self.up_proj(x)
-        if self.sub_norm is not None:
-            # relu² leaves the range of f16, and its square that of much else: f32 here, as in the library.
-            wide = hidden.float()
-            wide = wide * torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + self.sub_norm_eps)
-            hidden = (wide * self.sub_norm).to(hidden.dtype)
-        return self.down_proj(hidden)
+        gate, up = self.gate_proj(x), self.up_proj(x)
+        if self.sub_norm is None:
+            return self.down_proj(self._act(gate) * up)
+        # relu² leaves the range of f16, and its square that of much else: f32 here, as in the library.
+        wide = self._act(gate.float()) * up.float()
+        wide = wide * torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + self.sub_norm_eps)
+        return self.down_proj((wide * self.sub_norm).to(gate.dtype))
 
     def export(self, *, gate_first: bool = False) -> FfnLayer:
         """The layer packed, ready to be called: ``layer.export()(x)`` is what eval mode computes.

@@ -16,7 +16,13 @@ namespace fastffn::ref {
 
 namespace {
 
-void prepare(const PrepareArgs& a) noexcept { prepare_transformed(a, float_ref_prepare<true>); }
+std::int64_t prepared_bytes(std::int64_t total_rows, const MatrixView& matrix) noexcept {
+    return float_ref_prepared_bytes(total_rows, matrix) + codes_transformed_bytes(total_rows, matrix);
+}
+
+void prepare(const PrepareArgs& a) noexcept {
+    prepare_transformed(a, float_ref_prepared_bytes(a.total_rows, *a.matrix), float_ref_prepare<true>);
+}
 
 void multiply(const MultiplyArgs& a) noexcept {
     const CodesLayout<4> layout(a.matrix);
@@ -55,7 +61,7 @@ void multiply(const MultiplyArgs& a) noexcept {
 }  // namespace
 
 const FormatKernels int4_bf16_kernels = {
-    "int4/ref", 1, 4, true, false, 4, float_ref_prepared_bytes, prepare, multiply,
+    "int4/ref", 1, 4, true, false, 4, prepared_bytes, prepare, multiply,
 };
 
 }  // namespace fastffn::ref

@@ -18,7 +18,8 @@ inline constexpr std::int64_t codes_bf16_words(const CodesLayout<4>& layout, int
 template <class Isa, class Rows = CodesBf16Rows>
 std::int64_t codes_bf16_prepared_bytes(std::int64_t total_rows, const MatrixView& matrix) noexcept {
     const CodesLayout<4> layout(matrix);
-    return Rows(total_rows, codes_bf16_words(layout, Isa::line_words), layout.groups).bytes;
+    return Rows(total_rows, codes_bf16_words(layout, Isa::line_words), layout.groups).bytes +
+           codes_transformed_bytes(total_rows, matrix);
 }
 
 template <class Isa, class Rows>
@@ -44,8 +45,10 @@ void codes_bf16_prepare_rows(const PrepareArgs& a) {
 
 template <class Isa, class Rows = CodesBf16Rows>
 void codes_bf16_prepare(const PrepareArgs& a) noexcept {
-    if (a.matrix->flags & codes_hadamard_mask) codes_prepare_transformed<Isa>(a, codes_bf16_prepare_rows<Isa, Rows>);
-    else codes_bf16_prepare_rows<Isa, Rows>(a);
+    if (!(a.matrix->flags & codes_hadamard_mask)) return codes_bf16_prepare_rows<Isa, Rows>(a);
+    const CodesLayout<4> layout(*a.matrix);
+    const Rows rows(a.total_rows, codes_bf16_words(layout, Isa::line_words), layout.groups);
+    codes_prepare_transformed<Isa>(a, rows.bytes, codes_bf16_prepare_rows<Isa, Rows>);
 }
 
 }  // namespace

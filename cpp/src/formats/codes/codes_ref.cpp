@@ -19,7 +19,8 @@ namespace {
 template <int bits>
 std::int64_t prepared_bytes(std::int64_t total_rows, const MatrixView& matrix) noexcept {
     const CodesLayout<bits> layout(matrix);
-    return CodesRows(total_rows, layout.padded_depth, layout.groups).bytes;
+    return CodesRows(total_rows, layout.padded_depth, layout.groups).bytes +
+           codes_transformed_bytes(total_rows, matrix);
 }
 
 template <int bits>
@@ -62,7 +63,8 @@ void prepare_rows(const PrepareArgs& a) {
 
 template <int bits>
 void prepare(const PrepareArgs& a) noexcept {
-    prepare_transformed(a, prepare_rows<bits>);
+    const CodesLayout<bits> layout(*a.matrix);
+    prepare_transformed(a, CodesRows(a.total_rows, layout.padded_depth, layout.groups).bytes, prepare_rows<bits>);
 }
 
 template <int bits>

@@ -56,12 +56,13 @@ struct ColumnsRow {
 template <class Isa, int bits>
 std::int64_t columns_prepared_bytes(std::int64_t total_rows, const MatrixView& matrix) noexcept {
     const CodesLayout<bits> layout(matrix);
-    return ColumnsRows(total_rows, layout.padded_depth, layout.groups).bytes;
+    return ColumnsRows(total_rows, layout.padded_depth, layout.groups).bytes +
+           codes_transformed_bytes(total_rows, matrix);
 }
 
 template <class Isa, int bits>
 void columns_prepare(const PrepareArgs& a) noexcept {
-    codes_prepare<Isa, bits>(a);
+    codes_prepare<Isa, bits, CodesRows, ColumnsRows>(a);
     const CodesLayout<bits> layout(*a.matrix);
     const ColumnsRows rows(a.total_rows, layout.padded_depth, layout.groups);
     const std::int64_t group = layout.group ? layout.group : layout.padded_depth;

@@ -47,8 +47,28 @@ constexpr std::int64_t codes_depth_limit = 133144;
 // Order columns sums a whole depth in each lane: 240 · 128 · depth.
 constexpr std::int64_t codes_columns_depth_limit = 65536;
 
-// A row that is transformed lies on the stack meanwhile: up to 128 KiB.
 constexpr std::int64_t codes_hadamard_limit = 32768;
+
+// A row that is transformed lies on the stack meanwhile where it takes up to 32 KiB; a longer one behind the prepared rows, as
+// threads of some systems have 128 KiB of stack in all. There every 16 rows have a place, which no two tasks share.
+constexpr std::int64_t codes_stack_depth = 8192;
+
+inline bool codes_on_stack(std::uint32_t flags, std::int64_t depth) {
+    return !(flags & codes_hadamard_mask) || depth <= codes_stack_depth;
+}
+
+// Bytes of such places.
+inline std::int64_t codes_transformed_bytes(std::int64_t total_rows, const MatrixView& matrix) {
+    return codes_on_stack(matrix.flags, matrix.in_features)
+               ? 0
+               : divide_up(total_rows, 16) * round_up(matrix.in_features * 4, 64);
+}
+
+// Where the rows of a call are transformed one by one, if the prepared rows end at `end`; nullptr: on the stack.
+inline float* codes_transformed_row(const PrepareArgs& a, std::int64_t end) {
+    if (codes_on_stack(a.matrix->flags, a.depth)) return nullptr;
+    return reinterpret_cast<float*>(a.prepared + end + a.row0 / 16 * round_up(a.depth * 4, 64));
+}
 
 // The transform of activations (inverse: back to the basis of w) that header flags ask for; none: power and order 1.
 inline bool codes_hadamard(std::uint32_t flags, std::int64_t in_features, std::uint32_t block, bool inverse,

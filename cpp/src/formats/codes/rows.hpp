@@ -59,7 +59,7 @@ RowStatistics row_statistics(const std::byte* src, DType dtype, std::int64_t dep
 template <class Isa, int bits, class Rows = CodesRows>
 std::int64_t codes_prepared_bytes(std::int64_t total_rows, const MatrixView& matrix) noexcept {
     const CodesLayout<bits> layout(matrix);
-    return Rows(total_rows, layout.padded_depth, layout.groups).bytes;
+    return Rows(total_rows, layout.padded_depth, layout.groups).bytes + codes_transformed_bytes(total_rows, matrix);
 }
 
 template <class Isa, int bits, class Rows>
@@ -95,10 +95,7 @@ void codes_prepare_rows(const PrepareArgs& a) {
 
 // The same of H · x: a row is transformed and becomes codes while it lies in L1 or L2.
 template <class Isa>
-__attribute__((noinline)) void codes_prepare_transformed(const PrepareArgs& a,
-                                                         void (*prepare_rows)(const PrepareArgs&)) {
-    // As much stack as the row takes: threads of some systems have 128 KiB in all.
-    auto* row = static_cast<float*>(__builtin_alloca_with_align(static_cast<std::size_t>(a.depth) * 4, 512));
+void codes_prepare_through(float* row, const PrepareArgs& a, void (*prepare_rows)(const PrepareArgs&)) {
     HadamardShape shape;
     codes_hadamard(a.matrix->flags, a.depth, a.matrix->parameters[1], false, &shape);
     PrepareArgs one = a;
@@ -113,10 +110,22 @@ __attribute__((noinline)) void codes_prepare_transformed(const PrepareArgs& a,
     }
 }
 
-template <class Isa, int bits, class Rows = CodesRows>
+// end: of the prepared rows.
+template <class Isa>
+__attribute__((noinline)) void codes_prepare_transformed(const PrepareArgs& a, std::int64_t end,
+                                                         void (*prepare_rows)(const PrepareArgs&)) {
+    float* row = codes_transformed_row(a, end);
+    if (!row) row = static_cast<float*>(__builtin_alloca_with_align(static_cast<std::size_t>(a.depth) * 4, 512));
+    codes_prepare_through<Isa>(row, a, prepare_rows);
+}
+
+// All: Rows, and what else is prepared behind them.
+template <class Isa, int bits, class Rows = CodesRows, class All = Rows>
 void codes_prepare(const PrepareArgs& a) noexcept {
-    if (a.matrix->flags & codes_hadamard_mask) codes_prepare_transformed<Isa>(a, codes_prepare_rows<Isa, bits, Rows>);
-    else codes_prepare_rows<Isa, bits, Rows>(a);
+    if (!(a.matrix->flags & codes_hadamard_mask)) return codes_prepare_rows<Isa, bits, Rows>(a);
+    const CodesLayout<bits> layout(*a.matrix);
+    codes_prepare_transformed<Isa>(a, All(a.total_rows, layout.padded_depth, layout.groups).bytes,
+                                   codes_prepare_rows<Isa, bits, Rows>);
 }
 
 }  // namespace

@@ -7,11 +7,12 @@
 namespace fastffn::ref {
 namespace {
 
-// prepare_rows(args), on rows that are transformed where the header asks for it.
+// prepare_rows(args), on rows that are transformed where the header asks for it; end: of the prepared rows.
 template <class PrepareRows>
-void prepare_transformed(const PrepareArgs& a, PrepareRows prepare_rows) noexcept {
+void prepare_transformed(const PrepareArgs& a, std::int64_t end, PrepareRows prepare_rows) noexcept {
     if (!(a.matrix->flags & codes_hadamard_mask)) return prepare_rows(a);
-    auto* row = static_cast<float*>(__builtin_alloca(static_cast<std::size_t>(a.depth) * 4));
+    float* row = codes_transformed_row(a, end);
+    if (!row) row = static_cast<float*>(__builtin_alloca(static_cast<std::size_t>(a.depth) * 4));
     HadamardShape shape;
     codes_hadamard(a.matrix->flags, a.depth, a.matrix->parameters[1], false, &shape);
     for (std::int64_t r = 0; r < a.rows; ++r) {
