@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any, TypeVar
 
 from fastffn import _core
@@ -34,7 +35,8 @@ def hadamard(x: Array, mode: str = "pow2", block: int | None = None, inverse: bo
     Raises:
         ValueError: n has no transform of this mode (the message says which modes work), and as :func:`fastffn.linear`.
     """
-    result: Array = _core.hadamard(x, mode, 0 if block is None else block, inverse, out)
+    _check_name("hadamard", "mode", mode)
+    result: Array = _core.hadamard(x, mode, 0 if block is None else _width(block), bool(inverse), out)
     return result
 
 
@@ -55,5 +57,21 @@ def quantize(x: Array, dtype: str = "int8") -> tuple[Array, Array]:
     Returns:
         (codes, scale): int8 [..., n] and f32 [...], of x's kind.
     """
+    _check_name("quantize", "dtype", dtype)
     codes, scale = _core.quantize(x, dtype)
     return codes, scale
+
+
+def _check_name(operation: str, argument: str, name: object) -> None:
+    if not isinstance(name, str):
+        raise TypeError(f"{operation}: {argument} is {name!r}, expected a string")
+
+
+def _width(block: Any) -> int:
+    try:
+        width = operator.index(block)
+    except TypeError:
+        raise TypeError(f"hadamard: block is {block!r}, expected a whole number") from None
+    if width.bit_length() > 63:
+        raise ValueError(f"hadamard: block is {width}, expected a power of two that divides x's last dimension")
+    return width

@@ -209,6 +209,23 @@ def test_refused_arrays():
 # ---- quantize ----
 
 
+def test_refused_names_and_numbers():
+    x = np.ones((2, 8), np.float32)
+    for call, error, text in (
+        (lambda: ff.hadamard(x, "block", block=2.0), TypeError, "hadamard: block is 2.0, expected a whole number"),
+        (
+            lambda: ff.hadamard(x, "block", block=2**70),
+            ValueError,
+            "hadamard: block is 1180591620717411303424, expected",
+        ),
+        (lambda: ff.hadamard(x, None), TypeError, "hadamard: mode is None, expected a string"),
+        (lambda: ff.quantize(x, np.int8), TypeError, "quantize: dtype is <class 'numpy.int8'>, expected a string"),
+    ):
+        with pytest.raises(error) as caught:
+            call()
+        assert str(caught.value).startswith(text)
+
+
 def test_quantize_ties_and_ends():
     """γ = 127, so x is its own code but for rounding: halves go to even numbers, on both sides of zero."""
     halves = np.arange(-126, 127) + 0.5
