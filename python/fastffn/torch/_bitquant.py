@@ -94,7 +94,9 @@ def _kron_order(size: int, operation: str) -> int:
         rest = size // order
         if size % order == 0 and rest & (rest - 1) == 0:
             return order
-    raise ValueError(f"{operation}: in_features is {size}, which hadamard='kron' has no order for; 'block' takes even ones")
+    raise ValueError(
+        f"{operation}: in_features is {size}, which hadamard='kron' has no order for; 'block' takes even ones"
+    )
 
 
 def hadamard(x: Any, mode: str, block: int = 0) -> Any:
