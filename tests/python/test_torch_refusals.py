@@ -134,3 +134,15 @@ def test_an_empty_packed_weight_does_not_load():
     with pytest.raises(RuntimeError, match="w_up is empty"):
         layer.load_state_dict(state)
     assert torch.equal(layer(X), before)
+
+
+def test_hard_trees_are_traced_whole():
+    layer = ft.FFF(D, 4, depth=3, trees=2).eval()
+    compiled = torch.compile(layer, fullgraph=True, dynamic=True, backend="aot_eager")
+    with torch.no_grad():
+        for tokens in (4, 1, 7):
+            x = torch.linspace(-2, 2, tokens * D).reshape(tokens, D).sin()
+            torch.testing.assert_close(compiled(x), layer(x))
+        count = torch.export.Dim("count", min=1, max=64)
+        program = torch.export.export(layer, (X,), dynamic_shapes=({0: count},))
+        torch.testing.assert_close(program.module()(x), layer(x))
