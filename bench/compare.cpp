@@ -53,6 +53,8 @@ int isa_of_kernel(const std::string& kernel) {
 Numbers numbers_of(const Packing& packing) {
     const fastffn::Format format = packing.format == fastffn::Format::sparse24 ? packing.dense() : packing.format;
     if (format == fastffn::Format::bf16) return Numbers::bf16;
+    for (const fastffn::PackOption& option : packing.options)
+        if (option.name == "act" && option.value.text() == "bf16") return Numbers::bf16;
     const bool codes = format == fastffn::Format::ternary || format == fastffn::Format::int4;  // times int8 activations
     return codes || format == fastffn::Format::int8 ? Numbers::int8 : Numbers::f32;
 }
@@ -102,13 +104,20 @@ Row Comparison::measure(const Problem& problem) {
         if (options_.has_baseline) {
             Problem baseline = problem;
             if (problem.op == Op::fff) baseline.op = Op::ffn;  // of the same width
-            baseline.format = options_.baseline_dense ? Packing(problem.format.dense()) : options_.baseline_format;
+            if (problem.op == Op::hybrid) {
+                baseline.gate_first = false;
+                if (problem.against == "panels") baseline.orders = "panels+panels";
+            } else {
+                baseline.format = options_.baseline_dense ? Packing(problem.format.dense()) : options_.baseline_format;
+            }
             if (!options_.baseline_isa.empty()) baseline.isa = options_.baseline_isa;
             const bool same_isa = resolved(baseline.isa) == resolved(problem.isa);
-            if (!(baseline.format == problem.format) || !same_isa || baseline.op != problem.op) {
+            if (!(baseline.format == problem.format) || !same_isa || baseline.op != problem.op ||
+                problem.op == Op::hybrid) {
                 other = &contender(baseline.isa, Role::baseline);
                 row.baseline_kernel = other->prepare(baseline).kernel;
                 row.baseline = baseline.format.name();
+                if (problem.op == Op::hybrid) row.baseline = baseline.orders + " densely";
                 if (baseline.op != problem.op) row.baseline = std::string(op_name(baseline.op)) + " " + row.baseline;
                 if (!options_.baseline_isa.empty()) row.baseline += "/" + options_.baseline_isa;
             }

@@ -50,10 +50,14 @@ what to compare with
 suites
   --suite quick         bf16, int8 and f32 on 768x3072, hot, one and all threads; under a minute
   --suite sparse24      2:4 weights, bf16 and int8, beside dense ones on 2048x8192 and 4096x11008; 1 to 512 tokens
+  --suite codes         ternary and int4 (activations int8 and bf16) on 4096x4096, 2560x6912 and 4096x11008 beside int8; hot,
+                        and cold up to 16 tokens
   --suite default       768x3072 gelu, 2048x8192 and 4096x11008 silu-gated; all formats; 1 to 1024 tokens; hot, and cold
                         up to 16 tokens; one and all threads; takes long
   --suite moe           64 experts of 2048x1024, 8 per token, and 8 of 2048x7168, 2 per token; bf16 and int8; 1 to 2048
                         tokens; one and all threads
+  --suite gatefirst     BitNet a4.8's layer of 2560x6912 and 4096x11008, 1 token, 67.5% of the gates zero: gate first, beside
+                        the same weights in the dense order and all in panels; hot and cold
   --suite fff           trees: 768x4095 all-node and with leaves of 32, 1 to 16384 tokens, beside the dense layer
   --suite hadamard      transforms of 4096 to 16384 columns beside a memcpy of the same bytes in L2, and what they add to
                         ternary down projections of 1, 16 and 128 tokens; one and all threads (--threads, --seconds, --rounds)

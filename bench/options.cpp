@@ -1,6 +1,7 @@
 #include "options.hpp"
 
 #include <algorithm>
+#include <cstdlib>
 #include <functional>
 #include <stdexcept>
 
@@ -16,10 +17,10 @@ namespace {
 }
 
 Op parse_op(const std::string& text) {
-    for (Op op : {Op::linear, Op::ffn, Op::moe, Op::fff, Op::pack, Op::unpack}) {
+    for (Op op : {Op::linear, Op::ffn, Op::moe, Op::fff, Op::hybrid, Op::pack, Op::unpack}) {
         if (text == op_name(op)) return op;
     }
-    refuse("--op", "linear, ffn, moe, fff, pack or unpack", text);
+    refuse("--op", "linear, ffn, moe, fff, hybrid, pack or unpack", text);
 }
 
 Routing parse_routing(const std::string& text) {
@@ -40,9 +41,10 @@ Packing format_named(const std::string& text) {
         if (equals == std::string::npos) refuse("--format", "options such as sparse24:values=int8", text);
         const std::string value = parts[i].substr(equals + 1);
         std::int64_t number = 0;
-        packing.options.push_back({parts[i].substr(0, equals), parse_int(value, &number)
-                                                                   ? fastffn::OptionValue(number)
-                                                                   : fastffn::OptionValue(value)});
+        fastffn::OptionValue option(value);
+        if (parse_int(value, &number)) option = fastffn::OptionValue(number);
+        else if (value == "true" || value == "false") option = fastffn::OptionValue(value == "true");
+        packing.options.push_back({parts[i].substr(0, equals), option});
     }
     std::int64_t bytes = 0;
     const fastffn::TensorView any(static_cast<void*>(nullptr), fastffn::DType::f32, {64, 64});
@@ -113,7 +115,7 @@ fastffn::Format Packing::dense() const {
 bool operator==(const Packing& a, const Packing& b) { return a.name() == b.name(); }
 
 const char* op_name(Op op) {
-    const char* names[] = {"linear", "ffn", "moe", "fff", "pack", "unpack"};
+    const char* names[] = {"linear", "ffn", "moe", "fff", "hybrid", "pack", "unpack"};
     return names[static_cast<int>(op)];
 }
 
@@ -181,6 +183,26 @@ Options parse_options(const std::vector<std::string>& arguments) {
             options.leaves = list_of<std::int64_t>(value(), [](const std::string& text) {
                 return text == "0" ? std::int64_t{0} : positive("--leaf", text);
             });
+        } else if (name == "--orders") {
+            options.orders = list_of<std::string>(value(), [](const std::string& text) {
+                for (const char* up : {"panels", "rows"})
+                    for (const char* down : {"panels", "columns"})
+                        if (text == std::string(up) + "+" + down) return text;
+                refuse("--orders", "panels or rows of w_up + panels or columns of w_down", text);
+            });
+        } else if (name == "--against") {
+            options.against = list_of<std::string>(value(), [](const std::string& text) {
+                if (text != "dense" && text != "panels") refuse("--against", "dense or panels", text);
+                return text;
+            });
+        } else if (name == "--zero-gates") {
+            const std::string text = value();
+            char* end = nullptr;
+            options.zero_gates = std::strtod(text.c_str(), &end);
+            if (end == text.c_str() || *end || !(options.zero_gates >= 0 && options.zero_gates <= 1))
+                refuse("--zero-gates", "a share from 0 to 1", text);
+        } else if (name == "--dense-order") {
+            options.gate_first = false;
         } else if (name == "--routing") {
             options.routings = list_of<Routing>(value(), parse_routing);
         } else if (name == "--bias") {
@@ -288,54 +310,68 @@ std::vector<Problem> expand(const Options& options) {
         for (const Shape& shape : options.shapes) {
             problem.d_model = shape.d_model;
             problem.d_ff = shape.d_ff;
-            const bool activates = op == Op::ffn || op == Op::moe || op == Op::fff;
-            problem.gated = activates && op != Op::fff && shape.gated.value_or(options.gated);
-            problem.activation =
-                activates ? shape.activation.value_or(options.activation) : fastffn::Activation::identity;
+            const bool activates = op == Op::hybrid || op == Op::ffn || op == Op::moe || op == Op::fff;
+            problem.zero_gates = options.zero_gates;
+            problem.gate_first = options.gate_first;
+            problem.gated = op == Op::hybrid || (activates && op != Op::fff && shape.gated.value_or(options.gated));
+            problem.activation = op == Op::hybrid ? fastffn::Activation::relu2
+                                 : activates      ? shape.activation.value_or(options.activation)
+                                                  : fastffn::Activation::identity;
             problem.experts = op == Op::moe ? shape.experts.value_or(options.experts) : 0;
             problem.picks = op == Op::moe ? shape.picks.value_or(options.picks) : 0;
             if (problem.picks > problem.experts)
                 refuse("--picks", "at most the number of experts", std::to_string(problem.picks));
             const std::vector<Routing> only = {Routing::uniform};
             const std::vector<std::int64_t> no_leaf = {0};
-            for (std::int64_t leaf : op == Op::fff ? options.leaves : no_leaf)
-                for (Routing routing : op == Op::moe ? options.routings : only)
-                    for (bool cold : options.cold) {
-                        problem.routing = routing;
-                        problem.leaf = leaf;
-                        // The experts of a moe come from wherever a stack of their size lies.
-                        if (cold && (!problem.multiplies() || op == Op::moe || op == Op::fff)) continue;
-                        problem.cold = cold;
-                        for (const Packing& format : options.formats) {
-                            problem.format = format;
-                            // Rows of trees have these formats, without options.
-                            if (op == Op::fff && !(format.options.empty() && format.format <= fastffn::Format::int8))
-                                continue;
-                            std::vector<fastffn::DType> x_dtypes = options.x_dtypes;
-                            if (x_dtypes.empty() || !problem.multiplies()) {
-                                const bool is_bf16 = format == Packing() || format.dense() == fastffn::Format::bf16;
-                                const bool narrow = is_bf16 && problem.multiplies();
-                                x_dtypes = {narrow ? fastffn::DType::bf16 : fastffn::DType::f32};
-                            }
-                            for (fastffn::DType x_dtype : x_dtypes) {
-                                problem.x_dtype = x_dtype;
-                                problem.y_dtype = options.y_dtype.value_or(x_dtype);
-                                for (const std::string& isa : options.isas) {
-                                    problem.isa = isa;
-                                    for (int threads : options.threads) {
-                                        problem.threads = threads;
-                                        for (std::int64_t tokens : options.tokens) {
-                                            if (cold && options.cold_tokens_limit && tokens > options.cold_tokens_limit)
-                                                continue;
-                                            problem.tokens = problem.multiplies() ? tokens : 0;
-                                            problems.push_back(problem);
-                                            if (!problem.multiplies()) break;
+            const std::vector<std::string> plain_orders = {""};
+            for (const std::string& orders : op == Op::hybrid ? options.orders : plain_orders)
+                for (const std::string& against : op == Op::hybrid ? options.against : plain_orders)
+                    for (std::int64_t leaf : op == Op::fff ? options.leaves : no_leaf)
+                        for (Routing routing : op == Op::moe ? options.routings : only)
+                            for (bool cold : options.cold) {
+                                problem.routing = routing;
+                                problem.orders = orders;
+                                problem.against = against;
+                                problem.leaf = leaf;
+                                // The experts of a moe come from wherever a stack of their size lies.
+                                if (cold && (!problem.multiplies() || op == Op::moe || op == Op::fff)) continue;
+                                problem.cold = cold;
+                                for (const Packing& format : options.formats) {
+                                    problem.format = format;
+                                    const bool codes = format.format == fastffn::Format::ternary ||
+                                                       format.format == fastffn::Format::int4;
+                                    if (op == Op::hybrid && !codes) continue;
+                                    // Rows of trees have these formats, without options.
+                                    if (op == Op::fff &&
+                                        !(format.options.empty() && format.format <= fastffn::Format::int8))
+                                        continue;
+                                    std::vector<fastffn::DType> x_dtypes = options.x_dtypes;
+                                    if (x_dtypes.empty() || !problem.multiplies()) {
+                                        const bool is_bf16 =
+                                            format == Packing() || format.dense() == fastffn::Format::bf16;
+                                        const bool narrow = is_bf16 && problem.multiplies();
+                                        x_dtypes = {narrow ? fastffn::DType::bf16 : fastffn::DType::f32};
+                                    }
+                                    for (fastffn::DType x_dtype : x_dtypes) {
+                                        problem.x_dtype = x_dtype;
+                                        problem.y_dtype = options.y_dtype.value_or(x_dtype);
+                                        for (const std::string& isa : options.isas) {
+                                            problem.isa = isa;
+                                            for (int threads : options.threads) {
+                                                problem.threads = threads;
+                                                for (std::int64_t tokens : options.tokens) {
+                                                    if (cold && options.cold_tokens_limit &&
+                                                        tokens > options.cold_tokens_limit)
+                                                        continue;
+                                                    problem.tokens = problem.multiplies() ? tokens : 0;
+                                                    problems.push_back(problem);
+                                                    if (!problem.multiplies()) break;
+                                                }
+                                            }
                                         }
                                     }
                                 }
                             }
-                        }
-                    }
         }
     }
     return problems;

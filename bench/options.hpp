@@ -11,7 +11,8 @@
 
 namespace bench {
 
-enum class Op { linear, ffn, moe, fff, pack, unpack };
+// hybrid: BitNet a4.8's layer, a gated ffn whose w_gate and w_up meet 4-bit activations and w_down 8-bit ones.
+enum class Op { linear, ffn, moe, fff, hybrid, pack, unpack };
 const char* op_name(Op op);
 
 // Which experts the tokens of a moe choose, each k different ones: all equally likely; the expert of rank r as likely as
@@ -45,12 +46,19 @@ struct Problem {
     std::int64_t experts = 0, picks = 0;  // moe
     Routing routing = Routing::uniform;
     std::int64_t leaf = 0;  // fff: neurons of a leaf; 0: every node is a neuron
-    std::string isa;        // "": what the library chooses (under FASTFFN_ISA, if that is set)
+    // hybrid: how w_up and w_down are ordered ("rows+columns"), which gates are zero, and what that is held against: "dense", the
+    // same weights in the dense order, or "panels", all in the plain order, densely.
+    std::string orders = "rows+columns", against = "dense";
+    double zero_gates = 0.675;
+    bool gate_first = true;
+    std::string isa;  // "": what the library chooses (under FASTFFN_ISA, if that is set)
     int threads = 1;
     std::int64_t tokens = 1;
     fastffn::DType x_dtype = fastffn::DType::f32, y_dtype = fastffn::DType::f32;
 
-    bool multiplies() const { return op == Op::linear || op == Op::ffn || op == Op::moe || op == Op::fff; }
+    bool multiplies() const {
+        return op == Op::linear || op == Op::ffn || op == Op::moe || op == Op::fff || op == Op::hybrid;
+    }
     // fff: the smallest tree of at least d_ff neurons.
     std::int64_t depth() const {
         std::int64_t depth = 0;
@@ -58,7 +66,7 @@ struct Problem {
         return depth;
     }
     std::int64_t path_rows() const { return leaf ? depth() + 2 * leaf : 2 * (depth() + 1); }  // that a token multiplies
-    int matrices() const { return op == Op::ffn || op == Op::moe ? (gated ? 3 : 2) : 1; }
+    int matrices() const { return op == Op::hybrid || op == Op::ffn || op == Op::moe ? (gated ? 3 : 2) : 1; }
     std::int64_t parameters() const { return matrices() * d_model * d_ff; }  // moe: of one expert
     double operations() const {
         if (op == Op::fff) return 2.0 * static_cast<double>(tokens * path_rows() * d_model);
@@ -91,6 +99,9 @@ struct Options {
     std::int64_t experts = 8, picks = 2;
     std::vector<Routing> routings = {Routing::uniform};
     std::vector<std::int64_t> leaves = {0};
+    std::vector<std::string> orders = {"rows+panels", "rows+columns"}, against = {"dense", "panels"};  // hybrid
+    double zero_gates = 0.675;
+    bool gate_first = true;
     std::vector<fastffn::DType> x_dtypes;   // empty: bf16 weights take bf16, others f32
     std::optional<fastffn::DType> y_dtype;  // unset: as x
 

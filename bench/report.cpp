@@ -31,6 +31,12 @@ std::string title_of(const Problem& problem) {
                  " per token, " + routing_name(problem.routing);
     }
     if (problem.op == Op::fff) title += "  " + tree_name(problem);
+    if (problem.op == Op::hybrid) {
+        char share[32];
+        std::snprintf(share, sizeof share, "%.1f%%", 100 * problem.zero_gates);
+        title += "  " + problem.orders + ", " + share + " of the gates zero, " +
+                 (problem.gate_first ? "gate first" : "dense order");
+    }
     if (problem.op == Op::ffn || problem.op == Op::moe || problem.op == Op::fff) {
         title += std::string("  ") + fastffn::activation_name(problem.activation) + (problem.gated ? ", gated" : "");
     }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <random>
 #include <stdexcept>
 
 #include "routing.hpp"
@@ -21,6 +22,17 @@ constexpr double sample_at_least = 20e-6;  // shorter calls are timed several at
 constexpr double warm_up_below = 50e-3;    // longer calls stream more than any cache holds
 
 std::int64_t round_up(std::int64_t value, std::int64_t unit) { return (value + unit - 1) / unit * unit; }
+
+// up, gate, down: what they are packed with.
+fastffn::PackOptions matrix_options(const Problem& problem, int matrix) {
+    fastffn::PackOptions options = problem.format.options;
+    if (problem.op != Op::hybrid) return options;
+    const std::size_t plus = problem.orders.find('+');
+    const std::string up = problem.orders.substr(0, plus), down = problem.orders.substr(plus + 1);
+    if (matrix < 2) options.push_back({"act", "int4"});
+    if (matrix != 1) options.push_back({"order", matrix == 0 ? up : down});
+    return options;
+}
 
 }  // namespace
 
@@ -44,10 +56,10 @@ void Runner::make_source(fastffn::Format format, std::int64_t rows, std::int64_t
 }
 
 void Runner::make_weights(const Problem& problem) {
-    const std::string key = std::string(problem.op == Op::linear ? "matrix" : "ffn") + std::to_string(problem.experts) +
-                            (problem.gated ? " gated " : " ") + std::to_string(problem.d_model) + "x" +
-                            std::to_string(problem.d_ff) + " " + problem.format.name() +
-                            (problem.cold ? " cold" : " hot");
+    const std::string key = std::string(problem.op == Op::linear ? "matrix" : "ffn") + problem.orders +
+                            std::to_string(problem.experts) + (problem.gated ? " gated " : " ") +
+                            std::to_string(problem.d_model) + "x" + std::to_string(problem.d_ff) + " " +
+                            problem.format.name() + (problem.cold ? " cold" : " hot");
     if (weights_.key == key) return;
     weights_ = Weights();  // give the memory back first
 
@@ -59,10 +71,12 @@ void Runner::make_weights(const Problem& problem) {
         stack ? TensorView(none, DType::f32, {count, ff, model}) : TensorView(none, DType::f32, {ff, model});
     const TensorView down_shape =
         stack ? TensorView(none, DType::f32, {count, model, ff}) : TensorView(none, DType::f32, {model, ff});
-    std::int64_t up_bytes = 0, down_bytes = 0;
-    fastffn::packed_bytes(up_shape, problem.format.format, problem.format.options, &up_bytes).value();
-    fastffn::packed_bytes(down_shape, problem.format.format, problem.format.options, &down_bytes).value();
-    std::int64_t sizes[3] = {up_bytes, problem.gated ? up_bytes : 0, problem.op == Op::linear ? 0 : down_bytes};
+    const fastffn::PackOptions packing[3] = {matrix_options(problem, 0), matrix_options(problem, 1),
+                                             matrix_options(problem, 2)};
+    std::int64_t sizes[3] = {};
+    for (int i = 0; i < 3; ++i)
+        if (i == 0 || (i == 1 ? problem.gated : problem.op != Op::linear))
+            fastffn::packed_bytes(i == 2 ? down_shape : up_shape, problem.format.format, packing[i], &sizes[i]).value();
     std::int64_t offsets[3], stride = 0;
     for (int i = 0; i < 3; ++i) {
         offsets[i] = stride;
@@ -86,9 +100,7 @@ void Runner::make_weights(const Problem& problem) {
             source.data = source_.data();
             source.strides[0] = 0;
         }
-        fastffn::pack(source, problem.format.format, problem.format.options, weights.memory.data() + offsets[i],
-                      sizes[i])
-            .value();
+        fastffn::pack(source, problem.format.format, packing[i], weights.memory.data() + offsets[i], sizes[i]).value();
     }
     for (std::int64_t copy = 0; copy < copies; ++copy) {
         std::byte* base = weights.memory.data() + copy * stride;
@@ -129,6 +141,7 @@ Prepared Runner::prepare(const Problem& problem) {
         bias_up_ = TensorView(bias_.data(), DType::f32, {problem.d_ff});
         bias_down_ = TensorView(bias_.data() + problem.d_ff * 4, DType::f32, {problem.d_model});
         prepared.weight_bytes = weights_.bytes;
+        if (problem.op == Op::hybrid) make_gates(problem);
         if (problem.op == Op::moe) {
             make_routings(problem);
             prepared.stack_bytes = weights_.bytes;
@@ -180,7 +193,22 @@ void Runner::call() {
         layer.b_down = &bias_down_;
         if (problem_.gated) layer.b_gate = &bias_up_;
     }
+    if (problem_.op == Op::hybrid) {
+        layer.b_gate = &gates_view_;
+        layer.gate_first = problem_.gate_first ? fastffn::GateFirst::always : fastffn::GateFirst::never;
+    }
     fastffn::ffn(*context_, x_view_, layer, y_view_).value();
+}
+
+// Biases far beyond the products: exactly the asked share of the gates is zero, at random places.
+void Runner::make_gates(const Problem& problem) {
+    gates_ = Buffer(problem.d_ff * 4);
+    auto* gates = reinterpret_cast<float*>(gates_.data());
+    const auto zeros = static_cast<std::int64_t>(problem.zero_gates * static_cast<double>(problem.d_ff) + 0.5);
+    for (std::int64_t i = 0; i < problem.d_ff; ++i) gates[i] = i < zeros ? -1e4f : 1e4f;
+    std::mt19937 generator(11);
+    std::shuffle(gates, gates + problem.d_ff, generator);
+    gates_view_ = TensorView(gates_.data(), DType::f32, {problem.d_ff});
 }
 
 void Runner::make_routings(const Problem& problem) {

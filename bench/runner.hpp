@@ -52,6 +52,7 @@ class Runner : public Contender {
 
     void make_weights(const Problem& problem);
     void make_routings(const Problem& problem);
+    void make_gates(const Problem& problem);
     void call_moe();
     void make_source(fastffn::Format format, std::int64_t rows, std::int64_t columns, std::uint64_t seed);
     void call();
@@ -65,6 +66,8 @@ class Runner : public Contender {
     std::unique_ptr<fastffn::Context> context_;
     // moe: ids and weights of some calls, one after another, and the experts that all those calls name, counted per call.
     Buffer ids_, pick_weights_;
+    Buffer gates_;  // hybrid: biases of the gate
+    fastffn::TensorView gates_view_;
     std::int64_t routings_ = 0, next_routing_ = 0;
     double active_experts_ = 0;  // per call, on average
     fastffn::TensorView x_view_, y_view_, source_view_, bias_up_, bias_down_;

@@ -58,6 +58,23 @@ void apply_suite(const std::string& name, Options* options) {
         options->cold_tokens_limit = 16;
         options->x_dtypes = {fastffn::DType::bf16};
         options->baseline_dense = true;
+    } else if (name == "codes") {
+        // 2- and 4-bit weights: one matrix of 4096, and the up projections of BitNet b1.58 2B4T and a 7B model.
+        options->ops = {Op::linear};
+        options->shapes = {plain(4096, 4096), plain(2560, 6912), plain(4096, 11008)};
+        options->formats = {Format::ternary, Format::int4, Packing(Format::int4, {{"act", "bf16"}})};
+        options->tokens = {1, 2, 4, 16, 128, 512};
+        options->cold = {false, true};
+        options->cold_tokens_limit = 16;
+        options->baseline_format = Format::int8;
+    } else if (name == "gatefirst") {
+        // BitNet a4.8's layer at the sizes of BitNet 2B4T and of a 7B model.
+        options->ops = {Op::hybrid};
+        options->shapes = {plain(2560, 6912), plain(4096, 11008)};
+        options->formats = {Format::ternary};
+        options->tokens = {1};
+        options->cold = {false, true};
+        options->huge_pages = true;
     } else if (name == "hadamard") {
         options->row_seconds = 0.4;  // rows and columns of its own: hadamard.cpp
     } else if (name == "quick") {
@@ -69,10 +86,11 @@ void apply_suite(const std::string& name, Options* options) {
         options->machine_seconds = 0.06;
     } else if (name == "smoke") {
         // Every op and format once, on sizes that any kernel finishes at once: for continuous integration.
-        options->ops = {Op::linear, Op::ffn, Op::moe, Op::fff, Op::pack, Op::unpack};
+        options->ops = {Op::linear, Op::ffn, Op::moe, Op::fff, Op::hybrid, Op::pack, Op::unpack};
         options->leaves = {0, 8};
         options->shapes = {gated(64, 160)};
-        options->formats = {Format::f32, Format::f16, Format::bf16, Format::int8, Format::sparse24};
+        options->formats = {Format::f32,      Format::f16,     Format::bf16, Format::int8,
+                            Format::sparse24, Format::ternary, Format::int4};
         options->tokens = {1, 20};
         options->cold = {false, true};
         options->cold_bytes = 4 << 20;
@@ -81,8 +99,8 @@ void apply_suite(const std::string& name, Options* options) {
         options->rounds = 3;
         options->machine_seconds = 0.004;
     } else {
-        throw std::invalid_argument("--suite: expected default, quick, moe, sparse24, hadamard or fff, found '" + name +
-                                    "'");
+        throw std::invalid_argument(
+            "--suite: expected default, quick, moe, sparse24, codes, gatefirst, hadamard or fff, found '" + name + "'");
     }
 }
 

@@ -80,14 +80,15 @@ def pack(w: Array | tuple[Array, Any], format: str, *, device: Any = None, **opt
             or 256 weights of a row that share an f16 scale; act="int8" (tokens quantised to max|x| / 127) or "int4"
             (BitNet a4.8, arXiv:2411.04965: mean|x| / √7, codes -8 to 7).
             "int4" has group=128 (or 32, 64, 256) weights of a row that share an f16 scale, max |w| / 7; zero_points=True
-            for scales (max - min) / 15 and a zero point per group; act as "ternary". For w that holds codes 0 to 15 there
+            for scales (max - min) / 15 and a zero point per group; act as "ternary", or "bf16" (activations rounded to bf16
+            and not scaled, sums in f32). For w that holds codes 0 to 15 there
             are scales= (f32, one per row and group) and zeros= (w ≈ scale · (code - zero); 8 where left out) or minima=
             (w ≈ scale · code + minimum). Codes may be int8 or uint8 arrays. Both have order="panels" (the default), "rows" (a
             row's codes lie together: for w_up of layers that skip neurons, see gate_first of :func:`fastffn.ffn`) or
             "columns" (activations that are zero once quantised are skipped, and their columns of w not read: for w_down of
-            such layers); numbers are the same in all three. Both formats keep activations in integers, whose sums are exact:
-            the results have
-            the same bits on every instruction set.
+            such layers); numbers are the same in all three. But for act="bf16" activations are integers, whose sums are
+            exact: the results have the same bits on every instruction set. A token with NaN or infinity has outputs of NaN
+            then; with act="bf16", which knows no other order, of NaN or infinity. No other token's are touched.
             "ternary" and "int4" also have hadamard="none" (the default), "pow2", "kron" or "block" (with block=, a power of two):
             :func:`fastffn.hadamard` of the activations before they are quantised, which keeps outliers from deciding the
             scale (H-BitLinear, arXiv:2504.18415). w is rotated by the same H before it becomes codes, so that

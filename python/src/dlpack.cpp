@@ -43,7 +43,9 @@ void check_device(const Call& call, const char* name, dlpack::Device device) {
     raise(PyExc_RuntimeError,
           std::string(call.operation) + ": " + name + " is on " + kind + " device (DLPack type " +
               std::to_string(device.type) + ", number " + std::to_string(device.id) +
-              "), and this call runs on the CPU; move the array there, or pack the weights with device=");
+              (device.type == dlpack::device_cuda
+                   ? "), and this call runs on the CPU; move the array there, or pack the weights with device="
+                   : "), and this call runs on the CPU; move the array there"));
 }
 
 namespace {

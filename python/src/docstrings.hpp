@@ -68,8 +68,8 @@ Args:
     sub_norm_eps: what is added to the mean of squares, 0 or more.
     gate_first: True multiplies w_gate first and reads only those rows of w_up whose activated gate is not zero (BitNet
         a4.8, arXiv:2411.04965); y has the same bits. It needs w_gate, activation "relu" or "relu2", w_up packed as
-        "ternary" or "int4" with order="rows", and no segments. "auto" does so where it can, for one or two tokens; False
-        never does. With w_down packed with order="columns", its columns are skipped too, in either order.
+        "ternary" or "int4" with order="rows", and no segments. "auto" does so where it can; False never does.
+        (Where more than half of the gates of several tokens live, all rows are read after all.) With w_down packed with order="columns", its columns are skipped too, in either order.
     out: where to write y: [..., d_model_out], f32, f16 or bf16, writable, sharing no memory with the inputs. It is
         returned as it is, and the call allocates nothing. None makes a new array.
     stream: as :func:`fastffn.linear`.

@@ -53,7 +53,8 @@ inline std::vector<Kind> all_kinds() {
         if (format == Format::sparse24)
             for (const char* values : {"bf16", "f16", "f32", "int8"}) kinds.push_back({format, {{"values", values}}});
         else if (format == Format::ternary) kinds.insert(kinds.end(), {Kind(format), Kind(format, {{"group", 64}})});
-        else if (format == Format::int4) kinds.insert(kinds.end(), {Kind(format), Kind(format, {{"group", 32}})});
+        else if (format == Format::int4)
+            kinds.insert(kinds.end(), {Kind(format), Kind(format, {{"group", 32}}), Kind(format, {{"act", "bf16"}})});
         else kinds.push_back(format);
     }
     for (const char* order : {"rows", "columns"})

@@ -95,14 +95,16 @@ struct Layer {
 void check_layer(const Layer& layer, const std::string& name, std::initializer_list<int> thread_counts) {
     fastffn::Context dense(1);
     const auto expected = layer.output(dense, GateFirst::never);
-    const std::int64_t dead = layer.dead_gates();
+    // All rows are multiplied where most gates of several tokens live; 300 tokens here are tiles of one share.
+    const std::int64_t gates = layer.dead_gates(), live = layer.tokens * layer.d_ff - gates;
+    const std::int64_t dead = layer.tokens == 1 || live * 2 <= layer.tokens * layer.d_ff ? gates : 0;
     for (int threads : thread_counts) {
         fastffn::Context context(threads);
         (void)fastffn::counted_skipped();
         const auto y = layer.output(context, GateFirst::always);
         const std::int64_t skipped = fastffn::counted_skipped();
         CHECK(y == expected) << name << " tokens " << layer.tokens << " threads " << threads;
-        CHECK(skipped == dead) << name << ": " << skipped << " rows skipped, " << dead << " gates are zero";
+        CHECK(skipped == dead) << name << ": " << skipped << " rows skipped, " << dead << " expected";
         fastffn::FfnWeights weights =
             layer.packed({nullptr, layer.w_up.data(), layer.w_gate.data(), layer.w_down.data()});
         weights.gate_first = GateFirst::always;
@@ -171,6 +173,26 @@ TEST(values_that_are_not_finite) {
                 }
 }
 
+// All gates are minus infinity, so zero; their products with codes are NaN, and so is every output.
+TEST(infinity_behind_gates_of_zero) {
+    for (const Kind& up : row_kinds) {
+        Layer layer(up, Format::f32, Format::ternary, DType::f32, 2, 20, 30, 0.0f);
+        std::vector<float> negative(30 * 20, -1.0f);
+        layer.w_gate = pack_weights(TensorView(negative.data(), DType::f32, {30, 20}), Format::f32);
+        const float infinity = INFINITY;
+        std::memcpy(layer.x.data() + 4 * 23, &infinity, 4);
+        fastffn::Context context(1);
+        for (GateFirst order : {GateFirst::never, GateFirst::always}) {
+            const auto y = layer.output(context, order);
+            for (std::size_t i = 0; i < 40; ++i) {
+                float value;
+                std::memcpy(&value, y.data() + 4 * i, 4);
+                CHECK((value != value) == (i >= 20)) << up.name() << " output " << i << ": " << value;
+            }
+        }
+    }
+}
+
 TEST(against_guard_pages) {
     for (const Kind& up : row_kinds)
         for (const auto& [tokens, d_model, d_ff] : {std::array<std::int64_t, 3>{1, 1, 1},
@@ -234,16 +256,15 @@ TEST(what_stands_in_the_way) {
     refuses(changed, "weights that are no pairs of factors");
 }
 
-// "auto": one and two tokens, where it can.
 TEST(automatic_order) {
     fastffn::count_skipped(true);
-    for (std::int64_t tokens : {0, 1, 2, 3, 40}) {
+    for (std::int64_t tokens : {0, 1, 2, 40}) {
         const Layer layer(row_kinds[0], Format::ternary, Format::ternary, DType::f32, tokens, 64, 256, 0.325f);
         fastffn::Context context(1);
         (void)fastffn::counted_skipped();
         layer.output(context, GateFirst::automatic);
         const std::int64_t skipped = fastffn::counted_skipped();
-        CHECK((skipped > 0) == (tokens == 1 || tokens == 2)) << tokens << " tokens: " << skipped;
+        CHECK((skipped > 0) == (tokens > 0)) << tokens << " tokens: " << skipped;
         layer.output(context, GateFirst::never);
         CHECK(fastffn::counted_skipped() == 0);
     }

@@ -36,8 +36,9 @@ int child_kernels() {
                             call.message().c_str());
             } else {
                 std::string numbers = fastffn::format_name(format);
-                for (const auto& option : format.options)
-                    numbers += "-" + (option.name == "values" ? option.value.text() : option.name);
+                for (const auto& option : format.options)  // those that choose kernels
+                    if (option.name == "values" || option.name == "order" || option.value.text() == "bf16")
+                        numbers += "-" + option.value.text();
                 std::printf("ran %s %s %s\n", numbers.c_str(), name.c_str(), context.last_kernel());
             }
         }
@@ -98,9 +99,12 @@ void check_tags(const std::string& text, Isa level) {
                 found = i;
         CHECK(found >= 0 && found <= static_cast<int>(level)) << last << " at level " << fastffn::isa_name(level);
         // Levels that were made for a format run it; a level with vectors runs no plain loops.
+        const bool is_bf16 = std::strcmp(numbers, "bf16") == 0;
         const bool is_codes = std::strncmp(format, "ternary", 7) == 0 || std::strncmp(format, "int4", 4) == 0;
-        const bool is_bf16 = std::strcmp(numbers, "bf16") == 0, is_int8 = std::strcmp(numbers, "int8") == 0 || is_codes;
-        if (level == Isa::amx && (is_bf16 || is_int8) && !is_codes) CHECK(found == static_cast<int>(Isa::amx)) << last;
+        const bool is_int8 = std::strcmp(numbers, "int8") == 0 || (is_codes && !is_bf16);
+        const bool is_ordered = std::strcmp(numbers, "rows") == 0 || std::strcmp(numbers, "columns") == 0;
+        if (level == Isa::amx && (is_bf16 || is_int8) && !is_ordered)
+            CHECK(found == static_cast<int>(Isa::amx)) << last;
         if (level == Isa::avx512bf16 && is_bf16) CHECK(found == static_cast<int>(Isa::avx512bf16)) << last;
         if (level == Isa::avx512vnni && is_int8) CHECK(found == static_cast<int>(Isa::avx512vnni)) << last;
         if (level >= Isa::avx512 && !is_int8) CHECK(found >= static_cast<int>(Isa::avx512)) << last;

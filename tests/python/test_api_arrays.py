@@ -252,8 +252,8 @@ def test_buffers_are_released() -> None:
 def test_arrays_on_a_gpu_are_refused(device: tuple[int, int]) -> None:
     names = {2: "a CUDA", 10: "a ROCm", 8: "another"}
     message = (
-        f"linear: x is on {names[device[0]]} device (DLPack type {device[0]}, number {device[1]}), and this fastffn "
-        "has no CUDA plugin: it computes on the CPU; move the array there"
+        f"linear: x is on {names[device[0]]} device (DLPack type {device[0]}, number {device[1]}), and this call "
+        "runs on the CPU; move the array there" + (", or pack the weights with device=" if device[0] == 2 else "")
     )
     with pytest.raises(RuntimeError) as error:
         ff.linear(GpuExporter(device), ff.pack(weights(D_FF, D_MODEL), "f32"))

@@ -22,12 +22,15 @@ KERNELS = {
     "int8": ("ref", "avx2", "avx2", "avx512vnni", "avx512vnni", "amx"),
 }
 KERNELS |= {f"sparse24-{values}": row for values, row in KERNELS.items()}
-KERNELS |= dict.fromkeys(("ternary", "int4"), ("ref", "avx2", "avx2", *["avx512vnni"] * 3))
+KERNELS |= dict.fromkeys(("ternary", "int4"), ("ref", "avx2", "avx2", "avx512vnni", "avx512vnni", "amx"))
 
 
 def kernel(fmt, level):
-    name = pack_arguments(fmt)[0]
-    return f"{name}/{KERNELS[fmt if fmt in KERNELS else name][LEVELS.index(level)]}"
+    name, options = pack_arguments(fmt)
+    if "order" in options:
+        level = min(level, "avx512vnni", key=LEVELS.index)  # AMX has no kernels for these
+    numbers = "bf16" if options.get("act") == "bf16" else fmt if fmt in KERNELS else name
+    return f"{name}/{KERNELS[numbers][LEVELS.index(level)]}"
 
 
 def run_python(program, isa, *arguments):

@@ -11,7 +11,8 @@ sparse24 keeps two of every four consecutive weights of a row; its kept weights 
 format named after the dash, its "values": sparse24-bf16, sparse24-f16, sparse24-f32, sparse24-int8.
 
 The formats of codes, CODES, hold scale · (code - zero) in 2 or 4 bits, one scale per matrix, row or group of a row, and meet
-activations that are quantised per token to 8 or 4 bits: see code_values() and quantise_tokens().
+activations that are quantised per token to 8 or 4 bits, see code_values() and quantise_tokens(), or with act="bf16" rounded
+to bf16.
 
 All roundings are to nearest, ties to even.
 """
@@ -30,6 +31,10 @@ CODES = {
     "int4-zp": ("int4", {"group": 32, "zero_points": True}),
     "int4-zp64": ("int4", {"group": 64, "zero_points": True}),
     "int4-act4": ("int4", {"act": "int4", "group": 256}),
+    "int4-bf16": ("int4", {"act": "bf16"}),
+    "int4-bf16-32": ("int4", {"act": "bf16", "group": 32}),
+    "int4-bf16-256": ("int4", {"act": "bf16", "group": 256}),
+    "int4-bf16-zp": ("int4", {"act": "bf16", "group": 64, "zero_points": True}),
     "ternary-rows": ("ternary", {"order": "rows"}),
     "ternary-rows-act4": ("ternary", {"order": "rows", "act": "int4"}),
     "ternary-rows-group": ("ternary", {"order": "rows", "act": "int4", "group": 32}),
@@ -41,7 +46,19 @@ CODES = {
     "int4-columns": ("int4", {"order": "columns"}),
     "int4-columns-zp": ("int4", {"order": "columns", "group": 32, "zero_points": True}),
 }
-FORMATS = ("f32", "f16", "bf16", "int8", *SPARSE24, "ternary", "int4", "int4-zp", "ternary-rows", "ternary-columns")
+FORMATS = (
+    "f32",
+    "f16",
+    "bf16",
+    "int8",
+    *SPARSE24,
+    "ternary",
+    "int4",
+    "int4-zp",
+    "ternary-rows",
+    "ternary-columns",
+    "int4-bf16",
+)
 
 
 def pack_arguments(fmt):
@@ -55,7 +72,7 @@ def pack_arguments(fmt):
 def arithmetic(fmt):
     """Which numbers a format multiplies: "f32", "f16", "bf16" or "int8" (integer codes, and a scale per token)."""
     if fmt in CODES:
-        return "int8"
+        return "bf16" if CODES[fmt][1].get("act") == "bf16" else "int8"
     return fmt.rpartition("-")[2]
 
 
@@ -211,10 +228,12 @@ INT8_SMALLEST_ROW = 1e-35
 
 def activation_values(x, fmt):
     """The numbers that a format multiplies in place of the activations x of shape [..., in]."""
+    if arithmetic(fmt) == "bf16":
+        return round_bf16(x)
     if fmt in CODES:
         codes, scale = quantise_tokens(x, fmt)
         return codes * scale
     if arithmetic(fmt) == "int8":
         codes, scale = quantise_rows(x)
         return np.where(scale * 127 < INT8_SMALLEST_ROW, 0, codes * scale)
-    return round_bf16(x) if arithmetic(fmt) == "bf16" else np.asarray(x, np.float64)
+    return np.asarray(x, np.float64)

@@ -121,6 +121,21 @@ def code_tokens(x, fmt):
     return Bounded(code * scale, moved * (scale + scale_error)), relative + 2 * U
 
 
+def code_terms(x, w, fmt):
+    """Σ|x|·|w| as it is added up with bf16 activations. Where zero points are, Σ x · code and zero · Σ x are summed apart: codes
+    and zeros of up to 15 steps each, where a group spans 13 steps at least (its ends may be rounded or cut off by one each).
+    And two units for w, which unpack gives as a product in f32, and the product of a sum and its scale."""
+    if not CODES[fmt][1].get("zero_points"):
+        return (1 + 2 / accumulation_units(w.shape[-1])) * (x @ np.abs(w).T)
+    group = code_group(fmt, w.shape[-1])
+    terms = np.zeros((*x.shape[:-1], w.shape[0]))
+    for k in range(0, w.shape[-1], group):
+        part = w[:, k : k + group]
+        span = np.maximum(part.max(-1), 0) - np.minimum(part.min(-1), 0)
+        terms += x[..., k : k + group].sum(-1, keepdims=True) * (2 * 15 / 13 * span)
+    return terms
+
+
 def linear(x, w, fmt, bias=None):
     """x ± error [..., in] times the values w [out, in] of a packed weight: [..., out]."""
     depth = w.shape[-1]
@@ -142,6 +157,8 @@ def linear(x, w, fmt, bias=None):
         error = error + (scale_relative + 4 * U) * (np.abs(value) + error) + 127 * 127 * depth * SMALLEST
         error = error + groups * U * magnitude
     else:
+        if codes in CODES:
+            magnitude = code_terms(np.abs(x.value), w, codes)
         error = error + accumulation_units(depth) * U * magnitude + depth * SMALLEST
     if fmt == "bf16":
         # The instructions take factors and results under 2^-126 for zero.

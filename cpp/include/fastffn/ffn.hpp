@@ -40,7 +40,7 @@ struct Segment {
 // weights together ("ternary" or "int4" with order "rows"), and no segments. Outputs have the bits of the dense order; where a
 // skipped product would overflow f32 to infinity (times zero: NaN) it counts as finite.
 enum class GateFirst : std::uint8_t {
-    automatic = 0,  // where it can and it pays: one or two tokens
+    automatic = 0,  // where it can; several tokens of which more than half of the gates live read all rows after all
     always = 1,     // an error where it cannot
     never = 2,
 };

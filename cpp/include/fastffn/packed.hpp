@@ -25,10 +25,12 @@ enum class Format : std::uint8_t {
     // with fewer than two nonzero weights keeps zeros at fixed places; formats/sparse24/layout.hpp says which.)
     sparse24 = 5,
     lowrank = 6,  // a product of two thin matrices, each in a format of its own; see lowrank.hpp
-    // -1, 0 and 1 times a scale (BitNet). Options "act", "group", "scale": see formats/ternary. Activations as int8 or int4.
+    // -1, 0 and 1 times a scale (BitNet). Options "act", "group", "scale": see formats/ternary. Activations as int8 or int4, whose
+    // sums are exact and scaled per token: one with NaN or infinity has outputs of NaN, and no other token is touched.
     ternary = 7,
-    int4 =
-        8,  // a scale per group of a row. Options "act", "group", "zero_points", or "scales", "zeros", "minima" with codes in w
+    // A scale per group of a row. Options "act", "group", "zero_points", or "scales", "zeros", "minima" with codes in w. act="bf16"
+    // rounds activations to bf16 instead: NaN and infinity in a token give NaN or infinity in its outputs, and in no other's.
+    int4 = 8,
 };
 constexpr int format_limit = 16;  // one more than the largest value a Format may take in header version 1
 

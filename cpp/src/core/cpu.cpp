@@ -1,5 +1,7 @@
 #include "core/cpu.hpp"
 
+#include "core/fetch.hpp"
+
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
@@ -131,7 +133,13 @@ Isa detect(std::string* why_no_better) {
     return Isa::amx;
 }
 
+bool amd_before_zen5() {
+    const unsigned signature = cpuid(1, 0).eax, family = (signature >> 8 & 15) + (signature >> 20 & 255);
+    return vendor_string() == "AuthenticAMD" && family < 0x1a;
+}
+
 #else
+bool amd_before_zen5() { return false; }
 std::string vendor_string() { return {}; }
 std::string brand_string() { return {}; }
 bool request_amx(std::string*) { return false; }
@@ -230,5 +238,10 @@ const CpuReport& cpu_report() { return detection().report; }
 Status check_isa() { return detection().status; }
 
 Isa chosen_isa() { return detection().report.chosen; }
+
+bool fetches_weights() noexcept {
+    static const bool fetches = !amd_before_zen5();
+    return fetches;
+}
 
 }  // namespace fastffn

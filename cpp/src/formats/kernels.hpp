@@ -26,6 +26,21 @@ extern const FormatKernels bf16_kernels, sparse24_bf16_kernels;
 }
 namespace amx {
 extern const FormatKernels bf16_kernels, int8_kernels, sparse24_bf16_kernels, sparse24_int8_kernels;
+extern const FormatKernels ternary_kernels, int4_kernels, int4_bf16_kernels;
+}  // namespace amx
+
+// int4 times activations in bf16.
+namespace ref {
+extern const FormatKernels int4_bf16_kernels;
+}
+namespace avx2 {
+extern const FormatKernels int4_bf16_kernels;
+}
+namespace avx512 {
+extern const FormatKernels int4_bf16_kernels;
+}
+namespace avx512bf16 {
+extern const FormatKernels int4_bf16_kernels;
 }
 
 // ternary and int4 in the orders of codes that skip neurons.

@@ -174,6 +174,8 @@ Status cuda_ffn(CudaStream stream, const TensorView& x, const FfnWeights& weight
     RowsView x_rows, y_rows;
     if (Status status = open_ffn(x, weights, &y, &layer, &x_rows, &y_rows); !status.ok()) return status;
     if (weights.segments) return {StatusCode::unsupported, "ffn: segments have no kernels on CUDA devices"};
+    if (weights.gate_first == GateFirst::always)
+        return {StatusCode::unsupported, "ffn: gate_first has no kernels on CUDA devices"};
     if (weights.sub_norm) return {StatusCode::unsupported, "ffn: sub_norm has no kernels on CUDA devices"};
     cuda::FfnCall call{};
     if (Status status = device_rows(operation, "x", x_rows, &call.x); !status.ok()) return status;

@@ -222,7 +222,7 @@ Status open_ffn(const TensorView& x, const FfnWeights& weights, const TensorView
 namespace {
 
 // Which order the layer runs in.
-Status choose_order(const FfnWeights& weights, std::int64_t tokens, DenseLayer* layer) {
+Status choose_order(const FfnWeights& weights, DenseLayer* layer) {
     if (weights.gate_first == GateFirst::always) {
         if (const char* obstacle = gate_first_obstacle(*layer))
             return {StatusCode::invalid_argument, std::string("ffn: gate_first is asked for, and needs ") + obstacle +
@@ -230,7 +230,7 @@ Status choose_order(const FfnWeights& weights, std::int64_t tokens, DenseLayer* 
                                                       "', w_up runs on '" + layer->up.kernels->name + "')"};
         layer->gate_first = true;
     }
-    if (weights.gate_first == GateFirst::automatic) layer->gate_first = gate_first_pays(*layer, tokens);
+    if (weights.gate_first == GateFirst::automatic) layer->gate_first = !gate_first_obstacle(*layer);
     return {};
 }
 
@@ -294,7 +294,7 @@ Status ffn(Context& context, const TensorView& x, const FfnWeights& weights, con
     DenseLayer layer;
     RowsView x_rows, y_rows;
     if (Status status = open_ffn(x, weights, &y, &layer, &x_rows, &y_rows); !status.ok()) return status;
-    if (Status status = choose_order(weights, x_rows.rows, &layer); !status.ok()) return status;
+    if (Status status = choose_order(weights, &layer); !status.ok()) return status;
     std::int64_t bytes = 0;
     return run("ffn", &context, context.threads(), layer, x_rows, y_rows, &bytes);
 }
@@ -310,7 +310,7 @@ Status ffn_workspace(const TensorView& x, const FfnWeights& weights, int threads
     DenseLayer layer;
     RowsView x_rows;
     if (Status status = open_ffn(x, weights, nullptr, &layer, &x_rows, nullptr); !status.ok()) return status;
-    if (Status status = choose_order(weights, x_rows.rows, &layer); !status.ok()) return status;
+    if (Status status = choose_order(weights, &layer); !status.ok()) return status;
     return run("ffn", nullptr, threads, layer, x_rows, {}, bytes);
 }
 

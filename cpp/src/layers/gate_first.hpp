@@ -4,7 +4,8 @@
 //   g = act(x · w_gateᵀ + b_gate);  live = {j : g[j] ≠ 0};  h[j] = g[j] · (x · w_up[j] + b_up[j]) for live j, 0 for others;  y = h · w_downᵀ + b_down
 //
 // Phases, each cut into tasks for all workers: prepare x → gate and lists of live columns → lists together → up rows, cut by count
-// → prepare hidden → down. Every number is that of the dense order, bit for bit.
+// → prepare hidden → down. Every number is that of the dense order, bit for bit. Where most gates of several tokens live, all rows
+// are multiplied after all; what is decided is seen in the lists, so threads do not change it.
 #pragma once
 
 #include "layers/engine.hpp"
@@ -23,9 +24,6 @@ struct GateFirstPlan {
 
 // nullptr where the layer can run gate first, else what stands in the way, to follow "gate_first needs".
 const char* gate_first_obstacle(const DenseLayer& layer) noexcept;
-
-// Whether gate_first "auto" takes this way.
-bool gate_first_pays(const DenseLayer& layer, std::int64_t tokens) noexcept;
 
 GateFirstPlan plan_gate_first(const DenseLayer& layer, std::int64_t tokens, int threads);
 

@@ -130,7 +130,8 @@ Status open_quantize(const TensorView& x, ActivationCodes kind, const TensorView
     q->matrix.out_features = 1;
     q->matrix.in_features = q->x.cols;
     q->matrix.flags = (kind == ActivationCodes::int4 ? codes_act_int4 : codes_act_int8) << codes_act_shift;
-    q->kernels = &format_kernels(ternary_format, chosen_isa());
+    // Not AMX's, which prepare tiles: codes are taken from rows as CodesRows lays them out.
+    q->kernels = &format_kernels(ternary_format, chosen_isa() < Isa::amx ? chosen_isa() : Isa::avx512bf16);
     if (!codes) return {};
     const auto check = [&](const char* name, const TensorView& array, DType dtype, int dims) {
         bool same = array.ndim == dims;

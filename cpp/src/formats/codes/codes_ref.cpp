@@ -9,6 +9,7 @@
 
 #include "core/convert.hpp"
 #include "formats/codes/layout.hpp"
+#include "formats/codes/transformed_ref.hpp"
 #include "formats/kernels.hpp"
 
 namespace fastffn::ref {
@@ -61,19 +62,7 @@ void prepare_rows(const PrepareArgs& a) {
 
 template <int bits>
 void prepare(const PrepareArgs& a) noexcept {
-    if (!(a.matrix->flags & codes_hadamard_mask)) return prepare_rows<bits>(a);
-    auto* row = static_cast<float*>(__builtin_alloca(static_cast<std::size_t>(a.depth) * 4));
-    HadamardShape shape;
-    codes_hadamard(a.matrix->flags, a.depth, a.matrix->parameters[1], false, &shape);
-    for (std::int64_t r = 0; r < a.rows; ++r) {
-        hadamard_row(a.src + r * a.src_stride, a.dtype, row, shape);
-        PrepareArgs one = a;
-        one.src = reinterpret_cast<const std::byte*>(row);
-        one.dtype = DType::f32;
-        one.rows = 1;
-        one.row0 = a.row0 + r;
-        prepare_rows<bits>(one);
-    }
+    prepare_transformed(a, prepare_rows<bits>);
 }
 
 template <int bits>

@@ -179,7 +179,7 @@ void columns_multiply(const MultiplyArgs& a) noexcept {
                         store(tile + o, Isa::to_f32(Isa::sub(sum, zero)) * (row_scale * scale));
                         continue;
                     }
-                    const GroupScale<Isa, bits> scale(
+                    const GroupScale<Isa, bits, false> scale(
                         layout, a.matrix.flags,
                         (o / panel_columns * layout.groups + g) * panel_columns + o % panel_columns);
                     const F32 total = scale.add(g ? F32::load(tile + o) : F32(0.0f), sum, row_sum);

@@ -29,7 +29,7 @@ namespace {
 // Header flags of both formats.
 constexpr std::uint32_t codes_zeros_mask = 3, codes_no_zeros = 0, codes_zero_points = 1, codes_minima = 2;
 constexpr std::uint32_t codes_act_shift = 2, codes_act_mask = 3u << codes_act_shift;
-constexpr std::uint32_t codes_act_int8 = 0, codes_act_int4 = 1;
+constexpr std::uint32_t codes_act_int8 = 0, codes_act_int4 = 1, codes_act_bf16 = 2;  // bf16: int4 only
 constexpr std::uint32_t codes_scale_shift = 4,
                         codes_scale_mask = 3u << codes_scale_shift;  // how pack() made the scales
 constexpr std::uint32_t codes_hadamard_shift = 6, codes_hadamard_mask = 3u << codes_hadamard_shift;
@@ -39,6 +39,7 @@ constexpr std::uint32_t codes_order_panels = 0, codes_order_rows = 1, codes_orde
 constexpr std::uint32_t codes_all_flags =
     codes_zeros_mask | codes_act_mask | codes_scale_mask | codes_hadamard_mask | codes_rotated | codes_order_mask;
 
+constexpr std::uint32_t codes_act(std::uint32_t flags) { return (flags & codes_act_mask) >> codes_act_shift; }
 constexpr std::uint32_t codes_order(std::uint32_t flags) { return (flags & codes_order_mask) >> codes_order_shift; }
 
 // The largest code times the largest activation times the depth must fit int32, fields in place: 240 · 128 · depth / 2.
@@ -139,6 +140,22 @@ struct CodesRows {
         sums = scales + round_up(total_rows * 4, 64);
         bytes = sums + round_up(total_rows * groups * 4, 64);
     }
+    // Offset of a code; those of 64 depths from a multiple of 64 on lie together.
+    std::int64_t at(std::int64_t row, std::int64_t k) const { return row * stride + k; }
+};
+
+// Prepared rows where act is bf16: [total_rows][stride] words of f32 or pairs of bf16, zero past the depth; f32 sum per row and
+// group, which zero points and minima are multiplied with.
+struct CodesBf16Rows {
+    std::int64_t stride, sums, bytes;
+
+    CodesBf16Rows(std::int64_t total_rows, std::int64_t words, std::int64_t groups) {
+        stride = round_up(words * 4, 64) | 64;
+        sums = total_rows * stride;
+        bytes = sums + round_up(total_rows * groups * 4, 64);
+    }
+    // Offset of a word; those of 64 bytes from a multiple of 64 on lie together.
+    std::int64_t at(std::int64_t row, std::int64_t word) const { return row * stride + word * 4; }
 };
 
 // How a row becomes codes: q = clamp(nearest_even(x · inverse), lowest, highest), x ≈ q · scale. Papers: BitNet b1.58

@@ -48,10 +48,15 @@ inline void read_hadamard_options(OptionReader& options, PackedHeader* header) {
 
 // Options that both formats have: act, order; hadamard, block and rotated.
 inline void read_codes_options(OptionReader& options, PackedHeader* header) {
-    const int act = options.choice("act", {"int8", "int4"}, 0);
+    const bool has_bf16 = static_cast<Format>(header->format) == Format::int4;
+    const int act = options.choice(
+        "act", has_bf16 ? std::vector<std::string>{"int8", "int4", "bf16"} : std::vector<std::string>{"int8", "int4"},
+        0);
     header->flags |= static_cast<std::uint32_t>(act) << codes_act_shift;
     const int order = options.choice("order", {"panels", "rows", "columns"}, 0);
     header->flags |= static_cast<std::uint32_t>(order) << codes_order_shift;
+    if (order != codes_order_panels && act == codes_act_bf16)
+        options.fail("option 'act' of format 'int4' is 'bf16', which is for order 'panels' only");
     if (order == codes_order_columns && header->in_features > codes_columns_depth_limit)
         options.fail("w has in_features " + std::to_string(header->in_features) + ", order 'columns' takes at most " +
                      std::to_string(codes_columns_depth_limit) + " (its int32 sums would overflow)");
@@ -100,7 +105,8 @@ Status for_each_code_row(const PlainMatrix& matrix, const PackJob& job, Put&& pu
 }
 
 inline const char* codes_act_name(std::uint32_t flags) {
-    return (flags & codes_act_mask) >> codes_act_shift == codes_act_int4 ? "int4" : "int8";
+    constexpr const char* names[] = {"int8", "int4", "bf16", "unknown"};
+    return names[(flags & codes_act_mask) >> codes_act_shift];
 }
 
 inline void list_order_option(const PackedHeader& header, PackOptions* options) {
@@ -111,6 +117,7 @@ inline void list_order_option(const PackedHeader& header, PackOptions* options) 
 // The bits of order that a header of this version may have.
 inline bool codes_order_valid(const PackedHeader& header) {
     return codes_order(header.flags) <= codes_order_columns &&
+           (codes_order(header.flags) == codes_order_panels || codes_act(header.flags) != codes_act_bf16) &&
            (codes_order(header.flags) != codes_order_columns || header.in_features <= codes_columns_depth_limit);
 }
 

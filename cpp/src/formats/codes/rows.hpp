@@ -55,43 +55,48 @@ RowStatistics row_statistics(const std::byte* src, DType dtype, std::int64_t dep
     return statistics;
 }
 
-template <class Isa, int bits>
+// Rows: CodesRows, or another arrangement of the same.
+template <class Isa, int bits, class Rows = CodesRows>
 std::int64_t codes_prepared_bytes(std::int64_t total_rows, const MatrixView& matrix) noexcept {
     const CodesLayout<bits> layout(matrix);
-    return CodesRows(total_rows, layout.padded_depth, layout.groups).bytes;
+    return Rows(total_rows, layout.padded_depth, layout.groups).bytes;
 }
 
-template <class Isa, int bits>
-void codes_prepare_rows(const PrepareArgs& a) noexcept {
+template <class Isa, int bits, class Rows>
+void codes_prepare_rows(const PrepareArgs& a) {
     using F32 = typename Isa::F32;
     const CodesLayout<bits> layout(*a.matrix);
-    const CodesRows rows(a.total_rows, layout.padded_depth, layout.groups);
+    const Rows rows(a.total_rows, layout.padded_depth, layout.groups);
     const std::int64_t bytes = element_bytes(a.dtype);
     for (std::int64_t r = 0; r < a.rows; ++r) {
         const std::byte* src = a.src + r * a.src_stride;
-        std::byte* dst = a.prepared + (a.row0 + r) * rows.stride;
+        const std::int64_t row = a.row0 + r;
         const RowStatistics statistics = row_statistics<Isa>(src, a.dtype, a.depth);
         const RowCode code =
             row_code_of<bits>(a.matrix->flags, statistics.largest, statistics.sum, a.depth, statistics.finite);
         std::int64_t k = 0;
         for (; k < a.depth; k += F32::width)  // lanes past the depth are 0
             Isa::store_codes(
-                dst + k,
+                a.prepared + rows.at(row, k),
                 statistics.finite ? F32::load_as(src + k * bytes, a.dtype, a.depth - k) * F32(code.inverse) : F32(0.0f),
                 code.lowest, code.highest);
-        for (; k < layout.padded_depth; k += F32::width) Isa::store_codes(dst + k, F32(0.0f), 0.0f, 0.0f);
-        __builtin_memcpy(a.prepared + rows.scales + (a.row0 + r) * 4, &code.scale, 4);
+        for (; k < layout.padded_depth; k += F32::width)
+            Isa::store_codes(a.prepared + rows.at(row, k), F32(0.0f), 0.0f, 0.0f);
+        __builtin_memcpy(a.prepared + rows.scales + row * 4, &code.scale, 4);
         const std::int64_t group = layout.group ? layout.group : layout.padded_depth;
         for (std::int64_t g = 0; g < layout.groups; ++g) {
-            const std::int32_t sum = Isa::sum_codes(dst + g * group, group);
-            __builtin_memcpy(a.prepared + rows.sums + ((a.row0 + r) * layout.groups + g) * 4, &sum, 4);
+            std::int32_t sum = 0;
+            for (std::int64_t from = 0; from < group; from += 64)
+                sum += Isa::sum_codes(a.prepared + rows.at(row, g * group + from), group < 64 ? group : 64);
+            __builtin_memcpy(a.prepared + rows.sums + (row * layout.groups + g) * 4, &sum, 4);
         }
     }
 }
 
 // The same of H · x: a row is transformed and becomes codes while it lies in L1 or L2.
-template <class Isa, int bits>
-__attribute__((noinline)) void codes_prepare_transformed(const PrepareArgs& a) noexcept {
+template <class Isa>
+__attribute__((noinline)) void codes_prepare_transformed(const PrepareArgs& a,
+                                                         void (*prepare_rows)(const PrepareArgs&)) {
     // As much stack as the row takes: threads of some systems have 128 KiB in all.
     auto* row = static_cast<float*>(__builtin_alloca_with_align(static_cast<std::size_t>(a.depth) * 4, 512));
     HadamardShape shape;
@@ -104,14 +109,14 @@ __attribute__((noinline)) void codes_prepare_transformed(const PrepareArgs& a) n
     for (std::int64_t r = 0; r < a.rows; ++r) {
         Isa::hadamard(a.src + r * a.src_stride, a.dtype, row, shape);
         one.row0 = a.row0 + r;
-        codes_prepare_rows<Isa, bits>(one);
+        prepare_rows(one);
     }
 }
 
-template <class Isa, int bits>
+template <class Isa, int bits, class Rows = CodesRows>
 void codes_prepare(const PrepareArgs& a) noexcept {
-    if (a.matrix->flags & codes_hadamard_mask) codes_prepare_transformed<Isa, bits>(a);
-    else codes_prepare_rows<Isa, bits>(a);
+    if (a.matrix->flags & codes_hadamard_mask) codes_prepare_transformed<Isa>(a, codes_prepare_rows<Isa, bits, Rows>);
+    else codes_prepare_rows<Isa, bits, Rows>(a);
 }
 
 }  // namespace

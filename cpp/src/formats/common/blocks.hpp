@@ -24,6 +24,7 @@
 
 #include <immintrin.h>
 
+#include "core/fetch.hpp"
 #include "core/kernel.hpp"
 #include "formats/common/words.hpp"
 
@@ -115,11 +116,7 @@ BlockFunction block_of(std::int64_t rows, std::int64_t panels) {
 // step; it depends on the rows alone, so that a sum does not depend on which panels a task holds.
 template <class Op, int rows, int panels>
 void run_panels(const std::byte* a, std::int64_t a_stride, const std::byte* b, std::int64_t b_panel, std::int64_t steps,
-                float* tile, std::int64_t tile_stride) {
-    // A packed weight is read front to back; fetching a little ahead bridges the 4 KiB pages at which the hardware
-    // prefetcher stops. Zen 5, one row, weights in L3 and in memory: 2 KiB ahead into L1 86 and 30 GB/s, 4 KiB 80 and 31,
-    // 8 KiB 80 and 30, into L2 instead 58 and 27.
-    constexpr std::int64_t prefetch_bytes = 2048;
+                float* tile, std::int64_t tile_stride, bool fetches) {
     constexpr int per_panel = 64 / Op::register_bytes, registers = panels * per_panel;
     constexpr int unroll = Op::few_unroll(rows);
     constexpr std::int64_t register_step = Op::step_bytes / per_panel;
@@ -141,16 +138,13 @@ void run_panels(const std::byte* a, std::int64_t a_stride, const std::byte* b, s
     };
     std::int64_t k = 0;
     for (; k + unroll <= steps; k += unroll) {
-#pragma GCC unroll 4
-        for (int u = 0; u < unroll; ++u) {
-            if (u * Op::step_bytes % 64 == 0)
+        if (fetches)
+#pragma GCC unroll 8
+            for (std::int64_t line = 0; line < unroll * Op::step_bytes; line += 64)
 #pragma GCC unroll 2
-                for (int p = 0; p < panels; ++p)
-                    _mm_prefetch(
-                        reinterpret_cast<const char*>(b + p * b_panel + (k + u) * Op::step_bytes + prefetch_bytes),
-                        _MM_HINT_T0);
-            step(k + u, u);
-        }
+                for (int p = 0; p < panels; ++p) fetch_ahead(b + p * b_panel + k * Op::step_bytes + line);
+#pragma GCC unroll 4
+        for (int u = 0; u < unroll; ++u) step(k + u, u);
     }
     for (; k < steps; ++k) step(k, 0);
 #pragma GCC unroll 6
@@ -182,11 +176,11 @@ struct PanelCall {
 };
 
 template <class Op, int panels>
-void run_panels_of(const PanelCall& call, std::int64_t panel) {
+void run_panels_of(const PanelCall& call, std::int64_t panel, bool fetches) {
     const std::byte* b = call.b + panel * call.panel_bytes;
     float* tile = call.tile + panel * 16;
     auto run = [&](auto function) {
-        function(call.a, call.a_stride, b, call.panel_bytes, call.steps, tile, call.tile_stride);
+        function(call.a, call.a_stride, b, call.panel_bytes, call.steps, tile, call.tile_stride, fetches);
     };
     switch (call.rows) {
         case 1: return run(run_panels<Op, 1, panels>);
@@ -201,12 +195,13 @@ void run_panels_of(const PanelCall& call, std::int64_t panel) {
 // finish(row, rows, panel, panels): called once per region of the tile whose sums are complete.
 template <class Op, class Finish>
 void multiply_few(const PanelCall& call, Finish finish) {
+    const bool fetches = fetches_weights();
     std::int64_t p = 0;
     // Two panels share the broadcasts of a row: for 4 rows that is 3 loads per packed line instead of 5. One row has
     // little to share, and a single stream suits the prefetchers better.
     if constexpr (Op::few_panels == 2)
-        for (; call.rows > 1 && p + 2 <= call.panels; p += 2) run_panels_of<Op, 2>(call, p);
-    for (; p < call.panels; ++p) run_panels_of<Op, 1>(call, p);
+        for (; call.rows > 1 && p + 2 <= call.panels; p += 2) run_panels_of<Op, 2>(call, p, fetches);
+    for (; p < call.panels; ++p) run_panels_of<Op, 1>(call, p, fetches);
     finish(0, call.rows, 0, call.panels);
 }
 

@@ -40,10 +40,12 @@ struct alignas(64) TileConfig {
     std::uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
 };
 
-// Every tile whole. The barrier makes the stores to the configuration happen: gcc 12 does not know that the instruction
+// Every tile whole, or rows of depth_bytes and weights of as many. The barrier makes the stores to the configuration happen: gcc 12 does not know that the instruction
 // reads all 64 bytes.
-inline void configure_tiles() {
+inline void configure_tiles(int depth_bytes = 64) {
     TileConfig config;
+    config.row_bytes[4] = config.row_bytes[5] = static_cast<std::uint16_t>(depth_bytes);
+    config.rows[6] = config.rows[7] = static_cast<std::uint8_t>(depth_bytes / 4);
     __asm__ volatile("" : : "r"(&config) : "memory");
     _tile_loadconfig(&config);
 }

@@ -52,9 +52,9 @@ void read_int4_options(OptionReader& options, PackedHeader* header) {
 
 bool int4_options_valid(const PackedHeader& header) noexcept {
     return (header.flags & ~codes_all_flags) == 0 && (header.flags & codes_zeros_mask) <= codes_minima &&
-           (header.flags & codes_act_mask) >> codes_act_shift <= codes_act_int4 &&
-           (header.flags & codes_scale_mask) >> codes_scale_shift <= 2 && header.parameters[0] != 0 &&
-           codes_group_valid(header.parameters[0]) && codes_hadamard_valid(header) && codes_order_valid(header);
+           codes_act(header.flags) <= codes_act_bf16 && (header.flags & codes_scale_mask) >> codes_scale_shift <= 2 &&
+           header.parameters[0] != 0 && codes_group_valid(header.parameters[0]) && codes_hadamard_valid(header) &&
+           codes_order_valid(header);
 }
 
 PackOptions list_int4_options(const PackedHeader& header) {
@@ -141,7 +141,11 @@ Status pack_int4(const PlainMatrix& matrix, const PackJob& job) {
 }
 
 const FormatKernels* const panel_kernels[isa_count] = {
-    &ref::int4_kernels, FASTFFN_X86_KERNELS(&avx2::int4_kernels, nullptr, &avx512vnni::int4_kernels, nullptr, nullptr)};
+    &ref::int4_kernels,
+    FASTFFN_X86_KERNELS(&avx2::int4_kernels, nullptr, &avx512vnni::int4_kernels, nullptr, &amx::int4_kernels)};
+const FormatKernels* const bf16_kernels[isa_count] = {
+    &ref::int4_bf16_kernels, FASTFFN_X86_KERNELS(&avx2::int4_bf16_kernels, &avx512::int4_bf16_kernels, nullptr,
+                                                 &avx512bf16::int4_bf16_kernels, &amx::int4_bf16_kernels)};
 const FormatKernels* const rows_kernels[isa_count] = {
     &ref::int4_rows_kernels,
     FASTFFN_X86_KERNELS(&avx2::int4_rows_kernels, nullptr, &avx512vnni::int4_rows_kernels, nullptr, nullptr)};
@@ -152,7 +156,7 @@ const FormatKernels* const columns_kernels[isa_count] = {
 KernelTable int4_kernels_for(const PackedHeader& header) noexcept {
     if (codes_order(header.flags) == codes_order_rows) return rows_kernels;
     if (codes_order(header.flags) == codes_order_columns) return columns_kernels;
-    return panel_kernels;
+    return codes_act(header.flags) == codes_act_bf16 ? bf16_kernels : panel_kernels;
 }
 
 }  // namespace

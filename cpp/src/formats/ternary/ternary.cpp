@@ -170,7 +170,7 @@ bool ternary_payload_valid(const MatrixView& matrix, std::string* fault) {
 
 const FormatKernels* const panel_kernels[isa_count] = {
     &ref::ternary_kernels,
-    FASTFFN_X86_KERNELS(&avx2::ternary_kernels, nullptr, &avx512vnni::ternary_kernels, nullptr, nullptr)};
+    FASTFFN_X86_KERNELS(&avx2::ternary_kernels, nullptr, &avx512vnni::ternary_kernels, nullptr, &amx::ternary_kernels)};
 const FormatKernels* const rows_kernels[isa_count] = {
     &ref::ternary_rows_kernels,
     FASTFFN_X86_KERNELS(&avx2::ternary_rows_kernels, nullptr, &avx512vnni::ternary_rows_kernels, nullptr, nullptr)};
