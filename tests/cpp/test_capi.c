@@ -217,6 +217,9 @@ static void test_options(fastffn_context* context) {
     REFUSED(FASTFFN_INVALID_ARGUMENT, "grup", fastffn_packed_bytes(&w, "int4", unknown, 1, &bytes, &error));
     const fastffn_option kind[] = {{"group", 9, {.integer = 32}}};
     REFUSED(FASTFFN_INVALID_ARGUMENT, "kind is 9", fastffn_packed_bytes(&w, "int4", kind, 1, &bytes, &error));
+    const fastffn_tensor shapeless = fastffn_array(x, FASTFFN_F32, 2, NULL);
+    REFUSED(FASTFFN_INVALID_ARGUMENT, "-1 dimensions",
+            fastffn_packed_bytes(&shapeless, "int4", NULL, 0, &bytes, &error));
     REFUSED(FASTFFN_INVALID_ARGUMENT, "bytes is NULL", fastffn_packed_bytes(&w, "int4", NULL, 0, NULL, &error));
     REFUSED(FASTFFN_INVALID_ARGUMENT, "out is NULL", fastffn_pack(&w, "int4", NULL, 0, NULL, 0, &error));
     const fastffn_packed foreign = {x, sizeof x};

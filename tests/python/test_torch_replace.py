@@ -340,7 +340,7 @@ def test_twice() -> None:
     model = toy()
     ft.replace(model, {0: "int8", 1: "int8"})
     assert [layer.name for layer in ft.replace(model, "bf16")] == ["layers.2.mlp"]
-    with pytest.raises(ValueError, match="no feed-forward layer"):
+    with pytest.raises(ValueError, match="packed already"):
         ft.replace(model, "bf16")
 
 

@@ -221,3 +221,61 @@ def test_what_cannot_be_saved(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"layers\.0\.mlp is Linear, which only the code that made it can build"):
         ft.save(model, tmp_path / "m.safetensors")
     assert not list(tmp_path.iterdir())
+
+
+def test_one_module_under_two_names_stays_one(tmp_path: Path) -> None:
+    model = toy()
+    first, second = [name for name, module in model.named_modules() if name.endswith("mlp")][:2]
+    owner, _, child = second.rpartition(".")
+    setattr(model.get_submodule(owner), child, model.get_submodule(first))
+    ft.replace(model, {second: "int8", "*": "f32"})  # either name will do
+    again = ft.load(ft.save(model, tmp_path / "m.safetensors"), toy())
+    assert again.get_submodule(first) is again.get_submodule(second)
+    assert "int8" in repr(again.get_submodule(first))
+    assert torch.equal(outputs(again, token_ids()), outputs(model, token_ids()))
+
+
+@pytest.mark.parametrize("damage", ["{", "[]", "layers", "aliases", "name", "settings"])
+def test_a_damaged_description_is_named(damage: str, tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    model = toy()
+    ft.replace(model, "int8")
+    tensors, about = contents(ft.save(model, tmp_path / "m.safetensors"))
+    if damage in about:
+        del about[damage]
+    elif damage == "settings":
+        about["layers"][0][damage] = {}
+    elif damage == "name":
+        del about["layers"][0][damage]
+    text = damage if damage in ("{", "[]") else json.dumps(about)
+    save_file(tensors, str(tmp_path / "bad.safetensors"), metadata={"fastffn": text})
+    with pytest.raises(ValueError, match="damaged|do not fit"):
+        ft.load(tmp_path / "bad.safetensors", toy())
+
+
+def test_places_that_are_not_there_are_named(tmp_path: Path) -> None:
+    model = toy()
+    ft.replace(model, "int8")
+    with pytest.raises(FileNotFoundError, match="there is no folder"):
+        ft.save(model, tmp_path / "nowhere" / "m.safetensors")
+    for path in (tmp_path, tmp_path / "m.safetensors"):
+        with pytest.raises(FileNotFoundError, match="there is no file"):
+            ft.load(path)
+
+
+def test_a_file_imports_nothing_but_models(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    from safetensors.torch import save_file
+
+    model = toy()
+    ft.replace(model, "int8")
+    tensors, about = contents(ft.save(model, tmp_path / "m.safetensors"))
+    about |= {
+        "class": ["transformers.utils.hub", "cached_file"],
+        "config_class": ["transformers.utils.hub", "cached_file"],
+    }
+    about |= {"config": {}}
+    save_file(tensors, str(tmp_path / "bad.safetensors"), metadata={"fastffn": json.dumps(about)})
+    with pytest.raises(ImportError, match="is no PreTrainedModel"):
+        ft.load(tmp_path / "bad.safetensors")

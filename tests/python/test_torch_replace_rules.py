@@ -246,3 +246,18 @@ def test_progress(monkeypatch: pytest.MonkeyPatch) -> None:
     ft.replace(toy(), "bf16", progress=True, calibration=token_ids())
     lines = error.getvalue().splitlines()
     assert len(lines) == 4 and "calibration" in lines[0] and lines[3].endswith("layers.2.mlp")
+
+
+def test_what_would_replace_nothing_is_said() -> None:
+    with pytest.raises(ValueError, match="empty dict"):
+        ft.replace(toy(), {})
+    model = toy()
+    ft.replace(model, "int8")
+    with pytest.raises(ValueError, match="packed already"):
+        ft.replace(model, "bf16")
+
+
+def test_calibration_elsewhere_is_refused() -> None:
+    for given in (token_ids().to("meta"), [{"ids": token_ids().to("meta")}]):
+        with pytest.raises(ValueError, match="calibration is on meta"):
+            ft.replace(toy(), "int8", calibration=given)

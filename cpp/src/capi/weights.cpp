@@ -42,8 +42,9 @@ fastffn_tensor fastffn_array(const void* data, std::int32_t dtype, std::int32_t 
     result.data = const_cast<void*>(data);
     result.dtype = dtype;
     result.ndim = ndim;  // a number that is out of range is refused by the call that gets the array
+    if (!shape && ndim > 0) result.ndim = -1;
     std::int64_t stride = 1;
-    for (std::int32_t i = ndim < FASTFFN_MAX_DIMS ? ndim - 1 : FASTFFN_MAX_DIMS - 1; i >= 0; --i) {
+    for (std::int32_t i = result.ndim < FASTFFN_MAX_DIMS ? result.ndim - 1 : FASTFFN_MAX_DIMS - 1; i >= 0; --i) {
         result.shape[i] = shape[i];
         result.strides[i] = stride;
         if (__builtin_mul_overflow(stride, shape[i] > 0 ? shape[i] : 1, &stride)) stride = INT64_MAX;  // refused later

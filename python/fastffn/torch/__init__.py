@@ -19,7 +19,9 @@ second derivatives, jvp,    refused (RuntimeError); reverse mode and torch.no_gr
 torch.func.grad
 autocast (CPU)              x is cast to its dtype, which is y's; weights of picks, logits, biases and routers are not
 torch.vmap                  over tokens (x, ids, weights, leaf); over weights it is refused (ValueError)
-fake and meta tensors       give a fake or meta result; beside tensors with memory they are refused (ValueError)
+fake and meta tensors       give a fake or meta result; beside tensors with memory they are refused (ValueError, or by torch)
+out=                        written without a count in its version: do not write over what a recorded graph has kept
+sub_norm of `moe`           for plain eager calls; traced, recorded or under autocast it is refused (RuntimeError)
 conj and neg views          conjugated ones are complex, which no function takes; a pending sign is applied first
 sparse, nested layouts      refused (ValueError)
 not contiguous              any strides; x is copied where its last dimension is not contiguous

@@ -10,8 +10,8 @@ import torch
 import fastffn as ff
 
 from ._formats import PARTS, as_tensor, is_pair, pack_weight, parse_formats
-from ._functions import cast, visible
-from ._packed_module import PackedModule
+from ._functions import cast, refuse_tangents, visible
+from ._packed_module import PackedModule, absent_last
 
 _VECTORS = ("b_up", "b_down", "b_gate", "sub_norm")
 
@@ -127,6 +127,7 @@ class FFN(PackedModule):
             if b is not None and tuple(b.shape) != expected:
                 raise ValueError(f"FFN: {name} has shape {tuple(b.shape)}, expected {expected}")
             self._hold(name, None if b is None else as_tensor(b).detach().clone())
+        absent_last(self)
 
     def _expected(self) -> dict[str, tuple[int, ...]]:
         into, out = (self.d_ff, self.d_model), (self.d_out, self.d_ff)
@@ -246,6 +247,7 @@ class FFN(PackedModule):
     def _train(self, x: Any) -> Any:
         weights = [[] if w is None else [w] for w in (self.w_up, self.w_down, self.w_gate)]
         formats = [str(self.format[part]) for part in PARTS]
+        refuse_tangents("FFN", [x, *self.parameters()])
         return torch.ops.fastffn.ffn_plain(
             cast(x), *weights, self.b_up, self.b_down, self.b_gate, self.activation, formats
         )  # fmt: skip

@@ -10,7 +10,7 @@ this module, and with them to the registered operators of torch.ops.fastffn:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -32,7 +32,20 @@ def cast(x: Any) -> Any:
     return x
 
 
+def refuse_tangents(operation: str, tensors: Iterable[Any]) -> None:
+    """RuntimeError in forward mode: the operators would drop the tangent."""
+    if forward_ad._current_level < 0:
+        return
+    if any(t is not None and forward_ad.unpack_dual(t).tangent is not None for t in tensors):
+        raise RuntimeError(
+            f"{operation}: an argument carries a tangent of forward-mode differentiation, which fastffn does not propagate;"
+            " use reverse mode, or pass its primal"
+        )
+
+
 def _refuse_out(operation: str, *tensors: Any) -> None:
+    if not torch.compiler.is_compiling() and tensors[-1] is not None and tensors[-1].is_neg():
+        raise ValueError(f"{operation}: out is a lazily negated view; pass a plain tensor")
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
         raise RuntimeError(
             f"{operation}: out= records no gradients, and an argument requires them; leave out= away, or call it under"
@@ -115,9 +128,15 @@ def _moe(
     special: Any = None,
     weights_on_input: bool = False,
     load: Any = None,
+    sub_norm: Any = None,
+    sub_norm_eps: float = 1e-5,
     out: Any = None,
     out_features: int | None = None,
 ) -> Any:
+    if sub_norm is not None or any(getattr(s, "sub_norm", None) is not None for s in _listed(shared)):
+        raise RuntimeError(
+            "moe: sub_norm, of experts or shared ones, is for plain eager calls; here one is traced, recorded or under autocast"
+        )
     if load is not None:
         raise RuntimeError(
             "moe: load= is not filled where a call is traced or recorded; count ids, with torch.bincount"
@@ -129,6 +148,13 @@ def _moe(
         x, ids, weights, *lists, activation, _ops.flat_shared(shared), list(kinds), getattr(special, "vectors", None),
         getattr(special, "mix", None), weights_on_input,
     )  # fmt: skip
+    # torch's bookkeeping does not look into lists with absent tensors, nor is there a gradient for these.
+    held = [*_ops.flat_shared(shared), *(t for part in lists[3:] for t in part), *arguments[-3:-1]]
+    if torch.is_grad_enabled() and any(isinstance(t, torch.Tensor) and t.requires_grad for t in held):
+        raise RuntimeError(
+            "moe: gradients reach x and weights, and a bias, gate or vector of an expert requires them too; detach it, or"
+            " train plain weights with fastffn.torch.MoE(trainable=True)"
+        )
     if out is not None:
         _refuse_out("moe", x, weights, out)
         _operators.moe_out(*arguments, out)
@@ -172,6 +198,7 @@ def _fff(
             " or call it under torch.no_grad()"
         )
     if out is not None:
+        _refuse_out("fff", out)
         _operators.fff_out(*arguments, out)
         return out
     return _operators.fff(*arguments, _fff_width(out_features, tree, w_down, x.shape[-1]))
@@ -201,7 +228,7 @@ def _route_topk(
         None if capacity_factor is None else float(capacity_factor),
     )  # fmt: skip
     if out is not None:
-        _refuse_out("route_topk", logits, bias, correction_bias, gamma)
+        _refuse_out("route_topk", logits, bias, correction_bias, gamma, *out)
         _operators.route_topk_out(*arguments, *out)
         return out
     return _operators.route_topk(*arguments)
@@ -245,16 +272,15 @@ def _handler(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         # Shared experts are objects with tensors in them.
         values = [*args, *keywords.values(), *_ops.flat_shared(keywords.get("shared"))]
         tensors = [t for t in tree_leaves(values) if isinstance(t, torch.Tensor)]
-        if forward_ad._current_level >= 0 and any(forward_ad.unpack_dual(t).tangent is not None for t in tensors):
-            raise RuntimeError(
-                f"{name}: an argument carries a tangent of forward-mode differentiation, which fastffn does not propagate;"
-                " use reverse mode, or pass its primal"
-            )
+        refuse_tangents(name, tensors)
         if error is not None:
-            layouts = {t.layout for t in tensors} - {torch.strided}
+            layouts = {"nested" if t.is_nested else t.layout for t in tensors} - {torch.strided}
             if layouts:
                 kinds = ", ".join(sorted(map(str, layouts)))
-                raise ValueError(f"{name}: an argument has the layout {kinds}, expected dense tensors; use to_dense()")
+                raise ValueError(
+                    f"{name}: an argument has the layout {kinds}, expected dense tensors; use to_dense(), or"
+                    " torch.nested.to_padded_tensor()"
+                )
             if not any(_needs_torch(t) for t in tensors):
                 raise error
         return function(*args, **keywords)

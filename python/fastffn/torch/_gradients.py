@@ -15,7 +15,7 @@ import fastffn as ff
 
 from . import _ops
 from ._derivatives import Gradients, Layer, ffn_backward, route_backward
-from ._library import LIBRARY, define, like
+from ._library import LIBRARY, define, like, refuse_second_derivatives
 
 _operators = torch.ops.fastffn
 
@@ -60,6 +60,7 @@ def _linear_backward(grad: Any, x: Any, w: Any) -> Any:
 
 
 define("linear_backward(Tensor grad, Tensor x, Tensor w) -> Tensor", _linear_backward, lambda grad, x, w: like(x))
+refuse_second_derivatives("linear_backward")
 
 
 def _linear_setup(ctx: Any, inputs: Any, output: Any) -> None:
@@ -112,6 +113,7 @@ define(
     _ffn_backward,
     _ffn_backward_fake,
 )
+refuse_second_derivatives("ffn_backward")
 
 
 def _ffn_setup(ctx: Any, inputs: Any, output: Any) -> None:
@@ -228,6 +230,7 @@ define(
     _moe_backward,
     lambda grad, x, ids, weights, *rest: [like(t) for t in (x, weights) if t is not None],
 )
+refuse_second_derivatives("moe_backward")
 
 
 def _moe_setup(ctx: Any, inputs: Any, output: Any) -> None:
@@ -309,6 +312,7 @@ define(
     _route_backward,
     _route_fake,
 )
+refuse_second_derivatives("route_topk_backward")
 
 
 def _route_setup(ctx: Any, inputs: Any, output: Any) -> None:

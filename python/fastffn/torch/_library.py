@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+from torch.utils._pytree import tree_leaves
 
 # Lives as long as the process: the operators go when it goes.
 LIBRARY = torch.library.Library("fastffn", "DEF")
@@ -21,10 +22,35 @@ FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 def define(schema: str, cpu: Callable[..., Any], fake: Callable[..., Any]) -> str:
     """Registers an operator with its CPU kernel and its fake one; returns its qualified name."""
     name = schema[: schema.index("(")]
+
+    def on_one_device(*arguments: Any) -> Any:
+        made = fake(*arguments)
+        check_one_device(name, arguments)
+        return made
+
     LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
     LIBRARY.impl(name, cpu, "CPU")
-    torch.library.register_fake(f"fastffn::{name}", fake, lib=LIBRARY)
+    torch.library.register_fake(f"fastffn::{name}", on_one_device, lib=LIBRARY)
     return f"fastffn::{name}"
+
+
+def check_one_device(operation: str, arguments: Any) -> None:
+    """ValueError where tensors are on several devices: one on meta among others would make a result that nobody writes."""
+    devices = {t.device: None for t in tree_leaves(arguments) if isinstance(t, torch.Tensor)}
+    if len(devices) > 1:
+        raise ValueError(f"{operation}: tensors are on {' and '.join(map(str, devices))}, expected one device")
+
+
+def refuse_second_derivatives(name: str) -> None:
+    """Makes a backward operator raise where torch differentiates it again, which else would go on without its part."""
+
+    def refuse(*_: Any) -> Any:
+        raise RuntimeError(
+            f"{name.removesuffix('_backward')}: fastffn computes first derivatives only, and its gradient was made with"
+            " create_graph=True and differentiated again; pass create_graph=False, or detach the gradient"
+        )
+
+    torch.library.register_autograd(f"fastffn::{name}", refuse, lib=LIBRARY)
 
 
 def readable(x: Any) -> Any:

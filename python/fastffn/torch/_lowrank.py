@@ -11,7 +11,7 @@ import fastffn as ff
 
 from ._ffn import FFN
 from ._formats import PARTS, Format, as_tensor
-from ._functions import cast
+from ._functions import cast, refuse_tangents
 from ._packed_module import PackedModule
 
 _FACTORS = tuple(f"{part}_{factor}" for part in PARTS for factor in "uv")
@@ -151,6 +151,7 @@ class LowRankFFN(PackedModule):
         """y [..., d_out] of x [..., d_model]."""
         pairs = [[getattr(self, f"{p}_u"), getattr(self, f"{p}_v")] if self._has(p) else [] for p in PARTS]
         formats = [str(Format("lowrank", {"factors": self.factors}))] * 3
+        refuse_tangents("LowRankFFN", [x, *self.parameters()])
         return torch.ops.fastffn.ffn_plain(
             cast(x), *pairs, self.b_up, self.b_down, self.b_gate, self.activation, formats
         )  # fmt: skip

@@ -11,8 +11,8 @@ import fastffn as ff
 
 from ._ffn import FFN
 from ._formats import PARTS, as_tensor, pack_weight, parse_formats
-from ._functions import cast, visible
-from ._packed_module import PackedModule
+from ._functions import cast, refuse_tangents, visible
+from ._packed_module import PackedModule, absent_last
 
 _WEIGHTS = ("w_up", "w_down", "w_gate")
 _BIASES = ("b_up", "b_down", "b_gate")
@@ -126,6 +126,7 @@ class MoE(PackedModule):
                 raise ValueError(f"MoE: {name} has shape {tuple(value.shape)}, expected {shape}")
             self._hold(name, None if value is None else as_tensor(value).detach().float().clone())
         self.register_buffer("correction_bias", None if correction is None else as_tensor(correction).detach().float())
+        absent_last(self)
         self.shared = shared
 
     def _expected(self) -> dict[str, tuple[int, ...]]:
@@ -183,6 +184,12 @@ class MoE(PackedModule):
             raise ValueError(f"MoE: shared has trainable={shared.trainable}, expected {trainable} as the experts")
         if trainable:
             stacks = {name: None if w is None else w.detach().clone() for name, w in stacks.items()}
+        if shared is not None and shared.activation != activation:
+            raise ValueError(
+                f"MoE: shared has activation {shared.activation!r}, expected {activation!r} as the experts"
+            )
+        if shared is not None and shared.sub_norm is not None:
+            raise ValueError("MoE: shared has a sub_norm, which this module does not run; call it beside the experts")
         formats = parse_formats(ff.info(stacks["w_up"]).format if packed else format, "MoE")
         biases = {n: None if b is None else as_tensor(b) for n, b in zip(_BIASES, (b_up, b_down, b_gate), strict=True)}
         made = cls.__new__(cls)
@@ -248,6 +255,7 @@ class MoE(PackedModule):
 
     def _train(self, x: Any, ids: Any, weights: Any) -> Any:
         x = cast(x)
+        refuse_tangents("MoE", [x, weights, *self.parameters()])
         stacks = [[] if w is None else [w] for w in (self.w_up, self.w_down, self.w_gate)]
         y = torch.ops.fastffn.moe_plain(
             x, ids, weights, *stacks, self.b_up, self.b_down, self.b_gate, self.activation,

@@ -12,6 +12,7 @@ from fastffn._fff_packed import pack_fff
 
 from ._formats import as_tensor
 from ._functions import visible
+from ._packed_module import absent_last
 
 _ARRAYS = ("w_up", "w_down", "b_up", "b_down", "master_up", "master_down", "master_b_up", "master_b_down")
 
@@ -39,6 +40,7 @@ class PackedFFF(nn.Module):
         for name in _ARRAYS:
             value = options.pop(name, None)
             self.register_buffer(name, None if value is None else as_tensor(value))
+        absent_last(self)
 
     def forward(self, x: Any, *, leaf: Any = None, out: Any = None) -> Any:
         """y [..., d_out] of x [..., d_model]; leaf and out as :func:`fastffn.fff`."""

@@ -10,6 +10,12 @@ from torch import nn
 import fastffn as ff
 
 
+def absent_last(module: nn.Module) -> None:
+    """Absent buffers after those that are there: torch.export counts absent ones in one of two lists that it matches."""
+    for name in [name for name, buffer in module._buffers.items() if buffer is None]:
+        module._buffers[name] = module._buffers.pop(name)
+
+
 class PackedModule(nn.Module):
     """An nn.Module whose weights are either packed uint8 buffers (inference) or plain parameters of the same names.
 
@@ -72,6 +78,8 @@ class PackedModule(nn.Module):
                     )
                 continue
             try:
+                if isinstance(given, torch.Tensor) and given.device.type != "meta" and not given.numel():
+                    raise ValueError(f"{type(self).__name__}: {prefix + name} is empty, expected packed weights")
                 self._check_packed(prefix + name, name, given, verify=True)
             except ValueError as error:
                 error_msgs.append(str(error))

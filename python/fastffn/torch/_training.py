@@ -16,7 +16,7 @@ from fastffn import _core
 from ._derivatives import Layer, ffn_backward, held
 from ._formats import pack_weight, parse_format
 from ._gradients import MoeGradients, _register, f32, rows_of
-from ._library import check_devices, check_input, define, like, readable, result_like
+from ._library import check_devices, check_input, define, like, readable, refuse_second_derivatives, result_like
 
 _operators = torch.ops.fastffn
 _WEIGHTS = "Tensor[] w_up, Tensor[] w_down, Tensor[] w_gate, Tensor? b_up, Tensor? b_down, Tensor? b_gate"
@@ -101,6 +101,7 @@ define(
     _ffn_backward,
     _ffn_backward_fake,
 )
+refuse_second_derivatives("ffn_plain_backward")
 
 
 def _setup(ctx: Any, first: Any, inputs: Any, options: Any) -> None:
@@ -179,6 +180,7 @@ def _moe_backward_fake(grad: Any, x: Any, ids: Any, weights: Any, *rest: Any) ->
 
 
 define(f"moe_plain_backward(Tensor grad, {_MOE}) -> Tensor[]", _moe_backward, _moe_backward_fake)
+refuse_second_derivatives("moe_plain_backward")
 
 
 def _moe_setup(ctx: Any, inputs: Any, output: Any) -> None:

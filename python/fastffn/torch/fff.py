@@ -169,7 +169,13 @@ class FFF(nn.Module):
         return y if self.b_down is None else y + torch.einsum("tkg,kgo->to", weights, self.b_down)
 
     def _leaves(self, x: Any, leaf: Any) -> Any:
-        """Every token through its leaf of each tree, grouped by leaf."""
+        """Every token through its leaf of each tree, grouped by leaf; where a call is traced, each with its own copy of it."""
+        if torch.compiler.is_compiling():  # which leaves there are depends on data
+            tree = torch.arange(self.trees, device=leaf.device)
+            hidden = torch.einsum("td,tkld->tkl", x, self.w_up[tree, leaf])
+            hidden = self._dropped(self._act(hidden if self.b_up is None else hidden + self.b_up[tree, leaf]))
+            traced = torch.einsum("tkl,tkol->to", hidden, self.w_down[tree, leaf])
+            return traced if self.b_down is None else traced + self.b_down[tree, leaf].sum(1)
         y = torch.zeros((x.shape[0], self.d_out), dtype=x.dtype, device=x.device)
         for tree in range(self.trees):
             for index in torch.unique(leaf[:, tree]).tolist():

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
 from fastffn.torch._replace.sites import Site, layer_at
 from fastffn.torch._replace.weights import ExpertWeights, Weights
@@ -46,12 +47,16 @@ def batches_of(calibration: Any) -> list[Any]:
 
     Raises:
         TypeError: no tensor, mapping, or iterable of them.
+        ValueError: on another device.
     """
     if isinstance(calibration, (torch.Tensor, Mapping)):
-        return [calibration]
+        return batches_of([calibration])
     if isinstance(calibration, Iterable) and not isinstance(calibration, (str, bytes)):
         batches = list(calibration)
         if batches and all(isinstance(batch, (torch.Tensor, Mapping)) for batch in batches):
+            for t in tree_leaves([batch if isinstance(batch, torch.Tensor) else dict(batch) for batch in batches]):
+                if isinstance(t, torch.Tensor) and t.device.type != "cpu":
+                    raise ValueError(f"replace: calibration is on {t.device}, expected the CPU, where the model is")
             return batches
     raise TypeError(
         "replace: calibration is neither a tensor of token ids [batch, tokens], nor a dict of the model's arguments (as a "

@@ -48,12 +48,17 @@ def save(model: nn.Module, path: str | Path) -> Path:
                 f"save: {name} is {type(module).__name__}, which only the code that made it can build again (save knows "
                 f"{', '.join(KINDS)}); use torch.save(model, path)"
             )
-        layers.append({"module": name, "kind": kind, "settings": settings_of(module), **site})
+        also = [
+            other for other, same in model.named_modules(remove_duplicate=False) if same is module and other != name
+        ]
+        layers.append({"module": name, "also": also, "kind": kind, "settings": settings_of(module), **site})
     if not layers:
         raise ValueError("save: the model has no packed layers; call fastffn.torch.replace first")
     tensors, aliases = _unique(_all_tensors(model))
     about = {"version": _VERSION, "layers": layers, "aliases": aliases, **_configuration(model)}
     target = Path(path)
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"save: there is no folder '{target.parent}'")
     part = target.with_name(target.name + ".part")
     try:
         save_file(tensors, str(part), metadata={"format": "pt", _KEY: json.dumps(about)})
@@ -78,8 +83,11 @@ def load(path: str | Path, model: nn.Module | None = None) -> nn.Module:
     Raises:
         ValueError: not a file of :func:`save`, or of a newer version; damaged packed weights; a model whose layers, names or
             shapes are not those of the file, or that the file does not name.
+        FileNotFoundError: no such file.
         ImportError: safetensors, or transformers for model=None, is not installed.
     """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"load: there is no file '{path}'")
     tensors, about = _read(Path(path))
     if model is None:
         model = _build(about)
@@ -142,7 +150,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
                     f"load: '{path.name}' was not written by fastffn.torch.save; for an original checkpoint load it with its "
                     "own library and call fastffn.torch.replace"
                 )
-            about = json.loads(metadata[_KEY])
+            about = _description(path.name, metadata[_KEY])
             if about.get("version") != _VERSION:
                 raise ValueError(
                     f"load: '{path.name}' has version {about.get('version')} of the description, this fastffn reads {_VERSION}"
@@ -150,6 +158,27 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             return {name: _aligned(file.get_tensor(name)) for name in list(file.keys())}, about
     except SafetensorError as error:
         raise ValueError(f"load: '{path.name}' is damaged or no safetensors file: {error}") from error
+
+
+def _description(file: str, text: str) -> dict[str, Any]:
+    """What the file says about its layers, of the types that it must have."""
+    wanted = {"module": str, "name": str, "family": str, "kind": str, "rule": str, "settings": dict, "shape": list}
+    try:
+        about = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"load: the description in '{file}' is damaged: {error}") from error
+    if not isinstance(about, dict):
+        raise ValueError(f"load: the description in '{file}' is damaged: it is no object")
+    if about.get("version") != _VERSION:
+        return about
+    for key, kind in (("layers", list), ("aliases", dict), *((k, dict) for k in ("config",) if k in about)):
+        if not isinstance(about.get(key), kind):
+            raise ValueError(f"load: the description in '{file}' is damaged: no '{key}'")
+    for layer in about["layers"]:
+        bad = [k for k, kind in wanted.items() if not isinstance(layer, dict) or not isinstance(layer.get(k), kind)]
+        if bad:
+            raise ValueError(f"load: the description in '{file}' is damaged: a layer without '{bad[0]}'")
+    return about
 
 
 def _aligned(tensor: Any) -> Any:
@@ -171,8 +200,9 @@ def _build(about: dict[str, Any]) -> nn.Module:
     if "class" not in about:
         raise ValueError("load: the file does not say which transformers model it was; pass model=")
     try:
-        model_class = _imported(about["class"])
-        config_class = _imported(about["config_class"])
+        transformers = importlib.import_module("transformers")
+        model_class = _imported(about["class"], transformers.PreTrainedModel)
+        config_class = _imported(about["config_class"], transformers.PretrainedConfig)
         config = config_class.from_dict(about["config"])
     except (ImportError, AttributeError) as error:
         raise ImportError(
@@ -187,11 +217,14 @@ def _build(about: dict[str, Any]) -> nn.Module:
     return model
 
 
-def _imported(where: list[str]) -> Any:
+def _imported(where: list[str], base: Any) -> Any:
     module, name = where
     if not module.startswith("transformers."):  # a file names what is imported: nothing but models
         raise ImportError(f"{module} is not part of transformers")
-    return getattr(importlib.import_module(module), name)
+    found = getattr(importlib.import_module(module), name)
+    if not isinstance(found, type) or not issubclass(found, base):
+        raise ImportError(f"{name} is no {base.__name__}")
+    return found
 
 
 def _install_empty(model: nn.Module, layers: list[dict[str, Any]], tensors: dict[str, Any]) -> None:
@@ -225,8 +258,13 @@ def _install_empty(model: nn.Module, layers: list[dict[str, Any]], tensors: dict
             new = made_of(layer["kind"], layer["settings"], own)
         except KeyError as error:
             raise ValueError(f"load: '{layer['name']}': the file has no {error} for kind '{layer['kind']}'") from error
+        except TypeError as error:
+            raise ValueError(f"load: '{layer['name']}': its settings do not fit '{layer['kind']}': {error}") from error
         stamp(new, {key: layer[key] for key in ("name", "family", "shape", "rule")})
         install(model, site, new)
+        for name in layer.get("also", []):  # one module under several names stays one
+            owner, _, child = name.rpartition(".")
+            setattr(model.get_submodule(owner), child, model.get_submodule(layer["module"]))
 
 
 def _shape_of(model: nn.Module, site: Site) -> list[int]:

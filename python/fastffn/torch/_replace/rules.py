@@ -20,6 +20,8 @@ def assign(rules: Any, sites: list[Site]) -> list[Any]:
     if not _is_table(rules):
         method = method_of(rules)
         return [method] * len(sites)
+    if not rules:
+        raise ValueError("replace: rules is an empty dict, which would replace nothing")
     table = [(key, _matcher(key, sites), None if rule is None else method_of(rule)) for key, rule in rules.items()]
     for key, fits, _ in table:
         if not any(fits(site) for site in sites):
@@ -60,7 +62,7 @@ def _matcher(key: Any, sites: list[Site]) -> Callable[[Site], bool]:
         number = key if key >= 0 else (layers[-1] + 1 + key if layers else key)
         return lambda site: site.layer == number
     if isinstance(key, str):
-        return lambda site: matches(key, site.name)
+        return lambda site: any(matches(key, name) for name in site.names)
     return lambda site: bool(key(site))
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from fastffn.torch._replace.families import Layer, NotRecognised, families, recognise
+from fastffn.torch._replace.modules import site_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +67,12 @@ def find(model: nn.Module, operation: str, almost: list[str] | None = None) -> l
             inside.append(name + ".")
     if almost and not sites:
         raise ValueError(f"{operation}: {type(model).__name__}: cannot replace {almost[0]}" + _more(almost))
+    replaced = [name for name, module in model.named_modules() if site_of(module) is not None]
+    if not sites and replaced:
+        raise ValueError(
+            f"{operation}: the feed-forward layers of {type(model).__name__} are packed already ({len(replaced)}, the first"
+            f" '{replaced[0]}'); load the original model and give it other rules"
+        )
     if not sites:
         known = "\n".join(f"  {name}: {looks}" for name, looks in families().items())
         raise ValueError(
