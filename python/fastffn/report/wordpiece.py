@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .errors import FileFormatError
+from .errors import FileFormatError, UnsupportedModelError
 
 # A longer word is one [UNK], as in BERT.
 _MAX_WORD = 100
@@ -55,7 +55,7 @@ class WordPieceTokenizer:
             elif vocab.exists():
                 tokens = vocab.read_text("utf-8").rstrip("\n").split("\n")
             else:
-                raise FileFormatError("the model has neither vocab.txt nor tokenizer.json beside it")
+                raise UnsupportedModelError("the model has neither vocab.txt nor tokenizer.json beside it")
         except FileFormatError:
             raise
         except (OSError, KeyError, TypeError, ValueError) as error:

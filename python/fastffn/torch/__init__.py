@@ -23,6 +23,7 @@ fake and meta tensors       give a fake or meta result; beside tensors with memo
 out=                        written without a count in its version: do not write over what a recorded graph has kept
 sub_norm of `moe`           for plain eager calls; traced, recorded or under autocast it is refused (RuntimeError)
 conj and neg views          conjugated ones are complex, which no function takes; a pending sign is applied first
+                            (that of ``z.conj().imag``; one forced on contiguous memory by torch._neg_view is not seen)
 sparse, nested layouts      refused (ValueError)
 not contiguous              any strides; x is copied where its last dimension is not contiguous
 no tokens                   an empty result

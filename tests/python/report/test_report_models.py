@@ -354,3 +354,13 @@ def test_damaged_models_are_named(tmp_path: Path) -> None:
     (tmp_path / "c" / "model.safetensors").write_bytes(safetensors_bytes(other))
     with pytest.raises(FileFormatError, match="and no feed-forward weights were found"):
         open_model(tmp_path / "c")
+
+
+def test_an_encoder_without_a_vocabulary_shows_its_feed_forward_layers(tmp_path: Path) -> None:
+    path = write_bert_folder(tmp_path, bert_weights())
+    assert isinstance(open_model(path), EmbeddingModel)
+    for name in ("vocab.txt", "tokenizer.json"):
+        (path.parent / name).unlink(missing_ok=True)
+    opened = open_model(path)
+    assert isinstance(opened, FeedForwardModel) and opened.layers == 2
+    assert "neither vocab.txt nor tokenizer.json" in opened.statement
