@@ -53,6 +53,8 @@ def test_in_data_loader_workers(method: str) -> None:
 
 
 def train_in_child(made: Any, x: Any, results: Any) -> None:
+    # The backward pass is torch's: its own OpenMP pool does not survive a fork, so it runs on one thread, as in DataLoader's workers.
+    torch.set_num_threads(1)
     x = x.clone().requires_grad_()
     made(x).sum().backward()
     results.put(x.grad.numpy())
