@@ -34,7 +34,8 @@ make_fx                     records the operator
 torch.jit.trace             records the operator of a module (MoE is refused); a function by itself becomes a constant (use
                             torch.export, as torch advises for what it deprecated)
 threads                     calls from many Python threads run side by side; torch.set_num_threads counts and changes no bit
-fork, DataLoader workers    safe with fork and spawn; a forked child of a process that ran threads uses its own
+fork, DataLoader workers    safe with fork and spawn; a forked child of a process that ran threads uses its own. Backward passes
+                            are torch's, whose pool does not survive a fork: torch.set_num_threads(1) there, as its workers do
 ==========================  ==========================================================================================
 """
 
