@@ -214,25 +214,30 @@ Result new_result(const Operation& operation, PyObject* x) {
     return {operation.call, x, operation.x, view.dtype, view.ndim, shape};
 }
 
-// A call whose weights are on a CUDA device. The GIL is kept: a launch takes microseconds.
-template <class Operation>
-PyObject* run_on_device(const DeviceWeight& first, PyObject* const* slots, PyObject* width) {
-    const CudaStream stream =
-        call_stream(Operation::operation, slots[Operation::Stream], slots[Operation::X], first.device);
-    const Operation operation(slots, {Operation::operation, true, dlpack_stream(stream), first.device});
+// Reads or makes the result, has it computed and returns it. `width` is what the caller expects of it, or nullptr.
+template <class Operation, class Compute>
+PyObject* finish_call(const Operation& operation, PyObject* const* slots, PyObject* width, Compute compute) {
     std::optional<Result> result;
     Array out;
     if (slots[Operation::Out]) read_array(operation.call, "out", slots[Operation::Out], Role::output, &out);
     else result.emplace(new_result(operation, slots[Operation::X]));
     const TensorView& y = result ? result->view : out.view;
     if (width && y.ndim) check_out_features(Operation::operation, width, y.shape[y.ndim - 1]);
-    check(operation.run(stream, y));
+    check(compute(y));
     if (result) return result->finish().release().ptr();
     Py_INCREF(slots[Operation::Out]);
     return slots[Operation::Out];
 }
 
-// `width` is what the caller expects of the result, or nullptr.
+// A call whose weights are on a CUDA device. The GIL is kept: a launch takes microseconds.
+template <class Operation>
+PyObject* run_on_device(const DeviceWeight& first, PyObject* const* slots, PyObject* width) {
+    const CudaStream stream =
+        call_stream(Operation::operation, slots[Operation::Stream], slots[Operation::X], first.device);
+    const Operation operation(slots, {Operation::operation, true, dlpack_stream(stream), first.device});
+    return finish_call(operation, slots, width, [&](const TensorView& y) { return operation.run(stream, y); });
+}
+
 template <class Operation>
 PyObject* run(PyObject* const* slots, PyObject* width) {
     if (const DeviceWeight* weight = device_weight(slots[Operation::first_weight]))
@@ -240,23 +245,12 @@ PyObject* run(PyObject* const* slots, PyObject* width) {
     if (slots[Operation::Stream])
         raise(PyExc_ValueError,
               std::string(Operation::operation) + ": stream is for weights on CUDA devices, and these are on the CPU");
-    Operation operation(slots);
-    std::optional<Result> result;
-    Array out;
-    if (slots[Operation::Out]) read_array(operation.call, "out", slots[Operation::Out], Role::output, &out);
-    else result.emplace(new_result(operation, slots[Operation::X]));
-    const TensorView& y = result ? result->view : out.view;
-    if (width && y.ndim) check_out_features(Operation::operation, width, y.shape[y.ndim - 1]);
-    Status status;
-    {
+    const Operation operation(slots);
+    return finish_call(operation, slots, width, [&](const TensorView& y) {
         const ContextLease context;
         const GilRelease release(worth_releasing_gil(operation.x.view, operation.weight_bytes()));
-        status = operation.run(*context, y);
-    }
-    check(status);
-    if (result) return result->finish().release().ptr();
-    Py_INCREF(slots[Operation::Out]);
-    return slots[Operation::Out];
+        return operation.run(*context, y);
+    });
 }
 
 template <class Operation>

@@ -191,5 +191,23 @@ void columns_multiply(const MultiplyArgs& a) noexcept {
     }
 }
 
+// The kernels of one instruction set, from its ColumnsIsa.
+template <class Isa, int bits>
+constexpr FormatKernels columns_kernels(const char* name) {
+    constexpr std::int64_t line_panels = CodeTraits<bits>::line_codes / panel_columns;
+    return {name,
+            few_rows_limit,
+            line_panels,
+            true,
+            true,  // groups and the width of activations are the matrix's
+            6,     // a code, and for nonzero ones its depth and place in a word
+            columns_prepared_bytes<Isa, bits>,
+            columns_prepare<Isa, bits>,
+            columns_multiply<Isa, bits>,
+            0,
+            nullptr,
+            line_panels};
+}
+
 }  // namespace
 }  // namespace fastffn

@@ -44,34 +44,7 @@ struct ColumnsIsa : CodesIsa {
 
 }  // namespace
 
-const FormatKernels ternary_columns_kernels = {
-    "ternary/avx512vnni",
-    few_rows_limit,
-    CodeTraits<2>::line_codes / panel_columns,
-    true,
-    true,  // groups and the width of activations are the matrix's
-    6,     // a code, and for nonzero ones its depth and place in a word
-    columns_prepared_bytes<CodesIsa, 2>,
-    columns_prepare<ColumnsIsa, 2>,
-    columns_multiply<ColumnsIsa, 2>,
-    0,
-    nullptr,
-    CodeTraits<2>::line_codes / panel_columns,
-};
-
-const FormatKernels int4_columns_kernels = {
-    "int4/avx512vnni",
-    few_rows_limit,
-    CodeTraits<4>::line_codes / panel_columns,
-    true,
-    true,  // groups and the width of activations are the matrix's
-    6,     // a code, and for nonzero ones its depth and place in a word
-    columns_prepared_bytes<CodesIsa, 4>,
-    columns_prepare<ColumnsIsa, 4>,
-    columns_multiply<ColumnsIsa, 4>,
-    0,
-    nullptr,
-    CodeTraits<4>::line_codes / panel_columns,
-};
+const FormatKernels ternary_columns_kernels = columns_kernels<ColumnsIsa, 2>("ternary/avx512vnni");
+const FormatKernels int4_columns_kernels = columns_kernels<ColumnsIsa, 4>("int4/avx512vnni");
 
 }  // namespace fastffn::avx512vnni

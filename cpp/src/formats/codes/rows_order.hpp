@@ -12,6 +12,8 @@
 
 #include "core/kernel.hpp"
 #include "formats/codes/layout.hpp"
+#include "formats/codes/rows.hpp"
+#include "formats/common/blocks.hpp"
 
 namespace fastffn {
 namespace {
@@ -293,6 +295,22 @@ void rows_dot(const DotRowsArgs& a) noexcept {
         quad_values<Isa, bits, 1>(quad, x, layout, a.matrix.flags, values, quad_rows);
         for (std::int64_t r = 0; r < rows; ++r) a.values[i + r] = values[r];
     }
+}
+
+// The kernels of one instruction set, from its RowsIsa.
+template <class Isa, int bits>
+constexpr FormatKernels rows_kernels(const char* name) {
+    return {name,
+            few_rows_limit,
+            panels_per_task,
+            true,
+            true,  // groups and the width of activations are the matrix's
+            1,
+            codes_prepared_bytes<Isa, bits>,
+            codes_prepare<Isa, bits>,
+            rows_multiply<Isa, bits>,
+            0,
+            rows_dot<Isa, bits>};
 }
 
 }  // namespace

@@ -1,9 +1,7 @@
 // ternary and int4 in order rows with AVX2.
 #include "formats/codes/isa_avx2.hpp"
 
-#include "formats/codes/rows.hpp"
 #include "formats/codes/rows_order.hpp"
-#include "formats/common/blocks.hpp"
 #include "formats/kernels.hpp"
 
 namespace fastffn::avx2 {
@@ -25,32 +23,7 @@ struct RowsIsa : CodesIsa {
 
 }  // namespace
 
-const FormatKernels ternary_rows_kernels = {
-    "ternary/avx2",
-    few_rows_limit,
-    panels_per_task,
-    true,
-    true,  // groups and the width of activations are the matrix's
-    1,
-    codes_prepared_bytes<CodesIsa, 2>,
-    codes_prepare<CodesIsa, 2>,
-    rows_multiply<RowsIsa, 2>,
-    0,
-    rows_dot<RowsIsa, 2>,
-};
-
-const FormatKernels int4_rows_kernels = {
-    "int4/avx2",
-    few_rows_limit,
-    panels_per_task,
-    true,
-    true,  // groups and the width of activations are the matrix's
-    1,
-    codes_prepared_bytes<CodesIsa, 4>,
-    codes_prepare<CodesIsa, 4>,
-    rows_multiply<RowsIsa, 4>,
-    0,
-    rows_dot<RowsIsa, 4>,
-};
+const FormatKernels ternary_rows_kernels = rows_kernels<RowsIsa, 2>("ternary/avx2");
+const FormatKernels int4_rows_kernels = rows_kernels<RowsIsa, 4>("int4/avx2");
 
 }  // namespace fastffn::avx2
