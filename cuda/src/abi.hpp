@@ -9,7 +9,7 @@
 
 namespace fastffn::cuda {
 
-constexpr std::uint32_t plugin_abi = 1;
+constexpr std::uint32_t plugin_abi = 2;
 constexpr const char* plugin_symbol = "fastffn_cuda_plugin";
 
 // What functions of the table return, and the reason.
@@ -34,15 +34,17 @@ struct DeviceRows {
     std::int64_t stride;  // elements from row to row
 };
 
-// One matrix packed for devices (header layout 2; see cuda/src/layout.hpp), its payload in device memory.
+// One matrix packed for devices (header layout 2; see cuda/src/layout.hpp), or a stack of them, its payload in device memory.
 struct DeviceMatrix {
     const void* payload;  // nullptr: none
     std::int32_t format;  // fastffn::Format
     std::uint32_t flags, parameters[2];
     std::int64_t out_features, in_features;
+    std::int64_t count;         // matrices in the stack
+    std::int64_t matrix_bytes;  // from one to the next
 };
 
-// [out_features], contiguous, in device memory.
+// [out_features], or [count, out_features] of a stack, contiguous, in device memory.
 struct DeviceBias {
     const void* data;  // nullptr: none
     std::int32_t dtype;
@@ -59,7 +61,28 @@ struct FfnCall {
     DeviceMatrix up, gate, down;
     DeviceBias b_up, b_gate, b_down;
     std::int32_t activation;  // fastffn::Activation
-    void* workspace;          // device memory of ffn_workspace() bytes, 256-byte aligned
+};
+
+// Calls of other layers have a header each.
+struct MoeCall;       // abi/moe.hpp
+struct RouteCall;     // abi/route.hpp: top-k of logits
+struct FffCall;       // abi/fff.hpp
+struct FffRouteCall;  // abi/fff.hpp
+struct HadamardCall;  // abi/hadamard.hpp
+struct QuantizeCall;  // abi/hadamard.hpp
+
+// Device memory that a call may use until it is done, 256-byte aligned.
+struct Workspace {
+    void* data;  // nullptr: the call takes what it needs from the device's stream-ordered pool
+    std::int64_t bytes;
+};
+
+// One operation. Arguments were checked by the caller; a format, dtype or device without kernels is an error by name. It launches on
+// `stream` (a cudaStream_t) of `device`, allocates nothing but from that pool, and waits for nothing.
+template <class Call>
+struct Operation {
+    std::int32_t (*run)(std::int32_t device, void* stream, Workspace workspace, const Call& call, PluginError* error);
+    std::int64_t (*workspace)(const Call& call);  // bytes that it needs; 0: none
 };
 
 struct Plugin {
@@ -71,14 +94,17 @@ struct Plugin {
     // Number of devices; without a driver an error that says why.
     std::int32_t (*device_count)(std::int32_t* count, PluginError* error);
     std::int32_t (*device_info)(std::int32_t device, DeviceInfo* info, PluginError* error);
-    // Arguments were checked by the caller; a format, dtype or device without kernels is an error by name. They launch on
-    // `stream` (a cudaStream_t) of `device`, allocate nothing and wait for nothing.
-    std::int32_t (*linear)(std::int32_t device, void* stream, const LinearCall& call, PluginError* error);
-    std::int32_t (*ffn)(std::int32_t device, void* stream, const FfnCall& call, PluginError* error);
-    std::int64_t (*ffn_workspace)(const FfnCall& call);
     // Waits for the stream: for headers of weights, once at load.
     std::int32_t (*read)(std::int32_t device, void* stream, const void* source, void* host, std::int64_t bytes,
                          PluginError* error);
+    Operation<LinearCall> linear;
+    Operation<FfnCall> ffn;
+    Operation<MoeCall> moe;
+    Operation<RouteCall> route;
+    Operation<FffCall> fff;
+    Operation<FffRouteCall> fff_route;
+    Operation<HadamardCall> hadamard;
+    Operation<QuantizeCall> quantize;
 };
 
 // The type of the exported function.

@@ -13,8 +13,8 @@ namespace fastffn::cuda {
 
 namespace {
 
-constexpr std::int32_t unsupported = 2, out_of_memory = 4;  // fastffn::StatusCode
-constexpr std::int32_t cuda_failure = unsupported;          // Python raises RuntimeError
+constexpr std::int32_t invalid_argument = 1, unsupported = 2, out_of_memory = 4;  // fastffn::StatusCode
+constexpr std::int32_t cuda_failure = unsupported;                                // Python raises RuntimeError
 
 std::int32_t fail(cudaError_t status, const char* what, PluginError* error) {
     // Not kept for the next call: cudaGetLastError clears it.
@@ -122,35 +122,37 @@ std::int32_t launch_failed(int device, cudaError_t status, PluginError* error) {
 // Workspace that the caller does not bring comes from the device's stream-ordered pool: nothing waits, and a graph that is
 // being captured takes it as a node of its own.
 template <class Call>
-std::int32_t run_call(std::int32_t device, void* stream, const Call& call, void* workspace, PluginError* error) {
+std::int32_t run_call(std::int32_t device, void* stream, Workspace workspace, const Call& call, PluginError* error) {
     if (const char* reason = refusal(call)) return refuse(unsupported, reason, error);
+    const std::int64_t bytes = workspace_bytes(call);
+    char text[128];
+    if (workspace.data && workspace.bytes < bytes) {
+        std::snprintf(text, sizeof text, "workspace has %lld bytes, expected %lld",
+                      static_cast<long long>(workspace.bytes), static_cast<long long>(bytes));
+        return refuse(invalid_argument, text, error);
+    }
     const DeviceGuard guard(device);
     if (guard.status() != cudaSuccess) return fail(guard.status(), "cudaSetDevice", error);
     auto* const queue = static_cast<cudaStream_t>(stream);
     void* own = nullptr;
-    if (!workspace)
-        if (const std::int64_t bytes = workspace_bytes(call); bytes > 0) {
-            if (cudaMallocAsync(&own, static_cast<std::size_t>(bytes), queue) != cudaSuccess) {
-                cudaGetLastError();
-                char text[96];
-                std::snprintf(text, sizeof text, "no device memory for a workspace of %lld bytes",
-                              static_cast<long long>(bytes));
-                return refuse(out_of_memory, text, error);
-            }
-            workspace = own;
+    if (!workspace.data && bytes > 0) {
+        if (cudaMallocAsync(&own, static_cast<std::size_t>(bytes), queue) != cudaSuccess) {
+            cudaGetLastError();
+            std::snprintf(text, sizeof text, "no device memory for a workspace of %lld bytes",
+                          static_cast<long long>(bytes));
+            return refuse(out_of_memory, text, error);
         }
-    const cudaError_t status = run(call, workspace, queue);
+        workspace.data = own;
+    }
+    const cudaError_t status = run(call, workspace.data, queue);
     if (own) cudaFreeAsync(own, queue);
     return status == cudaSuccess ? 0 : launch_failed(device, status, error);
 }
 
-std::int32_t linear(std::int32_t device, void* stream, const LinearCall& call, PluginError* error) {
-    return run_call(device, stream, call, nullptr, error);
+template <class Call>
+constexpr Operation<Call> operation() {
+    return {run_call<Call>, [](const Call& call) { return workspace_bytes(call); }};
 }
-std::int32_t ffn(std::int32_t device, void* stream, const FfnCall& call, PluginError* error) {
-    return run_call(device, stream, call, call.workspace, error);
-}
-std::int64_t ffn_workspace(const FfnCall& call) { return workspace_bytes(call); }
 
 const Plugin table = {
     plugin_abi,
@@ -160,10 +162,15 @@ const Plugin table = {
     CUDART_VERSION,
     device_count,
     device_info,
-    linear,
-    ffn,
-    ffn_workspace,
     read,
+    operation<LinearCall>(),
+    operation<FfnCall>(),
+    {},  // moe
+    {},  // route
+    {},  // fff
+    {},  // fff_route
+    {},  // hadamard
+    {},  // quantize
 };
 
 }  // namespace

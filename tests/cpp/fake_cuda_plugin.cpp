@@ -80,13 +80,13 @@ void store_row(const DeviceRows& rows, std::int64_t index, const DeviceMatrix& w
                   output(w, bias, x, o));
 }
 
-std::int32_t linear(std::int32_t device, void* stream, const LinearCall& call, PluginError* error) {
+std::int32_t linear(std::int32_t device, void* stream, Workspace, const LinearCall& call, PluginError* error) {
     if (start(device, stream, error)) return error->code;
     for (std::int64_t r = 0; r < call.x.rows; ++r) store_row(call.y, r, call.w, call.bias, row_of(call.x, r).data());
     return 0;
 }
 
-std::int32_t ffn(std::int32_t device, void* stream, const FfnCall& call, PluginError* error) {
+std::int32_t ffn(std::int32_t device, void* stream, Workspace, const FfnCall& call, PluginError* error) {
     if (start(device, stream, error)) return error->code;
     if (call.activation != static_cast<std::int32_t>(Activation::relu)) {
         error->code = 2;
@@ -107,7 +107,10 @@ std::int32_t ffn(std::int32_t device, void* stream, const FfnCall& call, PluginE
     return 0;
 }
 
-std::int64_t ffn_workspace(const FfnCall&) { return 0; }
+template <class Call>
+std::int64_t no_workspace(const Call&) {
+    return 0;
+}
 
 std::int32_t read(std::int32_t, void*, const void* source, void* host, std::int64_t bytes, PluginError*) {
     std::memcpy(host, source, static_cast<std::size_t>(bytes));
@@ -122,10 +125,15 @@ const Plugin table = {
     13000,
     device_count,
     device_info,
-    linear,
-    ffn,
-    ffn_workspace,
     read,
+    {linear, no_workspace<LinearCall>},
+    {ffn, no_workspace<FfnCall>},
+    {},  // the other operations: not in this plugin
+    {},
+    {},
+    {},
+    {},
+    {},
 };
 
 }  // namespace

@@ -98,7 +98,9 @@ struct Weights {
                 header.flags,
                 {header.parameters[0], header.parameters[1]},
                 header.out_features,
-                header.in_features};
+                header.in_features,
+                header.count,
+                header.matrix_bytes};
     }
 };
 
@@ -138,7 +140,7 @@ double linear_difference(const Kind& kind, std::int64_t tokens, std::int64_t out
     call.w = w.matrix();
     if (biased) call.bias = {device_bias.data(), static_cast<std::int32_t>(DType::f32)};
     PluginError error;
-    if (fastffn_cuda_plugin()->linear(0, nullptr, call, &error) != 0) {
+    if (fastffn_cuda_plugin()->linear.run(0, nullptr, {}, call, &error) != 0) {
         std::fprintf(stderr, "%s\n", error.message);
         return 1e300;
     }
@@ -180,11 +182,11 @@ double ffn_difference(const Kind& up_kind, const Kind& down_kind, std::int64_t t
     call.b_down = {device_b_down.data(), static_cast<std::int32_t>(DType::f32)};
     if (gated) call.b_gate = {device_b_gate.data(), static_cast<std::int32_t>(DType::f32)};
     call.activation = static_cast<std::int32_t>(weights.activation);
-    const std::int64_t bytes = fastffn_cuda_plugin()->ffn_workspace(call);
+    const std::int64_t bytes = fastffn_cuda_plugin()->ffn.workspace(call);
     Device<std::byte> workspace(static_cast<std::size_t>(bytes));  // exactly: a guard page follows
-    if (own_workspace) call.workspace = workspace.data();
     PluginError error;
-    if (fastffn_cuda_plugin()->ffn(0, nullptr, call, &error) != 0) {
+    if (fastffn_cuda_plugin()->ffn.run(0, nullptr, {own_workspace ? workspace.data() : nullptr, bytes}, call, &error) !=
+        0) {
         std::fprintf(stderr, "%s\n", error.message);
         return 1e300;
     }
@@ -247,7 +249,7 @@ TEST(what_devices_have_no_kernels_for) {
     call.w = weights.matrix();
     call.w.flags |= 1u << 6;
     PluginError error;
-    CHECK(fastffn_cuda_plugin()->linear(0, nullptr, call, &error) != 0 && contains(error.message, "Hadamard"))
+    CHECK(fastffn_cuda_plugin()->linear.run(0, nullptr, {}, call, &error) != 0 && contains(error.message, "Hadamard"))
         << error.message;
 }
 
@@ -260,7 +262,7 @@ TEST(a_failed_launch_says_which) {
     call.y = {y.data(), static_cast<std::int32_t>(DType::f32), std::int64_t{1} << 50, 8, 8};
     call.w = weights.matrix();
     PluginError error;
-    CHECK(fastffn_cuda_plugin()->linear(0, nullptr, call, &error) != 0);
+    CHECK(fastffn_cuda_plugin()->linear.run(0, nullptr, {}, call, &error) != 0);
     CHECK(contains(error.message, "kernel") && contains(error.message, "sm_80")) << error.message;
     std::int32_t count = 0;
     DeviceInfo info;

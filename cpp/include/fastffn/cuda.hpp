@@ -49,6 +49,10 @@ Status pack_for_device(const TensorView& w, Format format, const PackOptions& op
 struct CudaStream {
     int device = 0;
     void* stream = nullptr;  // cudaStream_t
+    // Device memory for the call alone until it is done, 256-byte aligned; nullptr: calls take what they need from the device's
+    // stream-ordered pool.
+    void* workspace = nullptr;
+    std::int64_t workspace_bytes = 0;
 };
 
 // Reads the header of weights that lie on a device; waits for the stream. Once, at load.

@@ -3,9 +3,9 @@
 #include <memory>
 #include <new>
 
-#include "core/cuda_plugin.hpp"
 #include "formats/container.hpp"
 #include "formats/device_layout.hpp"
+#include "layers/cuda_calls.hpp"
 #include "layers/ffn.hpp"
 
 namespace fastffn {
@@ -13,62 +13,6 @@ namespace fastffn {
 namespace {
 
 Status invalid(const std::string& text) { return {StatusCode::invalid_argument, text}; }
-
-// The plugin, or why there is none.
-Status find_plugin(const char* operation, CudaStream stream, const cuda::Plugin** plugin) {
-    *plugin = cuda_plugin();
-    const CudaReport& report = cuda_report();
-    if (!*plugin) return {StatusCode::unsupported, std::string(operation) + ": CUDA is unavailable: " + report.reason};
-    const auto count = static_cast<int>(report.devices.size());
-    if (stream.device < 0 || stream.device >= count)
-        return invalid(std::string(operation) + ": device number " + std::to_string(stream.device) +
-                       ", and there are " + std::to_string(count));
-    const CudaDevice& device = report.devices[static_cast<std::size_t>(stream.device)];
-    if (!device.has_code)
-        return {StatusCode::unsupported, std::string(operation) + ": the CUDA plugin holds no code for " + device.name +
-                                             " (compute capability " + std::to_string(device.major) + "." +
-                                             std::to_string(device.minor) + "); it has " + report.architectures};
-    return {};
-}
-
-Status plugin_status(const char* operation, const cuda::PluginError& error) {
-    if (error.code == 0) return {};
-    return {static_cast<StatusCode>(error.code), std::string(operation) + ": " + error.message};
-}
-
-// Rows with one stride, as kernels take them.
-Status device_rows(const char* operation, const char* name, const RowsView& rows, cuda::DeviceRows* result) {
-    if (rows.dims != 1)
-        return invalid(std::string(operation) + ": " + name +
-                       " has rows without a common stride; on CUDA devices make it contiguous first");
-    *result = {rows.data, static_cast<std::int32_t>(rows.dtype), rows.rows, rows.cols,
-               rows.row_stride() / dtype_bytes(rows.dtype)};
-    return {};
-}
-
-Status device_bias(const char* operation, const char* name, const TensorView* bias, cuda::DeviceBias* result) {
-    if (!bias) return {};
-    if (bias->shape[0] > 1 && bias->strides[0] != 1)
-        return invalid(std::string(operation) + ": " + name + " has stride " + std::to_string(bias->strides[0]) +
-                       ", expected 1 on CUDA devices");
-    *result = {bias->data, static_cast<std::int32_t>(bias->dtype)};
-    return {};
-}
-
-cuda::DeviceMatrix device_matrix(const PackedView& packed) {
-    const PackedHeader& header = *packed.header;
-    return {static_cast<const std::byte*>(packed.data) + sizeof header,
-            header.format,
-            header.flags,
-            {header.parameters[0], header.parameters[1]},
-            header.out_features,
-            header.in_features};
-}
-
-Status check_header(const char* operation, const char* name, const PackedView& packed) {
-    if (packed.data && packed.header) return {};
-    return invalid(std::string(operation) + ": " + name + " has no header on the host; see read_device_header()");
-}
 
 // A CPU's bytes of the same weights, of which the device's are made.
 Status pack_on_cpu(const TensorView& w, Format format, const PackOptions& options, std::unique_ptr<std::byte[]>* bytes,
@@ -94,6 +38,62 @@ Status device_header(PackedHeader header, PackedHeader* result) {
 }
 
 }  // namespace
+
+Status find_cuda_plugin(const char* operation, CudaStream stream, const cuda::Plugin** plugin) {
+    *plugin = cuda_plugin();
+    const CudaReport& report = cuda_report();
+    if (!*plugin) return {StatusCode::unsupported, std::string(operation) + ": CUDA is unavailable: " + report.reason};
+    const auto count = static_cast<int>(report.devices.size());
+    if (stream.device < 0 || stream.device >= count)
+        return invalid(std::string(operation) + ": device number " + std::to_string(stream.device) +
+                       ", and there are " + std::to_string(count));
+    const CudaDevice& device = report.devices[static_cast<std::size_t>(stream.device)];
+    if (!device.has_code)
+        return {StatusCode::unsupported, std::string(operation) + ": the CUDA plugin holds no code for " + device.name +
+                                             " (compute capability " + std::to_string(device.major) + "." +
+                                             std::to_string(device.minor) + "); it has " + report.architectures};
+    return {};
+}
+
+Status cuda_status(const char* operation, const cuda::PluginError& error) {
+    if (error.code == 0) return {};
+    return {static_cast<StatusCode>(error.code), std::string(operation) + ": " + error.message};
+}
+
+Status cuda_rows(const char* operation, const char* name, const RowsView& rows, cuda::DeviceRows* result) {
+    if (rows.dims != 1)
+        return invalid(std::string(operation) + ": " + name +
+                       " has rows without a common stride; on CUDA devices make it contiguous first");
+    *result = {rows.data, static_cast<std::int32_t>(rows.dtype), rows.rows, rows.cols,
+               rows.row_stride() / dtype_bytes(rows.dtype)};
+    return {};
+}
+
+Status cuda_bias(const char* operation, const char* name, const TensorView* bias, cuda::DeviceBias* result) {
+    if (!bias) return {};
+    if (bias->shape[0] > 1 && bias->strides[0] != 1)
+        return invalid(std::string(operation) + ": " + name + " has stride " + std::to_string(bias->strides[0]) +
+                       ", expected 1 on CUDA devices");
+    *result = {bias->data, static_cast<std::int32_t>(bias->dtype)};
+    return {};
+}
+
+cuda::DeviceMatrix cuda_matrix(const PackedView& packed) {
+    const PackedHeader& header = *packed.header;
+    return {static_cast<const std::byte*>(packed.data) + sizeof header,
+            header.format,
+            header.flags,
+            {header.parameters[0], header.parameters[1]},
+            header.out_features,
+            header.in_features,
+            header.count,
+            header.matrix_bytes};
+}
+
+Status check_cuda_header(const char* operation, const char* name, const PackedView& packed) {
+    if (packed.data && packed.header) return {};
+    return invalid(std::string(operation) + ": " + name + " has no header on the host; see read_device_header()");
+}
 
 Status device_packed_bytes(const TensorView& w, Format format, const PackOptions& options, std::int64_t* bytes) {
     std::int64_t cpu_bytes = 0;
@@ -129,13 +129,13 @@ Status pack_for_device(const TensorView& w, Format format, const PackOptions& op
 Status read_device_header(CudaStream stream, const void* data, std::int64_t bytes, PackedHeader* header) {
     constexpr const char* operation = "device_weight";
     const cuda::Plugin* plugin = nullptr;
-    if (Status status = find_plugin(operation, stream, &plugin); !status.ok()) return status;
+    if (Status status = find_cuda_plugin(operation, stream, &plugin); !status.ok()) return status;
     if (!data || bytes < static_cast<std::int64_t>(sizeof *header))
         return {StatusCode::corrupt, std::string(operation) + ": packed has " + std::to_string(bytes) +
                                          " bytes, less than the 64-byte header of a packed weight"};
     cuda::PluginError error;
     plugin->read(stream.device, stream.stream, data, header, sizeof *header, &error);
-    if (Status status = plugin_status(operation, error); !status.ok()) return status;
+    if (Status status = cuda_status(operation, error); !status.ok()) return status;
     PackedMatrix matrix;
     return open_packed({data, bytes, header}, operation, "packed", &matrix, device_rows_layout);
 }
@@ -144,31 +144,29 @@ Status cuda_linear(CudaStream stream, const TensorView& x, const PackedView& w, 
                    const TensorView& y) {
     constexpr const char* operation = "linear";
     const cuda::Plugin* plugin = nullptr;
-    if (Status status = find_plugin(operation, stream, &plugin); !status.ok()) return status;
-    if (Status status = check_header(operation, "w", w); !status.ok()) return status;
+    if (Status status = find_cuda_plugin(operation, stream, &plugin); !status.ok()) return status;
+    if (Status status = check_cuda_header(operation, "w", w); !status.ok()) return status;
     DenseLayer layer;
     layer.on_device = true;
     RowsView x_rows, y_rows;
     if (Status status = open_linear(x, w, bias, &y, &layer, &x_rows, &y_rows); !status.ok()) return status;
     cuda::LinearCall call{};
-    if (Status status = device_rows(operation, "x", x_rows, &call.x); !status.ok()) return status;
-    if (Status status = device_rows(operation, "out", y_rows, &call.y); !status.ok()) return status;
-    if (Status status = device_bias(operation, "bias", bias, &call.bias); !status.ok()) return status;
-    call.w = device_matrix(w);
+    if (Status status = cuda_rows(operation, "x", x_rows, &call.x); !status.ok()) return status;
+    if (Status status = cuda_rows(operation, "out", y_rows, &call.y); !status.ok()) return status;
+    if (Status status = cuda_bias(operation, "bias", bias, &call.bias); !status.ok()) return status;
+    call.w = cuda_matrix(w);
     if (call.x.rows == 0) return {};
-    cuda::PluginError error;
-    plugin->linear(stream.device, stream.stream, call, &error);
-    return plugin_status(operation, error);
+    return run_cuda(operation, plugin->linear, stream, call);
 }
 
 Status cuda_ffn(CudaStream stream, const TensorView& x, const FfnWeights& weights, const TensorView& y) {
     constexpr const char* operation = "ffn";
     const cuda::Plugin* plugin = nullptr;
-    if (Status status = find_plugin(operation, stream, &plugin); !status.ok()) return status;
-    if (Status status = check_header(operation, "w_up", weights.w_up); !status.ok()) return status;
-    if (Status status = check_header(operation, "w_down", weights.w_down); !status.ok()) return status;
+    if (Status status = find_cuda_plugin(operation, stream, &plugin); !status.ok()) return status;
+    if (Status status = check_cuda_header(operation, "w_up", weights.w_up); !status.ok()) return status;
+    if (Status status = check_cuda_header(operation, "w_down", weights.w_down); !status.ok()) return status;
     if (weights.w_gate.data)
-        if (Status status = check_header(operation, "w_gate", weights.w_gate); !status.ok()) return status;
+        if (Status status = check_cuda_header(operation, "w_gate", weights.w_gate); !status.ok()) return status;
     DenseLayer layer;
     layer.on_device = true;
     RowsView x_rows, y_rows;
@@ -178,19 +176,17 @@ Status cuda_ffn(CudaStream stream, const TensorView& x, const FfnWeights& weight
         return {StatusCode::unsupported, "ffn: gate_first has no kernels on CUDA devices"};
     if (weights.sub_norm) return {StatusCode::unsupported, "ffn: sub_norm has no kernels on CUDA devices"};
     cuda::FfnCall call{};
-    if (Status status = device_rows(operation, "x", x_rows, &call.x); !status.ok()) return status;
-    if (Status status = device_rows(operation, "out", y_rows, &call.y); !status.ok()) return status;
-    if (Status status = device_bias(operation, "b_up", weights.b_up, &call.b_up); !status.ok()) return status;
-    if (Status status = device_bias(operation, "b_down", weights.b_down, &call.b_down); !status.ok()) return status;
-    if (Status status = device_bias(operation, "b_gate", weights.b_gate, &call.b_gate); !status.ok()) return status;
-    call.up = device_matrix(weights.w_up);
-    call.down = device_matrix(weights.w_down);
-    if (layer.has_gate) call.gate = device_matrix(weights.w_gate);
+    if (Status status = cuda_rows(operation, "x", x_rows, &call.x); !status.ok()) return status;
+    if (Status status = cuda_rows(operation, "out", y_rows, &call.y); !status.ok()) return status;
+    if (Status status = cuda_bias(operation, "b_up", weights.b_up, &call.b_up); !status.ok()) return status;
+    if (Status status = cuda_bias(operation, "b_down", weights.b_down, &call.b_down); !status.ok()) return status;
+    if (Status status = cuda_bias(operation, "b_gate", weights.b_gate, &call.b_gate); !status.ok()) return status;
+    call.up = cuda_matrix(weights.w_up);
+    call.down = cuda_matrix(weights.w_down);
+    if (layer.has_gate) call.gate = cuda_matrix(weights.w_gate);
     call.activation = static_cast<std::int32_t>(weights.activation);
     if (call.x.rows == 0) return {};
-    cuda::PluginError error;
-    plugin->ffn(stream.device, stream.stream, call, &error);
-    return plugin_status(operation, error);
+    return run_cuda(operation, plugin->ffn, stream, call);
 }
 
 }  // namespace fastffn

@@ -1,0 +1,40 @@
+// One product of any format: y = act(x · wᵀ + b), or gated. What layers are made of; the only place that knows all formats.
+//
+//   prepare     rows of x in the form that the format's kernels take: padded, quantised, transformed
+//   multiply    the product of prepared rows, with one matrix or, with TokenGroups, of each group with its matrix of a stack
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include "abi.hpp"
+#include "fastffn/activation.hpp"
+#include "launch/groups.hpp"
+#include "launch/pieces.hpp"
+
+namespace fastffn::cuda {
+
+// Rows as the kernels of a matrix take them.
+struct Input {
+    DType dtype = DType::f32;  // that x had
+    const void* rows = nullptr;
+    std::int64_t stride = 0, row_bytes = 0;
+    float* scales = nullptr;
+    std::int32_t* sums = nullptr;
+};
+
+// nullptr: there are kernels; else why not.
+const char* refusal(const DeviceMatrix& w, bool is_grouped = false);
+
+// What the hidden activations in front of `down` are stored as, for x of this type.
+DType hidden_dtype(const DeviceMatrix& down, DType x);
+
+// Makes rows of x for w; with pieces that only count, says what that takes.
+cudaError_t prepare(const DeviceRows& x, const DeviceMatrix& w, Pieces& pieces, cudaStream_t stream, Input* input);
+
+// y = act(x · wᵀ + bias), or gated: act(x · gateᵀ + gate_bias) ⊙ (x · wᵀ + bias); gate.payload == nullptr: not gated. With groups,
+// row p of y is the product of row groups->rows[p] of x with its group's matrix (and row of each bias).
+cudaError_t multiply(const Input& x, const DeviceMatrix& w, const DeviceMatrix& gate, const DeviceBias& bias,
+                     const DeviceBias& gate_bias, Activation activation, const DeviceRows& y, const TokenGroups* groups,
+                     cudaStream_t stream);
+
+}  // namespace fastffn::cuda
