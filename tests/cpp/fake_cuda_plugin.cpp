@@ -118,7 +118,7 @@ std::int32_t read(std::int32_t, void*, const void* source, void* host, std::int6
 }
 
 const Plugin table = {
-    FAKE_PLUGIN == other_abi ? plugin_abi + 98 : plugin_abi,
+    FAKE_PLUGIN == other_abi ? 99 : plugin_abi,
     sizeof(Plugin),
     FAKE_PLUGIN == other_version ? "0.0.9" : FASTFFN_VERSION,
     "85 ptx85",
