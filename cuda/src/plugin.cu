@@ -7,6 +7,7 @@
 #include "abi.hpp"
 #include "fastffn/version.hpp"
 #include "launch/ffn.hpp"
+#include "launch/hadamard.hpp"
 #include "launch/launch.hpp"
 
 namespace fastffn::cuda {
@@ -169,8 +170,8 @@ const Plugin table = {
     {},  // route
     {},  // fff
     {},  // fff_route
-    {},  // hadamard
-    {},  // quantize
+    operation<HadamardCall>(),
+    operation<QuantizeCall>(),
 };
 
 }  // namespace

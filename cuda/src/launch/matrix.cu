@@ -2,7 +2,9 @@
 
 #include "launch/codes.hpp"
 #include "launch/dense.hpp"
+#include "launch/hadamard.hpp"
 #include "launch/rows.hpp"
+#include "launch/transform.hpp"
 #include "layout.hpp"
 
 namespace fastffn::cuda {
@@ -32,8 +34,13 @@ const void* part(const DeviceMatrix& w, std::int64_t offset) {
 
 DType hidden_dtype(const DeviceMatrix& down, DType x) { return is_quantised(down) ? DType::f32 : row_dtype(down, x); }
 
-cudaError_t prepare(const DeviceRows& x, const DeviceMatrix& w, Pieces& pieces, cudaStream_t stream, Input* input) {
+cudaError_t prepare(const DeviceRows& x, const DeviceMatrix& w, Pieces& pieces, cudaStream_t stream, Input* input,
+                    const RowNorm& norm) {
     const auto dtype = static_cast<DType>(x.dtype);
+    RowTransform transform = {norm, {}};
+    if (is_quantised(w) && w.format != format_int8)
+        transform.hadamard = hadamard_of_flags(w.flags, w.parameters[1], x.cols);
+    auto* const scratch = pieces.take<float>(transform_scratch_bytes(x.rows, x.cols, transform));
     const DeviceLayout layout = layout_of(w);
     const bool launches = !pieces.counts_only();
     input->dtype = dtype;
@@ -42,7 +49,7 @@ cudaError_t prepare(const DeviceRows& x, const DeviceMatrix& w, Pieces& pieces, 
         input->row_bytes = round_to(x.cols * bytes_of(to), 16);
         const bool aligned =
             reinterpret_cast<std::uintptr_t>(x.data) % 16 == 0 && (x.rows <= 1 || x.stride * bytes_of(to) % 16 == 0);
-        if (dtype == to && aligned && x.cols * bytes_of(to) == input->row_bytes) {
+        if (!transform.any() && dtype == to && aligned && x.cols * bytes_of(to) == input->row_bytes) {
             input->rows = x.data;
             input->stride = x.rows <= 1 ? input->row_bytes : x.stride * bytes_of(to);
             return cudaSuccess;
@@ -51,7 +58,9 @@ cudaError_t prepare(const DeviceRows& x, const DeviceMatrix& w, Pieces& pieces, 
         input->rows = rows;
         input->stride = input->row_bytes;
         if (!launches) return cudaSuccess;
-        return launch_copy_rows(to, {x.data, dtype, x.stride, x.rows, x.cols, rows, input->row_bytes, input->row_bytes},
+        return launch_copy_rows(to,
+                                {x.data, dtype, x.stride, x.rows, x.cols, rows, input->row_bytes, input->row_bytes,
+                                 transform, scratch},
                                 stream);
     }
     const bool codes = w.format != format_int8;
@@ -62,7 +71,8 @@ cudaError_t prepare(const DeviceRows& x, const DeviceMatrix& w, Pieces& pieces, 
     input->scales = args.scales = pieces.take<float>(x.rows * 4);
     if (codes) input->sums = args.sums = pieces.take<std::int32_t>(x.rows * layout.groups * 4);
     if (!launches) return cudaSuccess;
-    args.rows = {x.data, dtype, x.stride, x.rows, x.cols, rows, input->row_bytes, input->stride};
+    args.rows = {x.data, dtype, x.stride, x.rows, x.cols, rows, input->row_bytes, input->stride,
+                 transform, scratch};
     args.group = layout.group;
     args.groups = layout.groups;
     args.interleaved = codes;

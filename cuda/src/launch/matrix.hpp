@@ -10,6 +10,7 @@
 #include "fastffn/activation.hpp"
 #include "launch/groups.hpp"
 #include "launch/pieces.hpp"
+#include "launch/rows.hpp"
 
 namespace fastffn::cuda {
 
@@ -28,8 +29,10 @@ const char* refusal(const DeviceMatrix& w, bool is_grouped = false);
 // What the hidden activations in front of `down` are stored as, for x of this type.
 DType hidden_dtype(const DeviceMatrix& down, DType x);
 
-// Makes rows of x for w; with pieces that only count, says what that takes.
-cudaError_t prepare(const DeviceRows& x, const DeviceMatrix& w, Pieces& pieces, cudaStream_t stream, Input* input);
+// Makes rows of x for w, normalised first where a norm is given, transformed where w's flags say so: one kernel for all. With pieces
+// that only count, says what that takes.
+cudaError_t prepare(const DeviceRows& x, const DeviceMatrix& w, Pieces& pieces, cudaStream_t stream, Input* input,
+                    const RowNorm& norm = {});
 
 // y = act(x · wᵀ + bias), or gated: act(x · gateᵀ + gate_bias) ⊙ (x · wᵀ + bias); gate.payload == nullptr: not gated. With groups,
 // row p of y is the product of row groups->rows[p] of x with its group's matrix (and row of each bias).
