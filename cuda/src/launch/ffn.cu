@@ -40,9 +40,7 @@ const char* refusal(const FfnCall& call) {
     for (const DeviceMatrix* w : {&call.up, &call.down})
         if (const char* reason = refusal(*w)) return reason;
     if (!call.gate.payload) return nullptr;
-    if (call.gate.format != call.up.format || call.gate.flags != call.up.flags ||
-        call.gate.parameters[0] != call.up.parameters[0])
-        return "w_gate and w_up of different formats or options have no CUDA kernels";
+    if (!shares_rows(call.up, call.gate)) return "w_gate and w_up of different formats or options have no CUDA kernels";
     return nullptr;
 }
 

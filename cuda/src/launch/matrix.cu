@@ -30,6 +30,11 @@ const void* part(const DeviceMatrix& w, std::int64_t offset) {
 
 }  // namespace
 
+bool shares_rows(const DeviceMatrix& up, const DeviceMatrix& gate) {
+    return up.format == gate.format && up.flags == gate.flags && up.parameters[0] == gate.parameters[0] &&
+           up.parameters[1] == gate.parameters[1];
+}
+
 DType hidden_dtype(const DeviceMatrix& down, DType x) { return is_quantised(down) ? DType::f32 : row_dtype(down, x); }
 
 cudaError_t prepare(const DeviceRows& x, const DeviceMatrix& w, Pieces& pieces, cudaStream_t stream, Input* input) {
