@@ -88,17 +88,5 @@ __global__ void __launch_bounds__(rows_threads) quantize_rows_kernel(QuantizeArg
     }
 }
 
-constexpr int gate_threads = 256;
-
-__global__ void __launch_bounds__(gate_threads) gate_rows_kernel(GateArgs args) {
-    const std::int64_t column = static_cast<std::int64_t>(blockIdx.x) * gate_threads + threadIdx.x;
-    if (column >= args.cols) return;
-    for (std::int64_t token = blockIdx.y; token < args.tokens; token += gridDim.y) {
-        const std::int64_t at = token * args.stride + column;
-        store_element(args.hidden, args.dtype, token * args.hidden_stride + column,
-                      gated(args.activation, args.gate[at], args.up[at]));
-    }
-}
-
 }  // namespace
 }  // namespace fastffn::cuda

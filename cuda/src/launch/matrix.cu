@@ -3,9 +3,11 @@
 #include "launch/codes.hpp"
 #include "launch/dense.hpp"
 #include "launch/hadamard.hpp"
+#include "launch/lowrank.hpp"
 #include "launch/rows.hpp"
 #include "launch/transform.hpp"
 #include "layout.hpp"
+#include "layout/lowrank.hpp"
 
 namespace fastffn::cuda {
 
@@ -32,17 +34,38 @@ const void* part(const DeviceMatrix& w, std::int64_t offset) {
 
 }  // namespace
 
-DType hidden_dtype(const DeviceMatrix& down, DType x) { return is_quantised(down) ? DType::f32 : row_dtype(down, x); }
+bool shares_rows(const DeviceMatrix& up, const DeviceMatrix& gate) {
+    return up.format == gate.format && up.flags == gate.flags && up.parameters[0] == gate.parameters[0] &&
+           up.parameters[1] == gate.parameters[1];
+}
+
+DType hidden_dtype(const DeviceMatrix& down, DType x) {
+    if (down.format == format_lowrank)  // its u may be of int8 with scales of its own, made from whole f32 numbers
+        return lowrank_outer(down).format == format_int8 ? DType::f32 : row_dtype(lowrank_outer(down), x);
+    return is_quantised(down) ? DType::f32 : row_dtype(down, x);
+}
 
 cudaError_t prepare(const DeviceRows& x, const DeviceMatrix& w, Pieces& pieces, cudaStream_t stream, Input* input,
                     const RowNorm& norm) {
+    if (w.format == format_lowrank && !norm.gamma) return prepare_lowrank(x, w, pieces, stream, input);
     const auto dtype = static_cast<DType>(x.dtype);
     RowTransform transform = {norm, {}};
     if (is_quantised(w) && w.format != format_int8)
         transform.hadamard = hadamard_of_flags(w.flags, w.parameters[1], x.cols);
     auto* const scratch = pieces.take<float>(transform_scratch_bytes(x.rows, x.cols, transform));
-    const DeviceLayout layout = layout_of(w);
     const bool launches = !pieces.counts_only();
+    if (w.format == format_lowrank) {  // its u meets rows as they are
+        DeviceRows rows = {nullptr, static_cast<std::int32_t>(DType::f32), x.rows, x.cols, round_to(x.cols, 4)};
+        const std::int64_t row_bytes = rows.stride * 4;
+        rows.data = pieces.take(x.rows * row_bytes);
+        if (launches) {
+            const RowsArgs args = {x.data,    dtype,     x.stride,  x.rows, x.cols,
+                                   rows.data, row_bytes, row_bytes, transform, scratch};
+            if (const cudaError_t status = launch_copy_rows(DType::f32, args, stream); status != cudaSuccess) return status;
+        }
+        return prepare_lowrank(rows, w, pieces, stream, input);
+    }
+    const DeviceLayout layout = layout_of(w);
     input->dtype = dtype;
     if (!is_quantised(w)) {
         const DType to = row_dtype(w, dtype);
@@ -87,6 +110,9 @@ cudaError_t multiply(const Input& x, const DeviceMatrix& w, const DeviceMatrix& 
                      const DeviceBias& gate_bias, Activation activation, const DeviceRows& y, const TokenGroups* groups,
                      cudaStream_t stream) {
     if (groups) return cudaErrorNotSupported;
+    if (w.format == format_lowrank)
+        return multiply(x, lowrank_outer(w), gate.payload ? lowrank_outer(gate) : DeviceMatrix{}, bias, gate_bias,
+                        activation, y, groups, stream);
     const DeviceLayout layout = layout_of(w);
     if (w.format == format_ternary || w.format == format_int4) {
         CodesArgs args = {};
@@ -146,6 +172,7 @@ cudaError_t multiply(const Input& x, const DeviceMatrix& w, const DeviceMatrix& 
 
 const char* refusal(const DeviceMatrix& w, bool is_grouped) {
     if (is_grouped) return "stacks of matrices have no CUDA kernels";
+    if (w.format == format_lowrank) return lowrank_refusal(w);
     const DeviceLayout layout = layout_of(w);
     if (layout.bytes == 0) return layout.reason;
     return layout.group % 32 != 0 ? "groups of codes on CUDA devices are multiples of 32" : nullptr;

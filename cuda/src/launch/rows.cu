@@ -35,13 +35,4 @@ cudaError_t launch_quantize_rows(const QuantizeArgs& args, cudaStream_t stream) 
                   args);
 }
 
-cudaError_t launch_gate(const GateArgs& args, cudaStream_t stream) {
-    const std::int64_t blocks = (args.cols + gate_threads - 1) / gate_threads;
-    if (blocks > 0x7fffffff) return cudaErrorInvalidValue;
-    const Grid grid = {
-        dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(args.tokens < 65535 ? args.tokens : 65535)),
-        dim3(gate_threads), 0, stream, "gate_rows"};
-    return launch(gate_rows_kernel, grid, args);
-}
-
 }  // namespace fastffn::cuda

@@ -6,7 +6,6 @@
 
 #include <cstdint>
 
-#include "fastffn/activation.hpp"
 #include "fastffn/dtype.hpp"
 
 namespace fastffn::cuda {
@@ -70,17 +69,5 @@ struct QuantizeArgs {
 
 cudaError_t launch_copy_rows(DType to, const RowsArgs& args, cudaStream_t stream);  // f32, f16 or bf16
 cudaError_t launch_quantize_rows(const QuantizeArgs& args, cudaStream_t stream);
-
-// hidden[t][c] = gated(activation, gate[t][c], up[t][c]): what a gated product of one format does in its epilogue.
-struct GateArgs {
-    const float *gate, *up;  // [tokens, cols], rows of `stride` floats
-    std::int64_t stride;
-    void* hidden;  // may be gate or up where it is f32
-    DType dtype;
-    std::int64_t hidden_stride;  // elements
-    std::int64_t tokens, cols;
-    Activation activation;
-};
-cudaError_t launch_gate(const GateArgs& args, cudaStream_t stream);
 
 }  // namespace fastffn::cuda
