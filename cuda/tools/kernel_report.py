@@ -47,7 +47,7 @@ def demangle(names: list[str]) -> list[str]:
 def compile_one(source: Path, arch: str) -> list[dict]:
     with tempfile.TemporaryDirectory() as work:
         ptx = Path(work) / "kernels.ptx"
-        includes = [f"-I{ROOT}/cuda/src", f"-I{ROOT}/cpp/include"]
+        includes = [f"-I{ROOT}/cuda/src", f"-I{ROOT}/cpp/include", f"-I{ROOT}/cpp/src"]
         run(["nvcc", "-std=c++17", "-ptx", f"-arch=compute_{arch}", *includes, str(source), "-o", str(ptx)])
         text = ptx.read_text()
         threads = {}

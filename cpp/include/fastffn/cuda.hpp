@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "fastffn/ffn.hpp"
+#include "fastffn/hadamard.hpp"
 
 namespace fastffn {
 
@@ -63,5 +64,11 @@ Status read_device_header(CudaStream stream, const void* data, std::int64_t byte
 Status cuda_linear(CudaStream stream, const TensorView& x, const PackedView& w, const TensorView* bias,
                    const TensorView& y);
 Status cuda_ffn(CudaStream stream, const TensorView& x, const FfnWeights& weights, const TensorView& y);
+
+// hadamard() and quantize() on a device. Without H_K (mode kron beyond powers of two) the very bits of the CPU's, and so are codes of
+// kind int8; sums of H_K and of the mean that kind int4 takes run in another order. Any length that the CPU takes.
+Status cuda_hadamard(CudaStream stream, const TensorView& x, const HadamardOptions& options, const TensorView& y);
+Status cuda_quantize(CudaStream stream, const TensorView& x, ActivationCodes kind, const TensorView& codes,
+                     const TensorView& scale);
 
 }  // namespace fastffn

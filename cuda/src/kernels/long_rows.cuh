@@ -1,4 +1,4 @@
-// Rows that shared memory does not hold, as f32 in device memory: a pass over them for a norm, one for every five levels of butterflies,
+// Rows that shared memory does not hold, as f32 in device memory: a pass over them for a norm, one for every four levels of butterflies,
 // and one for H_K. kernels/transform_rows.cuh has done the levels of their parts.
 #pragma once
 

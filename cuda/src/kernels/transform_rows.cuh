@@ -22,7 +22,7 @@
 namespace fastffn::cuda {
 namespace {
 
-constexpr int transform_threads = 1024, mix_threads = 512;  // at most; 64 and 128 registers
+constexpr int transform_threads = 768, mix_threads = 384;  // at most; 80 and 168 registers
 constexpr int most_order_tiles = 11;                        // of 16, for K = 172
 
 // Signs of H_K: bit 2r + e of byte (tile of 16 rows · tiles + tile of 16 columns) · 32 + lane is set where element e of the lane's
@@ -142,13 +142,13 @@ __device__ __forceinline__ void first_levels(Vector& x, const TransformArgs& arg
     if (args.log_power > 2) butterflies(x.v, 4);
 }
 
-// Levels of 2^log_step columns and further, radix of them together.
-template <int radix>
-__device__ __forceinline__ void round_of(float* row, int depth, int log_step, int thread, int team) {
-    const int step = 1 << log_step, apart = step < 256 ? step : step + step / 32;  // in place()
+// Levels of 2^log_step columns and further, radix of them together. Both are known to the compiler: addresses then take one register.
+template <int radix, int log_step>
+__device__ __forceinline__ void round_of(float* row, int depth, int thread, int team) {
+    constexpr int step = 1 << log_step, apart = step < 256 ? step : step + step / 32;  // in place()
+#pragma unroll 1
     for (int unit = thread; unit < depth / radix; unit += team) {
-        const int low = unit & (step - 1);
-        float* const at = row + place((unit >> log_step) * radix * step + low);
+        float* const at = row + place((unit >> log_step) * radix * step + (unit & (step - 1)));
         float v[radix];
 #pragma unroll
         for (int r = 0; r < radix; r++) v[r] = at[r * apart];
@@ -159,13 +159,14 @@ __device__ __forceinline__ void round_of(float* row, int depth, int log_step, in
     }
 }
 
-__device__ __forceinline__ void round_of(int levels, float* row, int depth, int log_step, int thread, int team) {
-    switch (levels) {
-        case 1: return round_of<2>(row, depth, log_step, thread, team);
-        case 2: return round_of<4>(row, depth, log_step, thread, team);
-        case 3: return round_of<8>(row, depth, log_step, thread, team);
-        case 4: return round_of<16>(row, depth, log_step, thread, team);
-        default: return round_of<32>(row, depth, log_step, thread, team);
+template <int log_step>
+__device__ __forceinline__ void round_of(int levels, float* row, int depth, int thread, int team) {
+    if (levels == 1) round_of<2, log_step>(row, depth, thread, team);
+    if (levels == 2) round_of<4, log_step>(row, depth, thread, team);
+    if constexpr (log_step <= 8) {  // 2^15 columns are all that shared memory holds
+        if (levels == 3) round_of<8, log_step>(row, depth, thread, team);
+        if (levels == 4) round_of<16, log_step>(row, depth, thread, team);
+        if (levels >= 5) round_of<32, log_step>(row, depth, thread, team);
     }
 }
 
@@ -328,6 +329,7 @@ __device__ __forceinline__ void transform_rows(const TransformArgs& args, const 
         const std::int64_t x0 = token / args.parts_per_row * args.x_stride + token % args.parts_per_row * depth;
         unsigned largest = 0;
         // Two vectors are on their way at once.
+#pragma unroll 1
         for (int first = thread; first < vectors; first += 2 * args.team) {
             RawVector raw[2];
 #pragma unroll
@@ -357,6 +359,7 @@ __device__ __forceinline__ void transform_rows(const TransformArgs& args, const 
             const int biased = min(max(static_cast<int>(largest >> 23), 1), 253);
             const float down = __int_as_float((254 - biased) << 23);  // 2^(127 - biased)
             float squares = 0;
+#pragma unroll 1
             for (int vector = thread; vector < vectors; vector += args.team) {
                 const Vector x = get(row, vector);
 #pragma unroll
@@ -364,6 +367,7 @@ __device__ __forceinline__ void transform_rows(const TransformArgs& args, const 
             }
             const float inverse =
                 inverse_norm(team, thread, largest, squares, biased - 127, args.mean_of, args.eps);
+#pragma unroll 1
             for (int vector = thread; vector < vectors; vector += args.team) {
                 const int count = exists ? depth - 8 * vector : 0;
                 const Vector gamma =
@@ -377,9 +381,17 @@ __device__ __forceinline__ void transform_rows(const TransformArgs& args, const 
                 put(row, vector, x);
             }
         }
-        for (int level = 3; level < args.log_power; level += 5) {
+        if (args.log_power > 3) {
             __syncthreads();
-            round_of(min(args.log_power - level, 5), row, depth, level, thread, args.team);
+            round_of<3>(args.log_power - 3, row, depth, thread, args.team);
+        }
+        if (args.log_power > 8) {
+            __syncthreads();
+            round_of<8>(args.log_power - 8, row, depth, thread, args.team);
+        }
+        if (args.log_power > 13) {
+            __syncthreads();
+            round_of<13>(args.log_power - 13, row, depth, thread, args.team);
         }
         if constexpr (has_order) {
             __syncthreads();
@@ -400,6 +412,7 @@ __device__ __forceinline__ void transform_rows(const TransformArgs& args, const 
             const auto elements = static_cast<int>(args.out_bytes / bytes);
             const bool aligned = reinterpret_cast<std::uintptr_t>(args.out) % 16 == 0 && args.out_stride % 16 == 0 &&
                                  (args.out_bytes % 16 == 0 || args.parts_per_row == 1);
+#pragma unroll 1
             for (int vector = thread; exists && 8 * vector < elements; vector += args.team) {
                 Vector x = {};
                 if (vector < vectors) x = get(row, vector);
@@ -415,6 +428,7 @@ __device__ __forceinline__ void transform_rows(const TransformArgs& args, const 
         } else {
             unsigned magnitude = 0;
             float sum = 0;
+#pragma unroll 1
             for (int vector = thread; vector < vectors; vector += args.team) {
                 const Vector x = get(row, vector);
 #pragma unroll
@@ -432,6 +446,7 @@ __device__ __forceinline__ void transform_rows(const TransformArgs& args, const 
             const int lanes_of_group = static_cast<int>(args.group / 8);
             int total = 0;
             // Whole warps: groups are summed over their lanes.
+#pragma unroll 1
             for (int first = thread - lane; first < out_vectors; first += args.team) {
                 const int vector = first + lane;
                 Vector x = {};

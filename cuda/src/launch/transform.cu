@@ -130,8 +130,7 @@ cudaError_t far_butterflies(const LongRows& rows, int levels, int log_step, cuda
         case 1: return launch(far_butterflies_kernel<2>, grid, rows, log_step);
         case 2: return launch(far_butterflies_kernel<4>, grid, rows, log_step);
         case 3: return launch(far_butterflies_kernel<8>, grid, rows, log_step);
-        case 4: return launch(far_butterflies_kernel<16>, grid, rows, log_step);
-        default: return launch(far_butterflies_kernel<32>, grid, rows, log_step);
+        default: return launch(far_butterflies_kernel<16>, grid, rows, log_step);
     }
 }
 
@@ -171,8 +170,8 @@ cudaError_t transform_long(const RowsArgs& args, std::int64_t first, const LongR
     part.out_stride = rows.stride * 4;
     part.out_bytes = columns * 4;
     if (const cudaError_t status = launch_in_shared(part, false, stream); status != cudaSuccess) return status;
-    for (int level = part_log; level < log_power; level += 5) {
-        const int levels = log_power - level < 5 ? log_power - level : 5;
+    for (int level = part_log; level < log_power; level += 4) {
+        const int levels = log_power - level < 4 ? log_power - level : 4;
         if (const cudaError_t status = far_butterflies(rows, levels, level, stream); status != cudaSuccess) return status;
     }
     if (h.order == 1) return cudaSuccess;
