@@ -19,4 +19,8 @@ std::int64_t device_row_bytes(const PackedHeader& header) noexcept;
 // Writes the device payload of one matrix from the CPU's; memory is zeroed. False: no memory.
 bool pack_device_matrix(const PackedMatrix& matrix, std::int64_t index, std::byte* payload) noexcept;
 
+// The CPU's payload of matrix `index` from the device's, bit for bit; memory is zeroed. header: the CPU's. Errors have no prefix.
+Status restore_matrix(const PackedHeader& header, const FormatDefinition& format, std::int64_t index,
+                      const std::byte* device, std::byte* payload);
+
 }  // namespace fastffn
