@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fastffn import _copies, _core
+from fastffn._weights import pack_pair
 
 
 def device_weight(packed: Any, stream: Any = None) -> _core.DeviceWeight:
@@ -77,12 +78,16 @@ def unpack_to_device(packed: _core.DeviceWeight, dtype: str) -> Any:
 
 def pack_on_device(w: Any, format: str, options: dict[str, Any], device: Any) -> _core.DeviceWeight:
     """Packs for ``device`` and copies the bytes there; see :func:`fastffn.pack`."""
-    if format == "lowrank" or isinstance(w, tuple):
-        raise ValueError("pack: format 'lowrank' has no layout for CUDA devices yet; expected f32, f16 or bf16")
-    on_host = {
-        name: _copies.to_host(value) if _copies.is_on_device(value) else value for name, value in options.items()
-    }
-    host = _core.pack_for_device(_copies.to_host(w), format, on_host)
+    if format == "lowrank":
+        pair = tuple(w) if isinstance(w, (tuple, list)) else (w.u, w.v) if hasattr(w, "u") and hasattr(w, "v") else w
+        parts = tuple(map(_copies.to_host, pair)) if isinstance(pair, tuple) else pair
+        host = _core.to_device_layout(pack_pair(parts, **options))
+        w = pair[0] if isinstance(pair, tuple) and pair else w
+    else:
+        given = {
+            name: _copies.to_host(value) if _copies.is_on_device(value) else value for name, value in options.items()
+        }
+        host = _core.pack_for_device(_copies.to_host(w), format, given)
     # A name says no framework: that of w, where w has one that reaches devices.
     if isinstance(device, str) and _copies.framework_of(w) in ("torch", "cupy", "jax"):
         if _copies.framework_of(w) == "torch":

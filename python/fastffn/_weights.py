@@ -68,7 +68,7 @@ def pack(w: Array | tuple[Array, Any], format: str, *, device: Any = None, **opt
             in which they are applied: w ≈ v @ u, as :func:`fastffn.factorize` returns them.
         device: a CUDA device for the packed weights; the default is where w is. "cuda" and "cuda:1" (for torch, cupy or jax, which
             of them is imported), a device of torch, cupy, jax or ``cuda.core``, or an array that lies there. Packing itself runs on
-            the CPU. Formats there: f32, f16, bf16, int8, and ternary and int4 without hadamard= and act="bf16".
+            the CPU. Not every format has kernels there: an option that has none is refused by name.
         **options: what the format lets you choose; None means its default. Formats without options take none.
             "sparse24" (two of every four consecutive weights of a row may be nonzero) has values="bf16" (the default),
             "f16", "f32" or "int8": how the kept weights are stored, and with them the numbers that are multiplied.
@@ -114,7 +114,7 @@ def pack(w: Array | tuple[Array, Any], format: str, *, device: Any = None, **opt
 
         return pack_on_device(w, format, options, target)
     if format == "lowrank":
-        return _pack_pair(w, **options)
+        return pack_pair(w, **options)
     if isinstance(w, tuple):
         raise TypeError(f"pack: w is a tuple, expected an array; only 'lowrank' packs pairs of factors, not '{format}'")
     return _core.pack(w, format, options)
@@ -125,14 +125,16 @@ def _device_of(w: Any, device: Any) -> Any:
     if device is not None:
         return None if str(device).partition(":")[0] == "cpu" else device
     # NumPy's arrays are asked nothing: packing them is what most calls do.
-    if type(w).__module__ == "numpy" or not hasattr(w, "__dlpack_device__"):
+    if type(w).__module__ == "numpy":
         return None
     from fastffn._copies import is_on_device
 
-    return w if is_on_device(w) else None
+    first = w[0] if isinstance(w, (tuple, list)) and w else getattr(w, "u", w)
+    return first if is_on_device(first) else None
 
 
-def _pack_pair(w: Any, factors: str | None = None, **unknown: Any) -> Any:
+def pack_pair(w: Any, factors: str | None = None, **unknown: Any) -> Any:
+    """A pair of factors (u, v) as "lowrank", for the CPU."""
     if unknown:
         raise ValueError(f"pack: format 'lowrank' has no option {', '.join(unknown)}; it has factors")
     pair = tuple(w) if isinstance(w, (tuple, list)) or (hasattr(w, "u") and hasattr(w, "v")) else ()

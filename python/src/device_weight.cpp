@@ -212,12 +212,18 @@ void register_device_weights(py::module_& module) {
     module.def(
         "to_device_layout",
         [](py::object packed) {
-            return convert_layout("to_device", std::move(packed), &to_device_bytes, &to_device_layout);
+            const auto query = [](const PackedView& view, std::int64_t* bytes) {
+                return device_packed_bytes(view, bytes);
+            };
+            const auto convert = [](const PackedView& view, void* out, std::int64_t bytes) {
+                return pack_for_device(view, out, bytes);
+            };
+            return convert_layout("to_device", std::move(packed), query, convert);
         },
         py::arg("packed"));
     module.def(
         "to_cpu_layout",
-        [](py::object packed) { return convert_layout("to_cpu", std::move(packed), &to_cpu_bytes, &to_cpu_layout); },
+        [](py::object packed) { return convert_layout("to_cpu", std::move(packed), &cpu_packed_bytes, &pack_for_cpu); },
         py::arg("packed"));
     module.def(
         "verify_device_bytes",

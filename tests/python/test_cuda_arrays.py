@@ -212,8 +212,8 @@ for name in ("torch", "cupy", "jax"):
     sys.modules[name] = None  # as if it were not installed
 with refused(RuntimeError, "pack: device='cuda' needs a framework", "torch is not installed, cupy is not installed, jax is not installed"):
     ff.pack(random(6, 4), "bf16", device="cuda")
-with refused(ValueError, "lowrank"):
-    ff.pack((random(2, 4), random(6, 2)), "lowrank", device="cuda")
+with refused(TypeError, "packs a pair of factors"):
+    ff.pack(random(2, 4), "lowrank", device="cuda")
 with refused(ValueError, "pack: device is 'tpu:1', expected"):
     ff.pack(random(6, 4), "bf16", device="tpu:1")
 assert ff.pack(random(6, 4), "bf16", device="cpu").dtype == np.uint8

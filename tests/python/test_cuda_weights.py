@@ -50,6 +50,19 @@ def test_what_a_device_weight_says(cuda, fmt):
             np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
 
 
+@pytest.mark.parametrize("factors", ["bf16", "f16", "f32", "int8"])
+def test_pairs_of_factors(cuda, factors):
+    rng = np.random.default_rng(7)
+    for out, depth, rank in ((40, 100, 7), (33, 600, 20)):
+        u, v = normal(rng, (rank, depth)), normal(rng, (out, rank))
+        packed = ff.pack((u, v), "lowrank", factors=factors)
+        there = cuda.pack((u, v), "lowrank", factors=factors)
+        np.testing.assert_array_equal(cuda.get(ff.to_device(packed, cuda.device()).array), cuda.get(there.array))
+        assert ff.info(there).options == ff.info(packed).options
+        np.testing.assert_array_equal(np.asarray(ff.to_cpu(there)), packed)
+        np.testing.assert_array_equal(cuda.get(ff.unpack(there)), ff.unpack(packed))
+
+
 def test_special_values_come_back(cuda):
     w = np.array([[np.nan, np.inf, -np.inf, -0.0, 1e-40, 3.4e38, -1.5, 2.0**-149]], np.float32)
     for fmt in ("f32", "bf16", "f16"):

@@ -46,12 +46,12 @@ Status device_packed_bytes(const TensorView& w, Format format, const PackOptions
 Status pack_for_device(const TensorView& w, Format format, const PackOptions& options, void* out,
                        std::int64_t out_bytes);
 
-// Weights that are packed already, from one layout to the other and back, bit for bit; both in the host's memory, for copies to
-// and from devices. `out` holds exactly the bytes that the query says. The payload's checksum is compared.
-Status to_device_bytes(const PackedView& packed, std::int64_t* bytes);
-Status to_device_layout(const PackedView& packed, void* out, std::int64_t out_bytes);
-Status to_cpu_bytes(const PackedView& packed, std::int64_t* bytes);
-Status to_cpu_layout(const PackedView& packed, void* out, std::int64_t out_bytes);
+// The same of weights that are packed for the CPU already, in any format: bit for bit, after comparing their checksum.
+Status device_packed_bytes(const PackedView& packed, std::int64_t* bytes);
+Status pack_for_device(const PackedView& packed, void* out, std::int64_t out_bytes);
+// And back: the CPU's bytes of weights packed for devices, which are in the host's memory.
+Status cpu_packed_bytes(const PackedView& packed, std::int64_t* bytes);
+Status pack_for_cpu(const PackedView& packed, void* out, std::int64_t out_bytes);
 
 // Checks the header of weights packed for devices in constant time and fills info (nullptr: none); packed.header is read where it
 // is set, and else the first 64 bytes, which are then in the host's memory. Errors name the operation and the argument.

@@ -27,22 +27,16 @@ Status pack_on_cpu(const TensorView& w, Format format, const PackOptions& option
     return open_packed({bytes->get(), size}, "pack", "w", matrix);
 }
 
-// The header of the same weights for devices.
-Status device_header(const char* operation, PackedHeader header, PackedHeader* result) {
-    header.layout = device_rows_layout;
-    header.matrix_bytes = device_matrix_bytes(header);
-    if (header.matrix_bytes == 0)
-        return {StatusCode::unsupported, std::string(operation) + ": format '" +
-                                             format_name(static_cast<Format>(header.format)) +
-                                             "': " + device_layout_refusal(header)};
-    *result = header;
-    return {};
+Status renamed(const Status& status, const char* operation) {
+    constexpr const char* prefix = "pack: ";
+    return status.message().rfind(prefix, 0) == 0
+               ? Status(status.code(), std::string(operation) + status.message().substr(std::strlen(prefix) - 2))
+               : status;
 }
 
-// And for the CPU.
+// The header of the same weights for the CPU.
 PackedHeader host_header(const PackedMatrix& device) {
-    PackedHeader header = device.header;
-    header.layout = cpu_panels_layout;
+    PackedHeader header = cpu_header(device.header);
     header.matrix_bytes = device.format->matrix_bytes(header);
     return header;
 }
@@ -75,7 +69,7 @@ Status device_packed_bytes(const TensorView& w, Format format, const PackOptions
     if (Status status = packed_bytes(w, format, options, &cpu_bytes); !status.ok()) return status;
     PackedHeader header = new_header(format, w.ndim == 3 ? w.shape[0] : 1, w.shape[w.ndim - 2], w.shape[w.ndim - 1]);
     if (Status status = read_options("pack", *find_format(format), options, &header); !status.ok()) return status;
-    if (Status status = device_header("pack", header, &header); !status.ok()) return status;
+    if (Status status = device_header(header, &header); !status.ok()) return status;
     *bytes = total_bytes(header);
     return {};
 }
@@ -91,31 +85,31 @@ Status pack_for_device(const TensorView& w, Format format, const PackOptions& op
     PackedMatrix matrix;
     if (Status status = pack_on_cpu(w, format, options, &bytes, &matrix); !status.ok()) return status;
     PackedHeader header;
-    if (Status status = device_header("pack", matrix.header, &header); !status.ok()) return status;
+    if (Status status = device_header(matrix, &header); !status.ok()) return status;
     return write_device_layout("pack", matrix, header, out, out_bytes);
 }
 
-Status to_device_bytes(const PackedView& packed, std::int64_t* bytes) {
+Status device_packed_bytes(const PackedView& packed, std::int64_t* bytes) {
     PackedMatrix matrix;
     if (Status status = open_packed(packed, "to_device", "packed", &matrix); !status.ok()) return status;
     PackedHeader header;
-    if (Status status = device_header("to_device", matrix.header, &header); !status.ok()) return status;
+    if (Status status = device_header(matrix, &header); !status.ok()) return renamed(status, "to_device");
     *bytes = total_bytes(header);
     return {};
 }
 
-Status to_device_layout(const PackedView& packed, void* out, std::int64_t out_bytes) {
+Status pack_for_device(const PackedView& packed, void* out, std::int64_t out_bytes) {
     std::int64_t expected = 0;
-    if (Status status = to_device_bytes(packed, &expected); !status.ok()) return status;
+    if (Status status = device_packed_bytes(packed, &expected); !status.ok()) return status;
     if (Status status = check_out("to_device", packed, out, out_bytes, expected); !status.ok()) return status;
     PackedMatrix matrix;
     if (Status status = open_and_verify(packed, "to_device", "packed", &matrix); !status.ok()) return status;
     PackedHeader header;
-    if (Status status = device_header("to_device", matrix.header, &header); !status.ok()) return status;
+    if (Status status = device_header(matrix, &header); !status.ok()) return renamed(status, "to_device");
     return write_device_layout("to_device", matrix, header, out, out_bytes);
 }
 
-Status to_cpu_bytes(const PackedView& packed, std::int64_t* bytes) {
+Status cpu_packed_bytes(const PackedView& packed, std::int64_t* bytes) {
     PackedMatrix matrix;
     if (Status status = open_packed(packed, "to_cpu", "packed", &matrix, device_rows_layout); !status.ok())
         return status;
@@ -123,9 +117,9 @@ Status to_cpu_bytes(const PackedView& packed, std::int64_t* bytes) {
     return {};
 }
 
-Status to_cpu_layout(const PackedView& packed, void* out, std::int64_t out_bytes) {
+Status pack_for_cpu(const PackedView& packed, void* out, std::int64_t out_bytes) {
     std::int64_t expected = 0;
-    if (Status status = to_cpu_bytes(packed, &expected); !status.ok()) return status;
+    if (Status status = cpu_packed_bytes(packed, &expected); !status.ok()) return status;
     if (Status status = check_out("to_cpu", packed, out, out_bytes, expected); !status.ok()) return status;
     PackedMatrix matrix;
     if (Status status = open_and_verify(packed, "to_cpu", "packed", &matrix, device_rows_layout); !status.ok())
@@ -134,7 +128,7 @@ Status to_cpu_layout(const PackedView& packed, void* out, std::int64_t out_bytes
     auto* payload = static_cast<std::byte*>(out) + sizeof header;
     std::memset(out, 0, static_cast<std::size_t>(out_bytes));
     for (std::int64_t i = 0; i < header.count; ++i) {
-        const Status status = restore_matrix(header, *matrix.format, i, matrix.payload + i * matrix.header.matrix_bytes,
+        const Status status = restore_matrix(header, *matrix.format, matrix.payload + i * matrix.header.matrix_bytes,
                                              payload + i * header.matrix_bytes);
         if (!status.ok()) return {status.code(), "to_cpu: " + status.message()};
     }

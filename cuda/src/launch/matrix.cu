@@ -2,8 +2,10 @@
 
 #include "launch/codes.hpp"
 #include "launch/dense.hpp"
+#include "launch/lowrank.hpp"
 #include "launch/rows.hpp"
 #include "layout.hpp"
+#include "layout/lowrank.hpp"
 
 namespace fastffn::cuda {
 
@@ -35,9 +37,14 @@ bool shares_rows(const DeviceMatrix& up, const DeviceMatrix& gate) {
            up.parameters[1] == gate.parameters[1];
 }
 
-DType hidden_dtype(const DeviceMatrix& down, DType x) { return is_quantised(down) ? DType::f32 : row_dtype(down, x); }
+DType hidden_dtype(const DeviceMatrix& down, DType x) {
+    if (down.format == format_lowrank)  // its u may be of int8 with scales of its own, made from whole f32 numbers
+        return lowrank_outer(down).format == format_int8 ? DType::f32 : row_dtype(lowrank_outer(down), x);
+    return is_quantised(down) ? DType::f32 : row_dtype(down, x);
+}
 
 cudaError_t prepare(const DeviceRows& x, const DeviceMatrix& w, Pieces& pieces, cudaStream_t stream, Input* input) {
+    if (w.format == format_lowrank) return prepare_lowrank(x, w, pieces, stream, input);
     const auto dtype = static_cast<DType>(x.dtype);
     const DeviceLayout layout = layout_of(w);
     const bool launches = !pieces.counts_only();
@@ -82,6 +89,9 @@ cudaError_t multiply(const Input& x, const DeviceMatrix& w, const DeviceMatrix& 
                      const DeviceBias& gate_bias, Activation activation, const DeviceRows& y, const TokenGroups* groups,
                      cudaStream_t stream) {
     if (groups) return cudaErrorNotSupported;
+    if (w.format == format_lowrank)
+        return multiply(x, lowrank_outer(w), gate.payload ? lowrank_outer(gate) : DeviceMatrix{}, bias, gate_bias,
+                        activation, y, groups, stream);
     const DeviceLayout layout = layout_of(w);
     if (w.format == format_ternary || w.format == format_int4) {
         CodesArgs args = {};
@@ -141,6 +151,7 @@ cudaError_t multiply(const Input& x, const DeviceMatrix& w, const DeviceMatrix& 
 
 const char* refusal(const DeviceMatrix& w, bool is_grouped) {
     if (is_grouped) return "stacks of matrices have no CUDA kernels";
+    if (w.format == format_lowrank) return lowrank_refusal(w);
     const DeviceLayout layout = layout_of(w);
     if (layout.bytes == 0) return layout.reason;
     return layout.group % 32 != 0 ? "groups of codes on CUDA devices are multiples of 32" : nullptr;
