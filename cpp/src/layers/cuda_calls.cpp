@@ -32,7 +32,7 @@ Status device_header(PackedHeader header, PackedHeader* result) {
     if (header.matrix_bytes == 0)
         return {StatusCode::unsupported,
                 std::string("pack: format '") + format_name(static_cast<Format>(header.format)) +
-                    "': " + device_layout_refusal(header) + "; there are f32, f16, bf16, int8, ternary and int4"};
+                    "': " + device_layout_refusal(header) + "; there are f32, f16, bf16, int8, sparse24, ternary and int4"};
     *result = header;
     return {};
 }
