@@ -22,6 +22,9 @@ struct Sparse24Few {
     static constexpr int columns = 8 * token_tiles, tiles = is_gated || token_tiles == 2 ? 2 : 1;
     static constexpr int rows = is_gated ? 16 : 16 * tiles;  // output features of a block
     static constexpr int most_warps = token_tiles == 2 ? 8 : 16;
+    // 32 or 24 warps on a multiprocessor, each with 2 pieces of every tile under way: 36 KiB and more, where an H200 needs about 29
+    // (4.8 TB/s · 0.8 µs / 132). Twice the pieces would take 90 registers and leave 16 warps.
+    static constexpr int unroll = 2, blocks = token_tiles == 2 ? 3 : 2;
 };
 
 // Word t of the 16 bytes of lane 4g + j becomes word j of lane 4g + t.
@@ -40,10 +43,11 @@ __device__ __forceinline__ void transpose_quad(unsigned (&v)[4], int t) {
 }
 
 template <class P, int token_tiles, bool is_gated>
-__global__ void __launch_bounds__(Sparse24Few<token_tiles, is_gated>::most_warps * 32, token_tiles == 2 ? 2 : 1)
+__global__ void __launch_bounds__(Sparse24Few<token_tiles, is_gated>::most_warps * 32,
+                                  Sparse24Few<token_tiles, is_gated>::blocks)
     sparse24_few_tokens_kernel(Sparse24Args args, Sparse24Tokens tokens, int blocks_of_tokens) {
     using Few = Sparse24Few<token_tiles, is_gated>;
-    constexpr int tiles = Few::tiles, rows = Few::rows, columns = Few::columns, unroll = tiles == 1 ? 4 : 2;
+    constexpr int tiles = Few::tiles, rows = Few::rows, columns = Few::columns, unroll = Few::unroll;
     const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
     const int warps = static_cast<int>(blockDim.x) / 32, g = lane / 4, t = lane % 4;
     // Blocks that read the same weights run together.
