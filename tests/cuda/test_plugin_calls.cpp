@@ -246,6 +246,11 @@ TEST(ffn_is_the_cpus) {
     CHECK(ffn_difference({Format::ternary, {}}, {Format::bf16, {}}, 20, DType::f32, true, false) <= 0.02);
 }
 
+TEST(many_tokens_run_in_chunks) {
+    // 2048 and 5 more (launch/ffn.cu): those of the second chunk lie behind the first's.
+    CHECK(ffn_difference({Format::bf16, {}}, {Format::bf16, {}}, 2053, DType::f32, true, true) <= 0.01);
+}
+
 TEST(what_devices_have_no_kernels_for) {
     std::mt19937 generator(1);
     const auto values = random(8 * 64, generator);

@@ -1,10 +1,10 @@
-"""Arrays, weights and streams of CUDA devices, on a device that is the host in disguise (cuda_support.py)."""
+"""Arrays, weights and streams of CUDA devices, on a device that is the host in disguise (fake_cuda.py)."""
 
 from __future__ import annotations
 
 import pytest
 
-from cuda_support import fake_plugin, run  # noqa: F401
+from fake_cuda import fake_plugin, run  # noqa: F401
 
 
 def test_linear_computes_where_the_weight_is(fake_plugin):  # noqa: F811

@@ -25,18 +25,6 @@ Status pack_on_cpu(const TensorView& w, Format format, const PackOptions& option
     return open_packed({bytes->get(), size}, "pack", "w", matrix);
 }
 
-// The header of the same weights for devices.
-Status device_header(PackedHeader header, PackedHeader* result) {
-    header.layout = device_rows_layout;
-    header.matrix_bytes = device_matrix_bytes(header);
-    if (header.matrix_bytes == 0)
-        return {StatusCode::unsupported,
-                std::string("pack: format '") + format_name(static_cast<Format>(header.format)) +
-                    "': " + device_layout_refusal(header) + "; there are f32, f16, bf16, int8, sparse24, ternary and int4"};
-    *result = header;
-    return {};
-}
-
 }  // namespace
 
 Status find_cuda_plugin(const char* operation, CudaStream stream, const cuda::Plugin** plugin) {
@@ -116,7 +104,7 @@ Status pack_for_device(const TensorView& w, Format format, const PackOptions& op
     PackedMatrix matrix;
     if (Status status = pack_on_cpu(w, format, options, &bytes, &matrix); !status.ok()) return status;
     PackedHeader header;
-    if (Status status = device_header(matrix.header, &header); !status.ok()) return status;
+    if (Status status = device_header(matrix, &header); !status.ok()) return status;
     auto* payload = static_cast<std::byte*>(out) + sizeof header;
     std::memset(out, 0, static_cast<std::size_t>(out_bytes));
     for (std::int64_t i = 0; i < header.count; ++i)

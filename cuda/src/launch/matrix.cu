@@ -2,9 +2,11 @@
 
 #include "launch/codes.hpp"
 #include "launch/dense.hpp"
+#include "launch/lowrank.hpp"
 #include "launch/rows.hpp"
 #include "launch/sparse24.hpp"
 #include "layout.hpp"
+#include "layout/lowrank.hpp"
 
 namespace fastffn::cuda {
 
@@ -76,9 +78,19 @@ cudaError_t multiply_sparse24(const Input& x, const DeviceMatrix& w, const Devic
 
 }  // namespace
 
-DType hidden_dtype(const DeviceMatrix& down, DType x) { return is_quantised(down) ? DType::f32 : row_dtype(down, x); }
+bool shares_rows(const DeviceMatrix& up, const DeviceMatrix& gate) {
+    return up.format == gate.format && up.flags == gate.flags && up.parameters[0] == gate.parameters[0] &&
+           up.parameters[1] == gate.parameters[1];
+}
+
+DType hidden_dtype(const DeviceMatrix& down, DType x) {
+    if (down.format == format_lowrank)  // its u may be of int8 with scales of its own, made from whole f32 numbers
+        return lowrank_outer(down).format == format_int8 ? DType::f32 : row_dtype(lowrank_outer(down), x);
+    return is_quantised(down) ? DType::f32 : row_dtype(down, x);
+}
 
 cudaError_t prepare(const DeviceRows& x, const DeviceMatrix& w, Pieces& pieces, cudaStream_t stream, Input* input) {
+    if (w.format == format_lowrank) return prepare_lowrank(x, w, pieces, stream, input);
     const auto dtype = static_cast<DType>(x.dtype);
     const DeviceLayout layout = layout_of(w);
     const bool launches = !pieces.counts_only();
@@ -124,9 +136,12 @@ cudaError_t multiply(const Input& x, const DeviceMatrix& w, const DeviceMatrix& 
                      cudaStream_t stream) {
     if (w.format == format_sparse24)
         return multiply_sparse24(x, w, gate, bias, gate_bias, activation, y, groups, stream);
-    if (groups) return cudaErrorNotSupported;
+    if (w.format == format_lowrank)
+        return multiply(x, lowrank_outer(w), gate.payload ? lowrank_outer(gate) : DeviceMatrix{}, bias, gate_bias,
+                        activation, y, groups, stream);
     const DeviceLayout layout = layout_of(w);
     if (w.format == format_ternary || w.format == format_int4) {
+        if (groups) return cudaErrorNotSupported;
         CodesArgs args = {};
         args.x = x.rows;
         args.x_stride = x.stride;
@@ -161,6 +176,7 @@ cudaError_t multiply(const Input& x, const DeviceMatrix& w, const DeviceMatrix& 
     args.w_gate = gate.payload;
     args.row_bytes = x.row_bytes;
     args.w_stride = layout.row_bytes;
+    args.matrix_bytes = w.matrix_bytes;
     if (w.format == format_int8) {
         args.x_scales = x.scales;
         args.w_scales = static_cast<const float*>(part(w, layout.scales_offset));
@@ -176,17 +192,22 @@ cudaError_t multiply(const Input& x, const DeviceMatrix& w, const DeviceMatrix& 
     args.tokens = y.rows;
     args.out_features = w.out_features;
     args.activation = activation;
-    if (w.format == format_int8) return launch_dense(Product::int8, args, stream);
-    if (w.format == format_bf16) return launch_dense(Product::bf16, args, stream);
-    if (w.format == format_f16 && row_dtype(w, x.dtype) == DType::f16) return launch_dense(Product::f16, args, stream);
-    return launch_f32(w.format == format_f16 ? DType::f16 : DType::f32, args, stream);
+    const auto dense = [&](Product product) {
+        return groups ? launch_dense(product, args, *groups, stream) : launch_dense(product, args, stream);
+    };
+    if (w.format == format_int8) return dense(Product::int8);
+    if (w.format == format_bf16) return dense(Product::bf16);
+    if (w.format == format_f16 && row_dtype(w, x.dtype) == DType::f16) return dense(Product::f16);
+    const DType weights = w.format == format_f16 ? DType::f16 : DType::f32;
+    return groups ? launch_f32(weights, args, *groups, stream) : launch_f32(weights, args, stream);
 }
 
 const char* refusal(const DeviceMatrix& w, bool is_grouped) {
-    if (w.format == format_sparse24) return layout_of(w).bytes == 0 ? layout_of(w).reason : nullptr;
-    if (is_grouped) return "stacks of matrices have no CUDA kernels";
+    if (w.format == format_lowrank)
+        return is_grouped ? "stacks of low-rank matrices have no CUDA kernels yet" : lowrank_refusal(w);
     const DeviceLayout layout = layout_of(w);
     if (layout.bytes == 0) return layout.reason;
+    if (is_grouped && layout.bits != 0) return "stacks of ternary or int4 matrices have no CUDA kernels yet";
     return layout.group % 32 != 0 ? "groups of codes on CUDA devices are multiples of 32" : nullptr;
 }
 
