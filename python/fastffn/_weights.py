@@ -67,7 +67,7 @@ def pack(w: Array | tuple[Array, Any], format: str, *, device: Any = None, **opt
             "lowrank" takes a pair of factors for w: (u, v), u [rank, in_features], v [out_features, rank], in the order
             in which they are applied: w ≈ v @ u, as :func:`fastffn.factorize` returns them.
         device: a CUDA device for the packed weights, as "cuda", "cuda:1" or a torch.device; the default is where w is. Packing
-            itself runs on the CPU. Formats there: f32, f16, bf16, int8, and ternary and int4 without hadamard= and act="bf16".
+            itself runs on the CPU. Formats there: f32, f16, bf16, int8, sparse24, and ternary and int4 without hadamard= and act="bf16".
         **options: what the format lets you choose; None means its default. Formats without options take none.
             "sparse24" (two of every four consecutive weights of a row may be nonzero) has values="bf16" (the default),
             "f16", "f32" or "int8": how the kept weights are stored, and with them the numbers that are multiplied.

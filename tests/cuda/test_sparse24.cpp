@@ -229,7 +229,8 @@ double worst(const Problem& p, Launcher launcher, unsigned seed, std::vector<uns
                                       tile_count.data(),
                                       static_cast<std::int64_t>(groups.tiles.size()) / 2 + 2,
                                       positions,
-                                      p.tile_tokens};
+                                      p.tile_tokens,
+                                      count};
     if (launcher(p.product, args, p.tile_tokens ? &token_groups : nullptr, nullptr) != cudaSuccess) return 1e300;
 
     const auto found = y.host();
