@@ -1,7 +1,7 @@
 // hadamard and quantize of the plugin's table.
 #pragma once
 
-#include "abi.hpp"
+#include "../abi.hpp"
 
 namespace fastffn::cuda {
 

@@ -37,9 +37,11 @@ bool is_quantised(const DeviceMatrix& w) {
     return values_format(w) == format_int8 || w.format == format_ternary || w.format == format_int4;
 }
 
-const void* part(const DeviceMatrix& w, std::int64_t offset) {
-    return w.payload ? static_cast<const unsigned char*>(w.payload) + offset : nullptr;
+const void* at(const void* data, std::int64_t offset) {
+    return data ? static_cast<const unsigned char*>(data) + offset : nullptr;
 }
+
+const void* part(const DeviceMatrix& w, std::int64_t offset) { return at(w.payload, offset); }
 
 cudaError_t multiply_sparse24(const Input& x, const DeviceMatrix& w, const DeviceMatrix& gate, const DeviceBias& bias,
                               const DeviceBias& gate_bias, Activation activation, const DeviceRows& y,
@@ -152,9 +154,24 @@ cudaError_t prepare(const DeviceRows& x, const DeviceMatrix& w, Pieces& pieces, 
     return launch_quantize_rows(args, stream);
 }
 
-cudaError_t multiply(const Input& x, const DeviceMatrix& w, const DeviceMatrix& gate, const DeviceBias& bias,
-                     const DeviceBias& gate_bias, Activation activation, const DeviceRows& y, const TokenGroups* groups,
-                     cudaStream_t stream) {
+bool has_col_slices(const DeviceMatrix& w) {
+    return w.format == format_f32 || w.format == format_f16 || w.format == format_bf16 || w.format == format_int8;
+}
+
+bool has_row_slices(const DeviceMatrix& w) {
+    return has_col_slices(w) || w.format == format_ternary || w.format == format_int4;
+}
+
+cudaError_t multiply(const Input& x, const DeviceMatrix& w, const DeviceMatrix& gate, const DeviceBias& all_biases,
+                     const DeviceBias& all_gate_biases, Activation activation, const DeviceRows& y,
+                     const TokenGroups* groups, cudaStream_t stream, const Slice& slice) {
+    const bool is_slice = slice.first_row != 0 || slice.rows >= 0 || slice.first_col != 0 || slice.cols >= 0;
+    if (is_slice && (groups || !has_row_slices(w) || slice.first_col % 16 != 0)) return cudaErrorNotSupported;
+    const auto sliced_bias = [&](const DeviceBias& all) {
+        return DeviceBias{at(all.data, slice.first_row * bytes_of(static_cast<DType>(all.dtype))), all.dtype};
+    };
+    const DeviceBias bias = sliced_bias(all_biases), gate_bias = sliced_bias(all_gate_biases);
+    const std::int64_t row0 = slice.first_row, out_features = slice.rows < 0 ? w.out_features : slice.rows;
     if (w.format == format_sparse24)
         return multiply_sparse24(x, w, gate, bias, gate_bias, activation, y, groups, stream);
     if (w.format == format_lowrank)
@@ -168,10 +185,16 @@ cudaError_t multiply(const Input& x, const DeviceMatrix& w, const DeviceMatrix& 
         args.x_stride = x.stride;
         args.x_scales = x.scales;
         args.x_sums = x.sums;
-        args.w = {w.payload, part(w, layout.scales_offset), part(w, layout.zeros_offset)};
-        args.w_gate = {gate.payload, part(gate, layout.scales_offset), part(gate, layout.zeros_offset)};
-        args.bits = layout.bits;
         const std::uint32_t zeros = w.flags & layout_zeros_mask;
+        const auto codes_of = [&](const DeviceMatrix& m) {
+            const std::int64_t entry = row0 * layout.groups;
+            return CodesMatrix{part(m, row0 * layout.row_bytes),
+                               part(m, layout.scales_offset + entry * (layout.group ? 2 : 4)),
+                               part(m, layout.zeros_offset + entry * (zeros == layout_minima ? 2 : 1))};
+        };
+        args.w = codes_of(w);
+        args.w_gate = codes_of(gate);
+        args.bits = layout.bits;
         args.zeros = zeros == layout_zero_points ? CodesZeros::points
                      : zeros == layout_minima    ? CodesZeros::minima
                                                  : CodesZeros::fixed;
@@ -186,22 +209,24 @@ cudaError_t multiply(const Input& x, const DeviceMatrix& w, const DeviceMatrix& 
         args.y_stride = y.stride;
         args.y_dtype = static_cast<DType>(y.dtype);
         args.tokens = y.rows;
-        args.out_features = w.out_features;
+        args.out_features = out_features;
         args.activation = activation;
         return launch_codes_few_tokens(args, stream);
     }
     DenseArgs args = {};
-    args.x = x.rows;
+    const int x_element = w.format == format_int8 ? 1 : static_cast<int>(bytes_of(row_dtype(w, x.dtype))),
+              w_element = w.format == format_f32 ? 4 : w.format == format_int8 ? 1 : 2;
+    args.x = at(x.rows, slice.first_col * x_element);
     args.x_stride = x.stride;
-    args.w = w.payload;
-    args.w_gate = gate.payload;
-    args.row_bytes = x.row_bytes;
+    args.w = part(w, row0 * layout.row_bytes + slice.first_col * w_element);
+    args.w_gate = part(gate, row0 * layout.row_bytes + slice.first_col * w_element);
+    args.row_bytes = slice.cols < 0 ? x.row_bytes - slice.first_col * x_element : round_to(slice.cols * x_element, 16);
     args.w_stride = layout.row_bytes;
     args.matrix_bytes = w.matrix_bytes;
     if (w.format == format_int8) {
         args.x_scales = x.scales;
-        args.w_scales = static_cast<const float*>(part(w, layout.scales_offset));
-        args.w_gate_scales = static_cast<const float*>(part(gate, layout.scales_offset));
+        args.w_scales = static_cast<const float*>(part(w, layout.scales_offset + row0 * 4));
+        args.w_gate_scales = static_cast<const float*>(part(gate, layout.scales_offset + row0 * 4));
     }
     args.bias = bias.data;
     args.gate_bias = gate_bias.data;
@@ -211,7 +236,7 @@ cudaError_t multiply(const Input& x, const DeviceMatrix& w, const DeviceMatrix& 
     args.y_stride = y.stride;
     args.y_dtype = static_cast<DType>(y.dtype);
     args.tokens = y.rows;
-    args.out_features = w.out_features;
+    args.out_features = out_features;
     args.activation = activation;
     const auto dense = [&](Product product) {
         return groups ? launch_dense(product, args, *groups, stream) : launch_dense(product, args, stream);

@@ -37,10 +37,20 @@ DType hidden_dtype(const DeviceMatrix& down, DType x);
 cudaError_t prepare(const DeviceRows& x, const DeviceMatrix& w, Pieces& pieces, cudaStream_t stream, Input* input,
                     const RowNorm& norm = {});
 
+// Part of a product: rows of the matrices, and columns of them and of x, the first a multiple of 16. Columns of x from there to the next
+// multiple of 16 behind the last are zeros.
+struct Slice {
+    std::int64_t first_row = 0, rows = -1;  // -1: all
+    std::int64_t first_col = 0, cols = -1;
+};
+// Whether multiply() takes slices of this format.
+bool has_row_slices(const DeviceMatrix& w);
+bool has_col_slices(const DeviceMatrix& w);
+
 // y = act(x · wᵀ + bias), or gated: act(x · gateᵀ + gate_bias) ⊙ (x · wᵀ + bias); gate.payload == nullptr: not gated. With groups,
 // row p of y is the product of row groups->rows[p] of x with its group's matrix (and row of each bias).
 cudaError_t multiply(const Input& x, const DeviceMatrix& w, const DeviceMatrix& gate, const DeviceBias& bias,
                      const DeviceBias& gate_bias, Activation activation, const DeviceRows& y, const TokenGroups* groups,
-                     cudaStream_t stream);
+                     cudaStream_t stream, const Slice& slice = {});
 
 }  // namespace fastffn::cuda
