@@ -122,7 +122,7 @@ cudaError_t run_chunk(const FfnCall& call, Pieces& pieces, cudaStream_t stream) 
     if (call.sub_norm.data)
         if (const cudaError_t status = hidden_norm(call, pieces, stream, &norm); status != cudaSuccess) return status;
     Input input;
-    if (const cudaError_t status = prepare(hidden, call.down, pieces, stream, &input, norm);
+    if (const cudaError_t status = prepare(hidden, call.down, pieces, stream, &input, nullptr, norm);
         status != cudaSuccess || pieces.counts_only())
         return status;
     return multiply(input, call.down, {}, call.b_down, {}, Activation::identity, call.y, nullptr, stream, slice);

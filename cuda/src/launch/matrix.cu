@@ -94,8 +94,8 @@ DType hidden_dtype(const DeviceMatrix& down, DType x) {
 }
 
 cudaError_t prepare(const DeviceRows& x, const DeviceMatrix& w, Pieces& pieces, cudaStream_t stream, Input* input,
-                    const RowNorm& norm) {
-    if (w.format == format_lowrank && !norm.gamma) return prepare_lowrank(x, w, pieces, stream, input);
+                    const TokenGroups* groups, const RowNorm& norm) {
+    if (w.format == format_lowrank && !norm.gamma) return prepare_lowrank(x, w, pieces, stream, input, groups);
     const auto dtype = static_cast<DType>(x.dtype);
     RowTransform transform = {norm, {}};
     if (is_quantised(w) && w.format != format_int8)
@@ -111,7 +111,7 @@ cudaError_t prepare(const DeviceRows& x, const DeviceMatrix& w, Pieces& pieces, 
                                    rows.data, row_bytes, row_bytes, transform, scratch};
             if (const cudaError_t status = launch_copy_rows(DType::f32, args, stream); status != cudaSuccess) return status;
         }
-        return prepare_lowrank(rows, w, pieces, stream, input);
+        return prepare_lowrank(rows, w, pieces, stream, input, groups);
     }
     const DeviceLayout layout = layout_of(w);
     input->dtype = dtype;
@@ -174,9 +174,12 @@ cudaError_t multiply(const Input& x, const DeviceMatrix& w, const DeviceMatrix& 
     const std::int64_t row0 = slice.first_row, out_features = slice.rows < 0 ? w.out_features : slice.rows;
     if (w.format == format_sparse24)
         return multiply_sparse24(x, w, gate, bias, gate_bias, activation, y, groups, stream);
-    if (w.format == format_lowrank)
+    if (w.format == format_lowrank) {
+        TokenGroups positions = groups ? *groups : TokenGroups{};
+        if (x.is_by_position) positions.rows = nullptr;
         return multiply(x, lowrank_outer(w), gate.payload ? lowrank_outer(gate) : DeviceMatrix{}, bias, gate_bias,
-                        activation, y, groups, stream);
+                        activation, y, groups ? &positions : nullptr, stream);
+    }
     const DeviceLayout layout = layout_of(w);
     if (w.format == format_ternary || w.format == format_int4) {
         if (groups) return cudaErrorNotSupported;
@@ -249,8 +252,7 @@ cudaError_t multiply(const Input& x, const DeviceMatrix& w, const DeviceMatrix& 
 }
 
 const char* refusal(const DeviceMatrix& w, bool is_grouped) {
-    if (w.format == format_lowrank)
-        return is_grouped ? "stacks of low-rank matrices have no CUDA kernels yet" : lowrank_refusal(w);
+    if (w.format == format_lowrank) return lowrank_refusal(w, is_grouped);
     const DeviceLayout layout = layout_of(w);
     if (layout.bytes == 0) return layout.reason;
     if (is_grouped && layout.bits != 0) return "stacks of ternary or int4 matrices have no CUDA kernels yet";

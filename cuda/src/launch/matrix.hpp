@@ -21,6 +21,7 @@ struct Input {
     std::int64_t stride = 0, row_bytes = 0;
     float* scales = nullptr;
     std::int32_t* sums = nullptr;
+    bool is_by_position = false;  // of groups: already one row per position, not per row of x
 };
 
 // nullptr: there are kernels; else why not.
@@ -34,8 +35,9 @@ DType hidden_dtype(const DeviceMatrix& down, DType x);
 
 // Makes rows of x for w, normalised first where a norm is given, transformed where w's flags say so: one kernel for all. With pieces
 // that only count, says what that takes.
+// groups: those that multiply() will get; low-rank stacks need them here, as every group has its own u.
 cudaError_t prepare(const DeviceRows& x, const DeviceMatrix& w, Pieces& pieces, cudaStream_t stream, Input* input,
-                    const RowNorm& norm = {});
+                    const TokenGroups* groups = nullptr, const RowNorm& norm = {});
 
 // Part of a product: rows of the matrices, and columns of them and of x, the first a multiple of 16. Columns of x from there to the next
 // multiple of 16 behind the last are zeros.
