@@ -68,8 +68,8 @@ struct FfnCall {
     std::int32_t activation;  // fastffn::Activation
     DeviceBias sub_norm;      // γ [d_ff]; nullptr: none
     float sub_norm_eps;
-    std::int32_t gate_first;          // 0: never, 1: where it is faster, 2: where the tokens are few enough
-    const DeviceSegment* segments;    // in the host's memory; nullptr: all hidden columns
+    std::int32_t gate_first;        // 0: never, 1: where it is faster, 2: where the tokens are few enough
+    const DeviceSegment* segments;  // in the host's memory; nullptr: all hidden columns
     std::int64_t segment_count;
 };
 

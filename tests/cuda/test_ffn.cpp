@@ -95,7 +95,7 @@ Compared compare(const Layer& l) {
     if (!l.segments.empty()) {
         std::vector<float> outside(gamma.size(), NAN);
         for (const Segment& s : l.segments)
-            for (std::int64_t c = s.start; c < s.start + s.length; c++)
+            for (std::int64_t c = s.start; c < s.start + s.length && c < l.d_ff; c++)
                 outside[static_cast<std::size_t>(c)] = gamma[static_cast<std::size_t>(c)];
         gamma = outside;
     }
@@ -228,8 +228,13 @@ TEST(gate_and_up_of_different_formats) {
 }
 
 TEST(segments) {
-    const std::vector<std::vector<Segment>> lists = {
-        {{0, 96}}, {{0, 1}}, {{0, 50}}, {{95, 1}}, {{17, 40}}, {{0, 16}, {16, 16}, {70, 26}}, {{1, 3}, {64, 2}, {90, 6}}};
+    const std::vector<std::vector<Segment>> lists = {{{0, 96}},
+                                                     {{0, 1}},
+                                                     {{0, 50}},
+                                                     {{95, 1}},
+                                                     {{17, 40}},
+                                                     {{0, 16}, {16, 16}, {70, 26}},
+                                                     {{1, 3}, {64, 2}, {90, 6}}};
     for (const auto& list : lists)
         for (const Kind& kind : {f32, f16, bf16, int8, ternary, int4_rows, Kind{Format::sparse24, {}}})
             for (bool has_norm : {false, true})
@@ -256,7 +261,7 @@ TEST(segments) {
 
 TEST(gate_first_gives_the_dense_result) {
     for (const Kind& kind : {ternary_rows, int4_rows, Kind{Format::int4, {{"order", "rows"}}},
-             
+
                              Kind{Format::ternary, {{"order", "rows"}, {"act", "int4"}}},
                              Kind{Format::ternary, {{"order", "rows"}, {"group", 128}}}})
         for (std::int64_t tokens : {1, 4, 8, 9, 20})

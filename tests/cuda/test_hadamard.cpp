@@ -45,7 +45,8 @@ std::vector<T> transformed(std::vector<T> x, int mode, std::int64_t of_block, bo
         for (int i = 0; i < order; i++) {
             T sum = 0;
             for (int j = 0; j < order; j++) {
-                const int sign = is_inverse ? fastffn::hadamard_entry(order, j, i) : fastffn::hadamard_entry(order, i, j);
+                const int sign =
+                    is_inverse ? fastffn::hadamard_entry(order, j, i) : fastffn::hadamard_entry(order, i, j);
                 sum += static_cast<T>(sign) * x[static_cast<std::size_t>(j * shape.power + column)];
             }
             y[static_cast<std::size_t>(i * shape.power + column)] = sum;
@@ -77,8 +78,8 @@ Transformed run_hadamard(const Case& c, const Matrix& x, DType to, std::int64_t 
     const int bytes = reference::bytes_of(to);
     Transformed result;
     result.stride = c.n + skew;
-    const std::vector<unsigned char> untouched(
-        static_cast<std::size_t>(((x.rows - 1) * result.stride + c.n) * bytes), 0xA5);
+    const std::vector<unsigned char> untouched(static_cast<std::size_t>(((x.rows - 1) * result.stride + c.n) * bytes),
+                                               0xA5);
     const Device<unsigned char> source(x.data);
     Device<unsigned char> y(untouched);
     HadamardCall call{};
@@ -94,7 +95,8 @@ Transformed run_hadamard(const Case& c, const Matrix& x, DType to, std::int64_t 
     result.y = y.host();
     for (std::int64_t r = 0; r + 1 < x.rows; r++)
         for (std::int64_t i = c.n * bytes; i < result.stride * bytes; i++)
-            result.overran = result.overran || result.y[static_cast<std::size_t>(r * result.stride * bytes + i)] != 0xA5;
+            result.overran =
+                result.overran || result.y[static_cast<std::size_t>(r * result.stride * bytes + i)] != 0xA5;
     return result;
 }
 
@@ -122,18 +124,19 @@ double worst(const Case& c, std::int64_t rows, DType from, DType to, std::int64_
         for (std::int64_t k = 0; k < c.n; k++) magnitude = std::fmax(magnitude, std::fabs(x.value(r, k)));
         const double terms = static_cast<double>(shape.power * shape.order);
         for (std::int64_t k = 0; k < c.n; k++) {
-            const double value =
-                reference::load(found.y.data() + (r * found.stride + k) * bytes, to);
+            const double value = reference::load(found.y.data() + (r * found.stride + k) * bytes, to);
             // Each of log2(power) + order additions rounds sums of at most √n · max|x|, cut off on tensor cores.
-            const double bound = magnitude * std::sqrt(terms) *
-                                     (std::log2(static_cast<double>(shape.power)) + static_cast<double>(shape.order) + 2) *
-                                     std::ldexp(1.0, -23) +
-                                 reference::rounding(to, exact[static_cast<std::size_t>(k)]);
+            const double bound =
+                magnitude * std::sqrt(terms) *
+                    (std::log2(static_cast<double>(shape.power)) + static_cast<double>(shape.order) + 2) *
+                    std::ldexp(1.0, -23) +
+                reference::rounding(to, exact[static_cast<std::size_t>(k)]);
             largest = std::fmax(largest, std::fabs(value - exact[static_cast<std::size_t>(k)]) / bound);
             if (shape.order > 1) continue;
             unsigned char stored[4];
             reference::store(stored, to, as_floats[static_cast<std::size_t>(k)]);
-            if (std::memcmp(stored, found.y.data() + (r * found.stride + k) * bytes, static_cast<std::size_t>(bytes)) != 0)
+            if (std::memcmp(stored, found.y.data() + (r * found.stride + k) * bytes, static_cast<std::size_t>(bytes)) !=
+                0)
                 return 1e299;
         }
     }
@@ -143,12 +146,13 @@ double worst(const Case& c, std::int64_t rows, DType from, DType to, std::int64_
 }  // namespace
 
 TEST(every_mode_and_type) {
-    const Case cases[] = {{pow2, 1, 0, false},   {pow2, 2, 0, false},     {pow2, 4, 0, false},    {pow2, 8, 0, false},
-                          {pow2, 64, 0, false},  {pow2, 256, 0, false},   {pow2, 512, 0, false},  {pow2, 2048, 0, false},
-                          {block, 6, 0, false},  {block, 20, 2, false},   {block, 96, 0, false},  {block, 1536, 0, false},
-                          {block, 768, 8, true}, {kron, 12, 0, false},    {kron, 12, 0, true},    {kron, 40, 0, false},
-                          {kron, 28, 0, true},   {kron, 144, 0, false},   {kron, 432, 0, true},   {kron, 13 * 64, 0, false},
-                          {kron, 60, 0, true},   {none, 33, 0, false},    {kron, 172 * 4, 0, true}, {kron, 156, 0, false}};
+    const Case cases[] = {
+        {pow2, 1, 0, false},   {pow2, 2, 0, false},   {pow2, 4, 0, false},      {pow2, 8, 0, false},
+        {pow2, 64, 0, false},  {pow2, 256, 0, false}, {pow2, 512, 0, false},    {pow2, 2048, 0, false},
+        {block, 6, 0, false},  {block, 20, 2, false}, {block, 96, 0, false},    {block, 1536, 0, false},
+        {block, 768, 8, true}, {kron, 12, 0, false},  {kron, 12, 0, true},      {kron, 40, 0, false},
+        {kron, 28, 0, true},   {kron, 144, 0, false}, {kron, 432, 0, true},     {kron, 13 * 64, 0, false},
+        {kron, 60, 0, true},   {none, 33, 0, false},  {kron, 172 * 4, 0, true}, {kron, 156, 0, false}};
     const DType types[] = {DType::f32, DType::f16, DType::bf16};
     int at = 0;
     for (const Case& c : cases)
@@ -167,8 +171,11 @@ TEST(sizes_of_models) {
 
 TEST(rows_longer_than_shared_memory) {
     // 163 KiB on the emulated device: 40960 columns and more go through memory.
-    const Case cases[] = {{pow2, 65536, 0, false}, {block, 3 * 16384, 0, false}, {block, 3 * 16384, 256, false},
-                          {block, 2 * 25001, 0, false}, {kron, 12 * 4096, 0, true}};
+    const Case cases[] = {{pow2, 65536, 0, false},
+                          {block, 3 * 16384, 0, false},
+                          {block, 3 * 16384, 256, false},
+                          {block, 2 * 25001, 0, false},
+                          {kron, 12 * 4096, 0, true}};
     for (const Case& c : cases)
         for (DType to : {DType::f32, DType::bf16})
             CHECK(worst(c, 2, DType::f32, to, 0) <= 1) << name(c, DType::f32, to);
@@ -192,7 +199,8 @@ TEST(in_place_and_the_inverse_of_each_other) {
         double apart = 0;
         for (std::int64_t r = 0; r < 3; r++)
             for (std::int64_t k = 0; k < n; k++)
-                apart = std::fmax(apart, std::fabs(reference::load(found.data() + (r * n + k) * 4, DType::f32) - x.value(r, k)));
+                apart = std::fmax(
+                    apart, std::fabs(reference::load(found.data() + (r * n + k) * 4, DType::f32) - x.value(r, k)));
         CHECK(apart < 2e-5) << n << ": " << apart;
     }
 }
@@ -242,13 +250,16 @@ Hidden norm_then_codes(std::int64_t tokens, std::int64_t n, int mode, RowRule ru
     Device<float> scales(static_cast<std::size_t>(tokens));
     Device<std::int32_t> sums(static_cast<std::size_t>(tokens * groups));
     QuantizeArgs args = {};
-    args.rows = {source.data(), from, x.stride / reference::bytes_of(from), tokens, n, codes.data(), row_bytes, row_bytes};
-    args.rows.transform.norm = {gamma_data.data(), gamma_type, 1e-5f, n, offsets.empty() ? nullptr : group_offsets.data(),
-                                offsets.empty() ? 0 : gammas};
+    args.rows = {source.data(), from,     x.stride / reference::bytes_of(from), tokens, n, codes.data(),
+                 row_bytes,     row_bytes};
+    args.rows.transform.norm = {
+        gamma_data.data(),           gamma_type, 1e-5f, n, offsets.empty() ? nullptr : group_offsets.data(),
+        offsets.empty() ? 0 : gammas};
     const Shape shape(mode, n, 0);
     if (mode)
-        args.rows.transform.hadamard = {shape.power, static_cast<int>(shape.order), false,
-                                        static_cast<float>(1 / std::sqrt(static_cast<double>(shape.power * shape.order)))};
+        args.rows.transform.hadamard = {
+            shape.power, static_cast<int>(shape.order), false,
+            static_cast<float>(1 / std::sqrt(static_cast<double>(shape.power * shape.order)))};
     Device<unsigned char> scratch(static_cast<std::size_t>(transform_scratch_bytes(tokens, n, args.rows.transform)));
     args.rows.scratch = reinterpret_cast<float*>(scratch.data());
     args.scales = scales.data();
@@ -269,7 +280,8 @@ Hidden norm_then_codes(std::int64_t tokens, std::int64_t n, int mode, RowRule ru
         double squares = 0;
         for (double v : row) squares += v * v;
         const double inverse = 1 / std::sqrt(squares / static_cast<double>(n) + 1e-5);
-        for (std::int64_t k = 0; k < n; k++) row[static_cast<std::size_t>(k)] *= inverse * gamma.value(0, which * n + k);
+        for (std::int64_t k = 0; k < n; k++)
+            row[static_cast<std::size_t>(k)] *= inverse * gamma.value(0, which * n + k);
         row = transformed(row, mode, 0, false);
         const auto scale = static_cast<double>(found_scales[static_cast<std::size_t>(token)]);
         double largest = 0, mean = 0;
@@ -286,13 +298,15 @@ Hidden norm_then_codes(std::int64_t tokens, std::int64_t n, int mode, RowRule ru
                 continue;
             }
             totals[static_cast<std::size_t>(group ? k / group : 0)] += code;
-            const double steps = row[static_cast<std::size_t>(k)] / (four ? mean / std::sqrt(7.0) + 1e-5 / std::sqrt(7.0) : wanted);
+            const double steps =
+                row[static_cast<std::size_t>(k)] / (four ? mean / std::sqrt(7.0) + 1e-5 / std::sqrt(7.0) : wanted);
             const double right = std::fmin(std::fmax(steps, four ? -8.0 : -127.0), four ? 7.0 : 127.0);
             result.worst_code = std::fmax(result.worst_code, std::fabs(code - right) - 0.5);
         }
         for (std::int64_t g = 0; g < groups; g++)
-            result.sums_are_right = result.sums_are_right && totals[static_cast<std::size_t>(g)] ==
-                                                                 found_sums[static_cast<std::size_t>(token * groups + g)];
+            result.sums_are_right =
+                result.sums_are_right &&
+                totals[static_cast<std::size_t>(g)] == found_sums[static_cast<std::size_t>(token * groups + g)];
     }
     return result;
 }
@@ -302,19 +316,21 @@ Hidden norm_then_codes(std::int64_t tokens, std::int64_t n, int mode, RowRule ru
 TEST(norm_hadamard_and_codes_in_one_kernel) {
     const auto check = [](const Hidden& h, const char* what) {
         CHECK(h.status == cudaSuccess && h.worst_code < 1e-2 && h.sums_are_right && h.padding_is_zero)
-            << what << ": " << h.worst_code << (h.sums_are_right ? "" : " sums") << (h.padding_is_zero ? "" : " padding")
-            << emulator::last_failure();
+            << what << ": " << h.worst_code << (h.sums_are_right ? "" : " sums")
+            << (h.padding_is_zero ? "" : " padding") << emulator::last_failure();
     };
     check(norm_then_codes(3, 256, pow2, RowRule::ternary, 0, DType::f32, DType::f32, {}), "pow2");
     check(norm_then_codes(3, 432, kron, RowRule::ternary, 64, DType::f32, DType::bf16, {}), "kron");
     check(norm_then_codes(5, 1536, block, RowRule::mean4, 256, DType::f32, DType::f16, {}), "block, 4 bits");
     check(norm_then_codes(2, 300, none, RowRule::int4, 32, DType::f32, DType::f32, {}), "no transform");
     check(norm_then_codes(3, 51, none, RowRule::int8, 0, DType::bf16, DType::bf16, {}), "51 columns");
-    check(norm_then_codes(2, 2048, pow2, RowRule::ternary, 128, DType::f32, DType::f32, {}, 1e25f), "squares beyond f32");
+    check(norm_then_codes(2, 2048, pow2, RowRule::ternary, 128, DType::f32, DType::f32, {}, 1e25f),
+          "squares beyond f32");
     check(norm_then_codes(2, 256, pow2, RowRule::ternary, 0, DType::f32, DType::f32, {}, 3e-3f), "eps counts");
     check(norm_then_codes(7, 128, pow2, RowRule::ternary, 0, DType::f32, DType::f32, {0, 2, 2, 3, 6}), "γ of groups");
     check(norm_then_codes(2, 49152, block, RowRule::ternary, 0, DType::f32, DType::f32, {}), "a long row");
-    check(norm_then_codes(3, 41000, none, RowRule::ternary, 0, DType::f32, DType::f32, {0, 1, 3}), "long rows of groups");
+    check(norm_then_codes(3, 41000, none, RowRule::ternary, 0, DType::f32, DType::f32, {0, 1, 3}),
+          "long rows of groups");
 }
 
 TEST(norms_of_rows_that_are_not_finite) {
@@ -347,7 +363,8 @@ TEST(quantize_is_what_ternary_weights_make_of_x) {
             Device<std::int8_t> codes(static_cast<std::size_t>(3 * n));
             Device<float> scales(3);
             QuantizeCall call{};
-            call.x = {const_cast<unsigned char*>(source.data()), static_cast<std::int32_t>(DType::bf16), 3, n, x.stride / 2};
+            call.x = {const_cast<unsigned char*>(source.data()), static_cast<std::int32_t>(DType::bf16), 3, n,
+                      x.stride / 2};
             call.codes = codes.data();
             call.scales = scales.data();
             call.kind = kind;

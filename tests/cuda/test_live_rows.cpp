@@ -21,8 +21,10 @@ struct Problem {
 
 double worst(const Problem& p, unsigned seed, std::vector<float>* bits = nullptr) {
     std::mt19937 random(seed);
-    DeviceMatrix w = {nullptr, p.bits == 2 ? format_ternary : format_int4, p.zeros, {static_cast<std::uint32_t>(p.group), 0},
-                      p.out,   p.depth, 1, 0};
+    DeviceMatrix w = {nullptr, p.bits == 2 ? format_ternary : format_int4,
+                      p.zeros, {static_cast<std::uint32_t>(p.group), 0},
+                      p.out,   p.depth,
+                      1,       0};
     const DeviceLayout layout = device_layout(w.format, w.flags, w.parameters[0], p.out, p.depth);
     std::uniform_real_distribution<double> uniform(0, 1);
     std::vector<float> gates(static_cast<std::size_t>(p.tokens * p.out));
@@ -33,7 +35,8 @@ double worst(const Problem& p, unsigned seed, std::vector<float>* bits = nullptr
         return false;
     };
     std::vector<unsigned char> payload(static_cast<std::size_t>(layout.bytes));
-    std::vector<int> codes(static_cast<std::size_t>(p.out * p.depth)), zeros(static_cast<std::size_t>(p.out * layout.groups));
+    std::vector<int> codes(static_cast<std::size_t>(p.out * p.depth)),
+        zeros(static_cast<std::size_t>(p.out * layout.groups));
     std::vector<double> scales(zeros.size()), minima(zeros.size());
     for (std::int64_t row = 0; row < p.out; row++) {
         for (std::int64_t k = 0; k < p.depth; k++) {
@@ -114,7 +117,8 @@ double worst(const Problem& p, unsigned seed, std::vector<float>* bits = nullptr
             }
             const double scale = static_cast<double>(x_scales[static_cast<std::size_t>(t)]);
             const double bias_value = p.biased ? bias.value(0, row) : 0, right = gate * (sum * scale + bias_value);
-            const double bound = gate * (magnitude * scale + std::fabs(bias_value)) * std::ldexp(1.0, p.group ? -20 : -22) + 1e-30;
+            const double bound =
+                gate * (magnitude * scale + std::fabs(bias_value)) * std::ldexp(1.0, p.group ? -20 : -22) + 1e-30;
             const double error = std::fabs(value - right) / bound;
             largest = error <= largest ? largest : error;
         }
@@ -144,7 +148,8 @@ TEST(what_is_not_finite_lives) {
     std::mt19937 random(1);
     const DeviceLayout layout = device_layout(format_ternary, 0, 0, 40, 64);
     std::vector<unsigned char> payload(static_cast<std::size_t>(layout.bytes), 0x55);  // every code 1, which is zero
-    for (std::int64_t row = 0; row < 40; row++) reference::store(payload.data() + layout.scales_offset + row * 4, DType::f32, 1);
+    for (std::int64_t row = 0; row < 40; row++)
+        reference::store(payload.data() + layout.scales_offset + row * 4, DType::f32, 1);
     for (int which = 0; which < 3; which++) {
         std::vector<float> gates(40), bias(40), scale = {which == 2 ? NAN : 1.0f};
         if (which == 0) gates[33] = NAN;
@@ -161,7 +166,8 @@ TEST(what_is_not_finite_lives) {
         input.sums = sums.data();
         const DeviceMatrix w = {data.data(), format_ternary, 0, {0, 0}, 40, 64, 1, 0};
         CHECK(launch_live_rows(input, w, {biases.data(), static_cast<std::int32_t>(DType::f32)},
-                               {hidden.data(), static_cast<std::int32_t>(DType::f32), 1, 40, 40}, nullptr) == cudaSuccess)
+                               {hidden.data(), static_cast<std::int32_t>(DType::f32), 1, 40, 40},
+                               nullptr) == cudaSuccess)
             << emulator::last_failure();
         const auto found = hidden.host();
         for (std::size_t i = 0; i < 40; i++)

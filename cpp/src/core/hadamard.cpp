@@ -30,7 +30,8 @@ class Tables {
                         int bits = 0;
                         for (int b = 0; b < 4; ++b) {
                             const int j = 4 * g + b;
-                            if ((inverse ? hadamard_entry(order, j, i) : hadamard_entry(order, i, j)) < 0) bits |= 8 << b;
+                            if ((inverse ? hadamard_entry(order, j, i) : hadamard_entry(order, i, j)) < 0)
+                                bits |= 8 << b;
                         }
                         signs_[at++] = static_cast<std::uint8_t>(bits);
                     }

@@ -88,7 +88,8 @@ inline int hadamard_entry(int order, int i, int j) {
 inline bool is_power_of_two(std::int64_t n) { return n > 0 && (n & (n - 1)) == 0; }
 
 // n = order · power · (a number of blocks), as the mode says. block: of Hadamard::block, 0 for the largest. False: no such transform.
-inline bool split_hadamard(Hadamard mode, std::int64_t n, std::int64_t block, std::int64_t* power, std::int64_t* order) {
+inline bool split_hadamard(Hadamard mode, std::int64_t n, std::int64_t block, std::int64_t* power,
+                           std::int64_t* order) {
     *power = 0;
     *order = 1;
     if (n < 1) return false;

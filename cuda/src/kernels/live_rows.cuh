@@ -53,7 +53,8 @@ __global__ void __launch_bounds__(live_warps * 32) live_rows_kernel(LiveRowsArgs
         for (int t = 0; t < most_tokens; t++) {
             if (t >= args.tokens) continue;
             // A row of x that is not finite has the scale NaN.
-            lives = lives || args.hidden[t * args.hidden_stride + column] != 0.0f || args.x_scales[t] != args.x_scales[t];
+            lives =
+                lives || args.hidden[t * args.hidden_stride + column] != 0.0f || args.x_scales[t] != args.x_scales[t];
         }
     }
     unsigned live = __ballot_sync(0xffffffffu, lives);
@@ -70,13 +71,18 @@ __global__ void __launch_bounds__(live_warps * 32) live_rows_kernel(LiveRowsArgs
             const int t4 = static_cast<int>(at % 64);            // 16 · the lane's place among the four of a chunk
 #pragma unroll
             for (int pair = 0; pair < spans / 2; pair++) {
-                const unsigned low = bits == 4 ? (pair ? w.z : w.x) : pair == 0 ? w.x : pair == 1 ? w.y : pair == 2 ? w.z : w.w;
+                const unsigned low = bits == 4   ? (pair ? w.z : w.x)
+                                     : pair == 0 ? w.x
+                                     : pair == 1 ? w.y
+                                     : pair == 2 ? w.z
+                                                 : w.w;
                 const unsigned high = bits == 4 ? (pair ? w.w : w.y) : low >> 4;
                 const unsigned four[4] = {low & mask, low >> bits & mask, high & mask, high >> bits & mask};
 #pragma unroll
                 for (int t = 0; t < most_tokens; t++) {
                     if (t >= args.tokens) continue;
-                    const uint4 v = __ldg(reinterpret_cast<const uint4*>(args.x + t * args.x_stride + first + pair * 64 + t4));
+                    const uint4 v =
+                        __ldg(reinterpret_cast<const uint4*>(args.x + t * args.x_stride + first + pair * 64 + t4));
                     int sums[2] = {ptx::dp4a_u8s8(four[1], v.y, ptx::dp4a_u8s8(four[0], v.x, 0)),
                                    ptx::dp4a_u8s8(four[3], v.w, ptx::dp4a_u8s8(four[2], v.z, 0))};
                     if constexpr (!is_grouped) {
@@ -87,7 +93,8 @@ __global__ void __launch_bounds__(live_warps * 32) live_rows_kernel(LiveRowsArgs
                     for (int odd = 0; odd < 2; odd++) {
                         const std::int64_t group = (first + pair * 64 + odd * 32) / args.group;
                         if (group >= args.groups) continue;  // padding: x is zero there
-                        const float scale = __half2float(static_cast<const __half*>(args.scales)[row * args.groups + group]);
+                        const float scale =
+                            __half2float(static_cast<const __half*>(args.scales)[row * args.groups + group]);
                         folded[t] = fmaf(static_cast<float>(sums[odd]), scale, folded[t]);
                     }
                 }

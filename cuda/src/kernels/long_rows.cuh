@@ -15,8 +15,9 @@ struct LongRows {
 };
 
 // f32 rows of RMSNorm(x). One block a row, which reads it three times: from L2 after the first.
-__global__ void __launch_bounds__(long_threads) norm_rows_kernel(LongRows rows, const void* x, DType dtype,
-                                                                 std::int64_t x_stride, std::int64_t first, RowNorm norm) {
+__global__ void __launch_bounds__(long_threads)
+    norm_rows_kernel(LongRows rows, const void* x, DType dtype, std::int64_t x_stride, std::int64_t first,
+                     RowNorm norm) {
     const TeamReduction team = {0, long_threads / 32};
     for (std::int64_t r = blockIdx.x; r < rows.count; r += gridDim.x) {
         const std::int64_t token = first + r, x0 = token * x_stride;
@@ -34,11 +35,11 @@ __global__ void __launch_bounds__(long_threads) norm_rows_kernel(LongRows rows, 
             const float v = load_element(x, dtype, x0 + k) * down;
             squares = fmaf(v, v, squares);
         }
-        const float inverse = inverse_norm(team, static_cast<int>(threadIdx.x), largest, squares, biased - 127,
-                                           norm.mean_of, norm.eps);
+        const float inverse =
+            inverse_norm(team, static_cast<int>(threadIdx.x), largest, squares, biased - 127, norm.mean_of, norm.eps);
         for (std::int64_t k = threadIdx.x; k < depth; k += long_threads)
-            rows.rows[r * rows.stride + k] = load_element(x, dtype, x0 + k) * inverse *
-                                             load_element(norm.gamma, norm.dtype, group * rows.depth + k);
+            rows.rows[r * rows.stride + k] =
+                load_element(x, dtype, x0 + k) * inverse * load_element(norm.gamma, norm.dtype, group * rows.depth + k);
         __syncthreads();  // before the next row's reductions
     }
 }

@@ -23,7 +23,7 @@ namespace fastffn::cuda {
 namespace {
 
 constexpr int transform_threads = 768, mix_threads = 384;  // at most; 80 and 168 registers
-constexpr int most_order_tiles = 11;                        // of 16, for K = 172
+constexpr int most_order_tiles = 11;                       // of 16, for K = 172
 
 // Signs of H_K: bit 2r + e of byte (tile of 16 rows · tiles + tile of 16 columns) · 32 + lane is set where element e of the lane's
 // register r of mma's matrix a is -1.
@@ -186,8 +186,8 @@ __device__ __forceinline__ void split(float x, unsigned (&terms)[3]) {
 // H_K across the parts, in place: load(part, column) and store(part, column, value) of `columns` columns, 8 of them by each of
 // `warps` warps.
 template <class Load, class Store>
-__device__ __forceinline__ void mix_parts(const unsigned char* signs, int order, std::int64_t columns, int warp, int warps,
-                                          Load load, Store store) {
+__device__ __forceinline__ void mix_parts(const unsigned char* signs, int order, std::int64_t columns, int warp,
+                                          int warps, Load load, Store store) {
     const int lane = static_cast<int>(threadIdx.x) % 32, g = lane / 4, t = lane % 4, tiles = (order + 15) / 16;
     for (std::int64_t column0 = warp * 8; column0 < columns; column0 += warps * 8) {
         unsigned b[most_order_tiles][3][2];
@@ -274,8 +274,8 @@ struct TeamReduction {
 
 // 1/√(mean of squares + eps): squares are of x · 2^-e, e the exponent of the largest, so that none leaves the range of f32. The last
 // steps are in f64, by one thread: some devices have few units for it.
-__device__ __forceinline__ float inverse_norm(const TeamReduction& team, int team_thread, unsigned largest, float squares,
-                                              int exponent, std::int64_t mean_of, float eps) {
+__device__ __forceinline__ float inverse_norm(const TeamReduction& team, int team_thread, unsigned largest,
+                                              float squares, int exponent, std::int64_t mean_of, float eps) {
     __shared__ float results[32];
     const float total = team.sum(squares);
     if (team_thread == 0) {
@@ -289,7 +289,8 @@ __device__ __forceinline__ float inverse_norm(const TeamReduction& team, int tea
 }
 
 // The group of a position: how many groups end at or before it.
-__device__ __forceinline__ std::int64_t group_of(const std::int32_t* offsets, std::int64_t groups, std::int64_t position) {
+__device__ __forceinline__ std::int64_t group_of(const std::int32_t* offsets, std::int64_t groups,
+                                                 std::int64_t position) {
     std::int64_t low = 0, high = groups;
     while (low < high) {
         const std::int64_t middle = (low + high) / 2;
@@ -365,8 +366,7 @@ __device__ __forceinline__ void transform_rows(const TransformArgs& args, const 
 #pragma unroll
                 for (int i = 0; i < 8; i++) squares = fmaf(x.v[i] * down, x.v[i] * down, squares);
             }
-            const float inverse =
-                inverse_norm(team, thread, largest, squares, biased - 127, args.mean_of, args.eps);
+            const float inverse = inverse_norm(team, thread, largest, squares, biased - 127, args.mean_of, args.eps);
 #pragma unroll 1
             for (int vector = thread; vector < vectors; vector += args.team) {
                 const int count = exists ? depth - 8 * vector : 0;
@@ -398,7 +398,9 @@ __device__ __forceinline__ void transform_rows(const TransformArgs& args, const 
             const int log_power = args.log_power;
             mix_parts(
                 table, args.order, std::int64_t{1} << log_power, thread / 32, args.team / 32,
-                [&](int part, std::int64_t column) { return row[place((part << log_power) + static_cast<int>(column))]; },
+                [&](int part, std::int64_t column) {
+                    return row[place((part << log_power) + static_cast<int>(column))];
+                },
                 [&](int part, std::int64_t column, float value) {
                     row[place((part << log_power) + static_cast<int>(column))] = value;
                 });

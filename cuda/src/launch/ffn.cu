@@ -86,8 +86,7 @@ cudaError_t make_hidden(const FfnCall& call, const DeviceRows& hidden, Pieces& p
     const DeviceRows up = take_rows(pieces, DType::f32, hidden.rows, hidden.cols),
                      gate = take_rows(pieces, DType::f32, hidden.rows, hidden.cols);
     if (pieces.counts_only()) return cudaSuccess;
-    if (const cudaError_t status =
-            multiply_used(call, x, call.up, {}, call.b_up, {}, Activation::identity, up, stream);
+    if (const cudaError_t status = multiply_used(call, x, call.up, {}, call.b_up, {}, Activation::identity, up, stream);
         status != cudaSuccess)
         return status;
     if (const cudaError_t status =

@@ -44,8 +44,9 @@ RowHadamard hadamard_of_flags(std::uint32_t flags, std::uint32_t block, std::int
 
 const char* refusal(const HadamardCall& call) {
     RowHadamard unused;
-    return hadamard_of(call.mode, call.x.cols, call.block, false, &unused) ? nullptr
-                                                                            : "rows of this length have no such transform";
+    return hadamard_of(call.mode, call.x.cols, call.block, false, &unused)
+               ? nullptr
+               : "rows of this length have no such transform";
 }
 
 const char* refusal(const QuantizeCall& call) {
@@ -68,8 +69,9 @@ cudaError_t run(const HadamardCall& call, void* workspace, cudaStream_t stream) 
 
 cudaError_t run(const QuantizeCall& call, void*, cudaStream_t stream) {
     QuantizeArgs args = {};
-    args.rows = {call.x.data, static_cast<DType>(call.x.dtype), call.x.stride, call.x.rows, call.x.cols, call.codes,
-                 call.x.cols, call.x.cols};
+    args.rows = {
+        call.x.data, static_cast<DType>(call.x.dtype), call.x.stride, call.x.rows, call.x.cols, call.codes, call.x.cols,
+        call.x.cols};
     args.scales = call.scales;
     args.rule = call.kind == 0 ? RowRule::ternary : RowRule::mean4;
     return launch_quantize_rows(args, stream);

@@ -27,8 +27,7 @@ cudaError_t launch_live_rows(const Input& x, const DeviceMatrix& up, const Devic
                              cudaStream_t stream) {
     if (!has_live_rows(up) || hidden.rows > live_rows_limit || static_cast<DType>(hidden.dtype) != DType::f32)
         return cudaErrorInvalidValue;
-    const DeviceLayout layout =
-        device_layout(up.format, up.flags, up.parameters[0], up.out_features, up.in_features);
+    const DeviceLayout layout = device_layout(up.format, up.flags, up.parameters[0], up.out_features, up.in_features);
     const auto* const payload = static_cast<const unsigned char*>(up.payload);
     LiveRowsArgs args = {};
     args.x = static_cast<const unsigned char*>(x.rows);

@@ -107,9 +107,10 @@ cudaError_t prepare(const DeviceRows& x, const DeviceMatrix& w, Pieces& pieces, 
         const std::int64_t row_bytes = rows.stride * 4;
         rows.data = pieces.take(x.rows * row_bytes);
         if (launches) {
-            const RowsArgs args = {x.data,    dtype,     x.stride,  x.rows, x.cols,
+            const RowsArgs args = {x.data,    dtype,     x.stride,  x.rows,    x.cols,
                                    rows.data, row_bytes, row_bytes, transform, scratch};
-            if (const cudaError_t status = launch_copy_rows(DType::f32, args, stream); status != cudaSuccess) return status;
+            if (const cudaError_t status = launch_copy_rows(DType::f32, args, stream); status != cudaSuccess)
+                return status;
         }
         return prepare_lowrank(rows, w, pieces, stream, input, groups);
     }
@@ -129,10 +130,9 @@ cudaError_t prepare(const DeviceRows& x, const DeviceMatrix& w, Pieces& pieces, 
         input->rows = rows;
         input->stride = input->row_bytes;
         if (!launches) return cudaSuccess;
-        return launch_copy_rows(to,
-                                {x.data, dtype, x.stride, x.rows, x.cols, rows, input->row_bytes, input->row_bytes,
-                                 transform, scratch},
-                                stream);
+        return launch_copy_rows(
+            to, {x.data, dtype, x.stride, x.rows, x.cols, rows, input->row_bytes, input->row_bytes, transform, scratch},
+            stream);
     }
     const bool codes = values_format(w) != format_int8;
     input->row_bytes = input->stride = codes ? layout.padded_depth : round_to(x.cols, 16);
@@ -142,8 +142,7 @@ cudaError_t prepare(const DeviceRows& x, const DeviceMatrix& w, Pieces& pieces, 
     input->scales = args.scales = pieces.take<float>(x.rows * 4);
     if (codes) input->sums = args.sums = pieces.take<std::int32_t>(x.rows * layout.groups * 4);
     if (!launches) return cudaSuccess;
-    args.rows = {x.data, dtype, x.stride, x.rows, x.cols, rows, input->row_bytes, input->stride,
-                 transform, scratch};
+    args.rows = {x.data, dtype, x.stride, x.rows, x.cols, rows, input->row_bytes, input->stride, transform, scratch};
     args.group = layout.group;
     args.groups = layout.groups;
     args.interleaved = codes;
@@ -218,7 +217,9 @@ cudaError_t multiply(const Input& x, const DeviceMatrix& w, const DeviceMatrix& 
     }
     DenseArgs args = {};
     const int x_element = w.format == format_int8 ? 1 : static_cast<int>(bytes_of(row_dtype(w, x.dtype))),
-              w_element = w.format == format_f32 ? 4 : w.format == format_int8 ? 1 : 2;
+              w_element = w.format == format_f32    ? 4
+                          : w.format == format_int8 ? 1
+                                                    : 2;
     args.x = at(x.rows, slice.first_col * x_element);
     args.x_stride = x.stride;
     args.w = part(w, row0 * layout.row_bytes + slice.first_col * w_element);

@@ -16,10 +16,9 @@ cudaError_t zero_between(const FfnCall& call, const DeviceRows& hidden, const Pi
     for (std::int64_t i = 0; i <= call.segment_count; ++i) {
         const std::int64_t to = i < call.segment_count ? call.segments[i].start : hidden.cols;
         if (to > from) {
-            const cudaError_t status = cudaMemset2DAsync(columns_of(hidden, from, to - from).data,
-                                                         static_cast<std::size_t>(hidden.stride) * element, 0,
-                                                         static_cast<std::size_t>(to - from) * element,
-                                                         static_cast<std::size_t>(hidden.rows), stream);
+            const cudaError_t status = cudaMemset2DAsync(
+                columns_of(hidden, from, to - from).data, static_cast<std::size_t>(hidden.stride) * element, 0,
+                static_cast<std::size_t>(to - from) * element, static_cast<std::size_t>(hidden.rows), stream);
             if (status != cudaSuccess) return status;
         }
         if (i < call.segment_count) from = to + call.segments[i].length;
@@ -59,9 +58,9 @@ cudaError_t hidden_norm(const FfnCall& call, Pieces& pieces, cudaStream_t stream
         return status;
     for (std::int64_t i = 0; i < call.segment_count; ++i) {
         const std::int64_t from = call.segments[i].start * element;
-        const cudaError_t status =
-            cudaMemcpyAsync(gamma + from, static_cast<const unsigned char*>(call.sub_norm.data) + from,
-                            static_cast<std::size_t>(call.segments[i].length * element), cudaMemcpyDeviceToDevice, stream);
+        const cudaError_t status = cudaMemcpyAsync(
+            gamma + from, static_cast<const unsigned char*>(call.sub_norm.data) + from,
+            static_cast<std::size_t>(call.segments[i].length * element), cudaMemcpyDeviceToDevice, stream);
         if (status != cudaSuccess) return status;
     }
     return cudaSuccess;

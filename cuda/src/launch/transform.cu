@@ -143,8 +143,8 @@ cudaError_t transform_long(const RowsArgs& args, std::int64_t first, const LongR
     const bool transforms = h.power > 1 || h.order > 1;
     if (t.norm.gamma) {
         const auto blocks = static_cast<unsigned>(rows.count < 65536 ? rows.count : 65536);
-        const cudaError_t status = launch(norm_rows_kernel, {dim3(blocks), dim3(long_threads), 0, stream, "norm_rows"}, rows,
-                                          args.x, args.dtype, args.x_stride, first, t.norm);
+        const cudaError_t status = launch(norm_rows_kernel, {dim3(blocks), dim3(long_threads), 0, stream, "norm_rows"},
+                                          rows, args.x, args.dtype, args.x_stride, first, t.norm);
         if (status != cudaSuccess || !transforms) return status;
     }
     // The first levels: parts of a row as rows, or halves of 4096 columns of parts.
@@ -172,7 +172,8 @@ cudaError_t transform_long(const RowsArgs& args, std::int64_t first, const LongR
     if (const cudaError_t status = launch_in_shared(part, false, stream); status != cudaSuccess) return status;
     for (int level = part_log; level < log_power; level += 4) {
         const int levels = log_power - level < 4 ? log_power - level : 4;
-        if (const cudaError_t status = far_butterflies(rows, levels, level, stream); status != cudaSuccess) return status;
+        if (const cudaError_t status = far_butterflies(rows, levels, level, stream); status != cudaSuccess)
+            return status;
     }
     if (h.order == 1) return cudaSuccess;
     const std::int64_t power = args.depth / h.order, blocks = (power + long_threads / 4 - 1) / (long_threads / 4);
@@ -184,7 +185,8 @@ cudaError_t transform_long(const RowsArgs& args, std::int64_t first, const LongR
 
 // Long rows, some at a time: finish(first row, f32 rows) makes of them what is wanted.
 template <class Finish>
-cudaError_t through_memory(const RowsArgs& args, LongRows rows, std::int64_t at_once, cudaStream_t stream, Finish finish) {
+cudaError_t through_memory(const RowsArgs& args, LongRows rows, std::int64_t at_once, cudaStream_t stream,
+                           Finish finish) {
     for (std::int64_t first = 0; first < args.tokens; first += at_once) {
         rows.count = args.tokens - first < at_once ? args.tokens - first : at_once;
         if (cudaError_t status = transform_long(args, first, rows, stream); status != cudaSuccess) return status;
@@ -220,7 +222,8 @@ RowsArgs from_scratch(const RowsArgs& args, std::int64_t first, const LongRows& 
 }  // namespace
 
 std::int64_t transform_scratch_bytes(std::int64_t tokens, std::int64_t depth, const RowTransform& transform) {
-    if (!transform.any() || row_floats(depth) * 4 + table_bytes(transform.hadamard.order) <= sure_shared_bytes) return 0;
+    if (!transform.any() || row_floats(depth) * 4 + table_bytes(transform.hadamard.order) <= sure_shared_bytes)
+        return 0;
     return rows_at_once(tokens, depth) * round_to(depth, 4) * 4;
 }
 
@@ -235,11 +238,11 @@ cudaError_t launch_transform_rows(DType to, const RowsArgs& args, cudaStream_t s
     // f32 rows are their own scratch.
     if (to == DType::f32 && args.row_bytes == 4 * args.depth && args.row_stride % 16 == 0 &&
         reinterpret_cast<std::uintptr_t>(args.rows) % 16 == 0)
-        return through_memory(args, {static_cast<float*>(args.rows), args.row_stride / 4, 0, args.depth}, args.tokens, stream,
-                              [](std::int64_t, const LongRows&) { return cudaSuccess; });
+        return through_memory(args, {static_cast<float*>(args.rows), args.row_stride / 4, 0, args.depth}, args.tokens,
+                              stream, [](std::int64_t, const LongRows&) { return cudaSuccess; });
     if (!args.scratch) return cudaErrorInvalidValue;
-    return through_memory(args, {args.scratch, round_to(args.depth, 4), 0, args.depth}, rows_at_once(args.tokens, args.depth),
-                          stream, [&](std::int64_t first, const LongRows& rows) {
+    return through_memory(args, {args.scratch, round_to(args.depth, 4), 0, args.depth},
+                          rows_at_once(args.tokens, args.depth), stream, [&](std::int64_t first, const LongRows& rows) {
                               return launch_copy_rows(to, from_scratch(args, first, rows), stream);
                           });
 }
@@ -263,8 +266,7 @@ cudaError_t launch_transform_quantize(const QuantizeArgs& args, cudaStream_t str
     }
     if (!rows.scratch) return cudaErrorInvalidValue;
     return through_memory(rows, {rows.scratch, round_to(rows.depth, 4), 0, rows.depth},
-                          rows_at_once(rows.tokens, rows.depth), stream,
-                          [&](std::int64_t first, const LongRows& made) {
+                          rows_at_once(rows.tokens, rows.depth), stream, [&](std::int64_t first, const LongRows& made) {
                               QuantizeArgs plain = args;
                               plain.rows = from_scratch(rows, first, made);
                               plain.scales += first;
