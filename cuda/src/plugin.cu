@@ -8,6 +8,7 @@
 #include "fastffn/version.hpp"
 #include "launch/ffn.hpp"
 #include "launch/launch.hpp"
+#include "launch/moe.hpp"
 
 namespace fastffn::cuda {
 
@@ -165,7 +166,7 @@ const Plugin table = {
     read,
     operation<LinearCall>(),
     operation<FfnCall>(),
-    {},  // moe
+    operation<MoeCall>(),
     {},  // route
     {},  // fff
     {},  // fff_route

@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "fastffn/ffn.hpp"
+#include "fastffn/moe.hpp"
 
 namespace fastffn {
 
@@ -63,5 +64,13 @@ Status read_device_header(CudaStream stream, const void* data, std::int64_t byte
 Status cuda_linear(CudaStream stream, const TensorView& x, const PackedView& w, const TensorView* bias,
                    const TensorView& y);
 Status cuda_ffn(CudaStream stream, const TensorView& x, const FfnWeights& weights, const TensorView& y);
+
+// moe() on a device: ids, weights, biases, load and what shared and special experts have are device memory too; the descriptions
+// themselves (MoeWeights, kinds) are the host's. Nobody reads ids before the call: those that name no expert are empty slots
+// instead of an error. Rows of x, y, ids and weights must have one stride each, biases no gaps. With bf16 y and more than 16
+// tokens the experts' outputs are rounded to bf16 before weights add them up in f32.
+// On devices: up to 4096 ids per token, 128 special experts.
+Status cuda_moe(CudaStream stream, const TensorView& x, const TensorView& ids, const TensorView* weights,
+                const MoeWeights& layer, const TensorView& y, std::int64_t* load = nullptr);
 
 }  // namespace fastffn
