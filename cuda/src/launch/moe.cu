@@ -214,8 +214,9 @@ std::int64_t chunk_tokens(const MoeCall& call) {
         position = position < hidden + 4 * call.y.cols ? hidden + 4 * call.y.cols : position;
     }
     const std::int64_t token = position * call.picks + 4 * call.y.cols * shared_of(call) + 1;
-    const std::int64_t bounded = rows_limit / token / 128 * 128, chunk = bounded < least_chunk ? least_chunk : bounded;
-    return call.x.rows < chunk ? call.x.rows : chunk;
+    const std::int64_t bounded = rows_limit / token / 128 * 128, most = most_positions / (call.picks + 1);
+    const std::int64_t chunk = bounded < least_chunk ? least_chunk : bounded;
+    return chunk < most ? chunk : most;
 }
 
 const void* rows_behind(const void* data, std::int64_t elements, std::int64_t bytes) {
@@ -253,15 +254,15 @@ const char* refusal(const MoeCall& call) {
     return nullptr;
 }
 
-std::int64_t workspace_bytes(const MoeCall& call) {
+std::int64_t workspace_bytes(const MoeCall& call, std::int64_t chunk) {
     Pieces pieces{nullptr};
-    run_chunk(chunk_of(call, 0, chunk_tokens(call)), true, pieces, nullptr);
+    run_chunk(chunk_of(call, 0, call.x.rows < chunk ? call.x.rows : chunk), true, pieces, nullptr);
     return pieces.used;
 }
 
-cudaError_t run(const MoeCall& call, void* workspace, cudaStream_t stream) {
-    const std::int64_t chunk = chunk_tokens(call);
-    for (std::int64_t token = 0; token == 0 || token < call.x.rows; token += chunk ? chunk : 1) {
+cudaError_t run(const MoeCall& call, std::int64_t chunk, void* workspace, cudaStream_t stream) {
+    // No tokens are one chunk: its load is zeros.
+    for (std::int64_t token = 0; token == 0 || token < call.x.rows; token += chunk) {
         const std::int64_t left = call.x.rows - token;
         Pieces pieces{static_cast<unsigned char*>(workspace)};
         const cudaError_t status =
@@ -269,6 +270,12 @@ cudaError_t run(const MoeCall& call, void* workspace, cudaStream_t stream) {
         if (status != cudaSuccess) return status;
     }
     return cudaSuccess;
+}
+
+std::int64_t workspace_bytes(const MoeCall& call) { return workspace_bytes(call, chunk_tokens(call)); }
+
+cudaError_t run(const MoeCall& call, void* workspace, cudaStream_t stream) {
+    return run(call, chunk_tokens(call), workspace, stream);
 }
 
 }  // namespace fastffn::cuda

@@ -19,4 +19,8 @@ const char* refusal(const MoeCall& call);
 std::int64_t workspace_bytes(const MoeCall& call);
 cudaError_t run(const MoeCall& call, void* workspace, cudaStream_t stream);
 
+// The same in chunks of so many tokens, at least 1.
+std::int64_t workspace_bytes(const MoeCall& call, std::int64_t chunk);
+cudaError_t run(const MoeCall& call, std::int64_t chunk, void* workspace, cudaStream_t stream);
+
 }  // namespace fastffn::cuda
