@@ -74,7 +74,7 @@ cudaError_t run_stack(const MoeCall& call, const MoeStack& stack, const DeviceRo
     const DType dtype = hidden_dtype(stack.down, static_cast<DType>(call.x.dtype));
     const DeviceRows hidden = take_rows(pieces, dtype, groups.positions, stack.up.out_features);
     Input input;
-    cudaError_t status = prepare(x, stack.up, pieces, stream, &input);
+    cudaError_t status = prepare(x, stack.up, pieces, stream, &input, &groups);
     if (status != cudaSuccess) return status;
     if (!is_mixed(stack)) {
         if (launches)
@@ -84,7 +84,7 @@ cudaError_t run_stack(const MoeCall& call, const MoeStack& stack, const DeviceRo
         Input gate_input;
         const DeviceRows up = take_rows(pieces, DType::f32, hidden.rows, hidden.cols),
                          gate = take_rows(pieces, DType::f32, hidden.rows, hidden.cols);
-        status = prepare(x, stack.gate, pieces, stream, &gate_input);
+        status = prepare(x, stack.gate, pieces, stream, &gate_input, &groups);
         if (status == cudaSuccess && launches)
             status = multiply(input, stack.up, {}, stack.b_up, {}, Activation::identity, up, &groups, stream);
         if (status == cudaSuccess && launches)
@@ -94,10 +94,10 @@ cudaError_t run_stack(const MoeCall& call, const MoeStack& stack, const DeviceRo
     }
     if (status != cudaSuccess) return status;
     Input hidden_input;
-    status = prepare(hidden, stack.down, pieces, stream, &hidden_input);
-    if (status != cudaSuccess || !launches) return status;
     TokenGroups by_position = groups;
     by_position.rows = nullptr;
+    status = prepare(hidden, stack.down, pieces, stream, &hidden_input, &by_position);
+    if (status != cudaSuccess || !launches) return status;
     return multiply(hidden_input, stack.down, {}, stack.b_down, {}, Activation::identity, routed, &by_position, stream);
 }
 
