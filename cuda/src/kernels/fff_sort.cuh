@@ -10,7 +10,7 @@
 namespace fastffn::cuda {
 namespace {
 
-constexpr int scan_threads = 1024, sort_threads = 256;
+constexpr int scan_threads = 512, sort_threads = 256;
 
 // The group of a walker, or -1 for one that a leaf out of range was forced on.
 __device__ __forceinline__ std::int64_t group_of(const SortArgs& args, std::int64_t walker) {
@@ -27,7 +27,8 @@ __device__ __forceinline__ void place_walker(const SortArgs& args, std::int64_t 
 
 // One block: offsets[g] and tile_first[g] are the walkers and the tiles of all groups before g.
 __global__ void __launch_bounds__(scan_threads) scan_kernel(SortArgs args, std::int64_t groups) {
-    __shared__ int walkers_of[32], tiles_of[32];
+    constexpr int warps = scan_threads / 32;
+    __shared__ int walkers_of[warps], tiles_of[warps];
     const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp = thread / 32;
     int walkers_before = 0, tiles_before = 0;
     for (std::int64_t first = 0; first < groups; first += scan_threads) {
@@ -49,7 +50,7 @@ __global__ void __launch_bounds__(scan_threads) scan_kernel(SortArgs args, std::
         }
         __syncthreads();
         int all_walkers = 0, all_tiles = 0;
-        for (int w = 0; w < 32; w++) {
+        for (int w = 0; w < warps; w++) {
             if (w == warp) {
                 walkers += all_walkers;
                 tiles += all_tiles;

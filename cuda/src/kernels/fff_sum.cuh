@@ -90,7 +90,7 @@ constexpr int sum_warps = 8;
 
 // vectors: 16 bytes that a lane has of each row. Grid: tokens by warps, columns in the second dimension.
 template <int format, int vectors>
-__global__ void __launch_bounds__(sum_warps * 32) sum_kernel(SumArgs args) {
+__global__ void __launch_bounds__(sum_warps * 32, vectors == 1 ? 3 : 2) sum_kernel(SumArgs args) {
     const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
     const TreeArgs& tree = args.tree;
     const std::int64_t stride = static_cast<std::int64_t>(gridDim.x) * sum_warps;
