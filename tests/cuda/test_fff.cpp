@@ -89,11 +89,11 @@ struct Tree {
         std::int64_t bytes = 0, back_bytes = 0;
         device_tree_bytes(packed, &bytes).value();
         std::vector<std::byte> device(index(bytes));
-        tree_to_device(packed, device.data(), bytes).value();
+        tree_for_device(packed, device.data(), bytes).value();
         const PackedView converted{device.data(), bytes};
-        host_tree_bytes(converted, &back_bytes).value();
+        cpu_tree_bytes(converted, &back_bytes).value();
         std::vector<std::byte> back(index(back_bytes));
-        tree_from_device(converted, back.data(), back_bytes).value();
+        tree_for_cpu(converted, back.data(), back_bytes).value();
         CHECK(back == host) << "the way back gives other bytes";
         return device;
     }

@@ -52,7 +52,7 @@ void run_leaves(const FffCall& call, const WalkPlan& plan, const Walkers& walker
     const cudaStream_t stream = launches.stream;
     const std::int64_t leaves = call.tree.trees << call.tree.depth;
     TokenGroups groups = {sorted.offsets, sorted.rows,   sorted.tiles,       sorted.tile_count,
-                          most_walk_tiles(walkers.count, leaves, plan.leaf_tile), walkers.count, plan.leaf_tile};
+                          most_walk_tiles(walkers.count, leaves, plan.leaf_tile), walkers.count, plan.leaf_tile, leaves};
     Input input, hidden_input;
     const DType dtype = hidden_dtype(call.down, static_cast<DType>(x.dtype));
     DeviceRows hidden = {nullptr, static_cast<std::int32_t>(dtype), walkers.count, call.up.out_features, 0};

@@ -89,19 +89,19 @@ Status other_bytes(const char* operation, const PackedView& from, TreeLayouts la
 }  // namespace
 
 Status device_tree_bytes(const PackedView& tree, std::int64_t* bytes) {
-    return other_bytes("tree_to_device", tree, tree_records_layout, bytes);
+    return other_bytes("tree_for_device", tree, tree_records_layout, bytes);
 }
 
-Status tree_to_device(const PackedView& tree, void* out, std::int64_t out_bytes) {
-    return convert("tree_to_device", tree, tree_records_layout, out, out_bytes);
+Status tree_for_device(const PackedView& tree, void* out, std::int64_t out_bytes) {
+    return convert("tree_for_device", tree, tree_records_layout, out, out_bytes);
 }
 
-Status host_tree_bytes(const PackedView& tree, std::int64_t* bytes) {
-    return other_bytes("tree_from_device", tree, tree_device_layout, bytes);
+Status cpu_tree_bytes(const PackedView& tree, std::int64_t* bytes) {
+    return other_bytes("tree_for_cpu", tree, tree_device_layout, bytes);
 }
 
-Status tree_from_device(const PackedView& tree, void* out, std::int64_t out_bytes) {
-    return convert("tree_from_device", tree, tree_device_layout, out, out_bytes);
+Status tree_for_cpu(const PackedView& tree, void* out, std::int64_t out_bytes) {
+    return convert("tree_for_cpu", tree, tree_device_layout, out, out_bytes);
 }
 
 Status inspect_device_tree(const PackedView& packed, TreeInfo* info) {
