@@ -71,13 +71,16 @@ struct Tree {
     Tree(const Shape& s, std::mt19937& generator)
         : Tree(s, random(s.trees * count(s) * s.d_model, generator, 1 / std::sqrt(static_cast<float>(s.d_model))),
                random(s.vectors ? s.trees * count(s) : 0, generator, 0.3f),
-               random(s.vectors ? s.trees * count(s) : 0, generator, 0.3f), random(s.trees * count(s) * s.d_out, generator)) {}
+               random(s.vectors ? s.trees * count(s) : 0, generator, 0.3f),
+               random(s.trees * count(s) * s.d_out, generator)) {}
     static std::int64_t count(const Shape& s) { return (std::int64_t{1} << (s.depth + (s.d_out ? 1 : 0))) - 1; }
 
     std::vector<std::byte> pack_host(const Shape& s) const {
-        const TensorView w(w_node.data(), DType::f32, {trees, nodes, d_model}), b(b_node.data(), DType::f32, {trees, nodes}),
-            t(threshold.data(), DType::f32, {trees, nodes}), o(w_out.data(), DType::f32, {trees, nodes, d_out});
-        const TreeParts parts{&w, b_node.empty() ? nullptr : &b, threshold.empty() ? nullptr : &t, d_out ? &o : nullptr};
+        const TensorView w(w_node.data(), DType::f32, {trees, nodes, d_model}),
+            b(b_node.data(), DType::f32, {trees, nodes}), t(threshold.data(), DType::f32, {trees, nodes}),
+            o(w_out.data(), DType::f32, {trees, nodes, d_out});
+        const TreeParts parts{&w, b_node.empty() ? nullptr : &b, threshold.empty() ? nullptr : &t,
+                              d_out ? &o : nullptr};
         std::int64_t bytes = 0;
         tree_bytes(parts, {s.format, s.route_format, s.tie}, &bytes).value();
         std::vector<std::byte> packed(index(bytes));
@@ -101,7 +104,15 @@ struct Tree {
     DeviceTree on_device() const {
         TreeHeader h;
         std::memcpy(&h, device.data(), sizeof h);
-        return {device.data() + sizeof h, d_out ? 1 : 0, h.tie == 1, h.format, h.route_format, trees, depth, d_model, d_out};
+        return {device.data() + sizeof h,
+                d_out ? 1 : 0,
+                h.tie == 1,
+                h.format,
+                h.route_format,
+                trees,
+                depth,
+                d_model,
+                d_out};
     }
     std::int64_t place(std::int64_t tree, std::int64_t heap) const { return tree * nodes + heap - 1; }
     double bias(std::int64_t at) const { return b_node.empty() ? 0 : static_cast<double>(b_node[index(at)]); }
@@ -126,16 +137,16 @@ struct Rows {
     Rows(const Shape& s, std::mt19937& generator) : Rows(s, random(s.tokens * s.d_model, generator)) {}
     void fill(const std::vector<float>& values) {
         for (std::int64_t t = 0; t < tokens; t++)
-            for (std::int64_t k = 0; k < cols; k++)
-                reference::store(at(t, k), dtype, values[index(t * cols + k)]);
+            for (std::int64_t k = 0; k < cols; k++) reference::store(at(t, k), dtype, values[index(t * cols + k)]);
     }
     unsigned char* at(std::int64_t token, std::int64_t k) {
-        return reinterpret_cast<unsigned char*>(bytes.data()) + (skew + token * stride + k) * reference::bytes_of(dtype);
+        return reinterpret_cast<unsigned char*>(bytes.data()) +
+               (skew + token * stride + k) * reference::bytes_of(dtype);
     }
     double value(std::int64_t token, std::int64_t k) const {
-        return reference::load(
-            reinterpret_cast<const unsigned char*>(bytes.data()) + (skew + token * stride + k) * reference::bytes_of(dtype),
-            dtype);
+        return reference::load(reinterpret_cast<const unsigned char*>(bytes.data()) +
+                                   (skew + token * stride + k) * reference::bytes_of(dtype),
+                               dtype);
     }
     TensorView view() const {
         TensorView view(bytes.data() + skew * reference::bytes_of(dtype), dtype, {tokens, cols});
@@ -143,8 +154,8 @@ struct Rows {
         return view;
     }
     cuda::DeviceRows on_device() const {
-        return {const_cast<std::byte*>(device.data()) + skew * reference::bytes_of(dtype), static_cast<std::int32_t>(dtype),
-                tokens, cols, stride};
+        return {const_cast<std::byte*>(device.data()) + skew * reference::bytes_of(dtype),
+                static_cast<std::int32_t>(dtype), tokens, cols, stride};
     }
 };
 
@@ -213,7 +224,8 @@ void check_route(const Shape& s, const Tree& tree, const Rows& x, FffPlan plan, 
             const float z = found.z[index(slot * tree.levels + level)];
             const reference::Value wanted = z_of(tree, x, token, at);
             CHECK(std::fabs(static_cast<double>(z) - wanted.value) <= wanted.error)
-                << name(s, plan) << "token " << token << " level " << level << ": z " << z << ", expected " << wanted.value;
+                << name(s, plan) << "token " << token << " level " << level << ": z " << z << ", expected "
+                << wanted.value;
             widest = std::fmax(widest, wanted.error);
             if (level == s.depth) continue;
             const bool right = s.tie == Tie::right ? z >= tree.limit(at) : z > tree.limit(at);
@@ -221,18 +233,21 @@ void check_route(const Shape& s, const Tree& tree, const Rows& x, FffPlan plan, 
                 << name(s, plan) << "token " << token << " level " << level << ": z " << z << " and " << tree.limit(at);
             margin = std::fmin(margin, std::fabs(z - tree.limit(at)));
         }
-        CHECK(found.margin[index(slot)] == margin) << name(s, plan) << found.margin[index(slot)] << ", expected " << margin;
+        CHECK(found.margin[index(slot)] == margin)
+            << name(s, plan) << found.margin[index(slot)] << ", expected " << margin;
         if (static_cast<double>(host.margin[index(slot)]) < 2 * widest) continue;
         compared++;
         CHECK(leaf == host.leaf[index(slot)]) << name(s, plan) << "token " << token << ": not the CPU's leaf";
     }
-    CHECK(!compares || compared >= s.tokens * s.trees * 3 / 4) << name(s, plan) << "only " << compared << " leaves were compared";
+    CHECK(!compares || compared >= s.tokens * s.trees * 3 / 4)
+        << name(s, plan) << "only " << compared << " leaves were compared";
 }
 
 std::vector<std::byte> sums(const Tree& tree, const Rows& x, FffPlan plan, DType y_dtype, Activation activation,
                             const void* leaf = nullptr, bool wide = false, int y_gap = 0) {
     const std::int64_t stride = tree.d_out + y_gap;
-    Device<std::byte> y(std::vector<std::byte>(index(x.tokens * stride * reference::bytes_of(y_dtype)), std::byte{0x5A}));
+    Device<std::byte> y(
+        std::vector<std::byte>(index(x.tokens * stride * reference::bytes_of(y_dtype)), std::byte{0x5A}));
     cuda::FffCall call{};
     call.x = x.on_device();
     call.y = {y.data(), static_cast<std::int32_t>(y_dtype), x.tokens, tree.d_out, stride};
@@ -257,8 +272,7 @@ void check_sums(const Shape& s, const Tree& tree, const Rows& x, FffPlan plan, A
             for (std::int64_t which = 0; which < s.trees; which++)
                 for (std::int64_t level = 0; level < tree.levels; level++) {
                     const std::int64_t slot = token * s.trees + which;
-                    const std::int64_t heap =
-                        ((std::int64_t{1} << s.depth) + r.leaf[index(slot)]) >> (s.depth - level);
+                    const std::int64_t heap = ((std::int64_t{1} << s.depth) + r.leaf[index(slot)]) >> (s.depth - level);
                     const double w = static_cast<double>(tree.w_out[index(tree.place(which, heap) * s.d_out + column)]);
                     const reference::Value h = reference::through(
                         activation, {static_cast<double>(r.z[index(slot * tree.levels + level)]), 0});
@@ -350,8 +364,7 @@ TEST(all_tokens_on_one_path_and_on_tensor_cores) {
     std::mt19937 generator(2);
     const Tree tree(s, generator);
     std::vector<float> values = random(s.d_model, generator);
-    for (std::int64_t t = 1; t < s.tokens; t++)
-        values.insert(values.end(), values.begin(), values.begin() + s.d_model);
+    for (std::int64_t t = 1; t < s.tokens; t++) values.insert(values.end(), values.begin(), values.begin() + s.d_model);
     const Rows x(s, values);
     check_route(s, tree, x, FffPlan::grouped, route(tree, x, FffPlan::grouped), host_route(tree, x));
     check_sums(s, tree, x, FffPlan::grouped, Activation::gelu_tanh, 0);
@@ -362,11 +375,14 @@ TEST(ties_and_nan) {
     for (Tie tie : {Tie::left, Tie::right})
         for (Format format : {Format::f32, Format::bf16, Format::f16, Format::int8})
             for (FffPlan plan : plans) {
-                const DType dtype = format == Format::f16 ? DType::f16 : format == Format::bf16 ? DType::bf16 : DType::f32;
+                const DType dtype = format == Format::f16    ? DType::f16
+                                    : format == Format::bf16 ? DType::bf16
+                                                             : DType::f32;
                 const Shape s = {18, 1, 3, 16, 4, format, format, dtype, tie};
                 std::mt19937 generator(4);
                 const std::int64_t nodes = 15;
-                std::vector<float> w(index(nodes * s.d_model)), b(index(nodes), 2), t(index(nodes), 3), o(index(nodes * 4), 1);
+                std::vector<float> w(index(nodes * s.d_model)), b(index(nodes), 2), t(index(nodes), 3),
+                    o(index(nodes * 4), 1);
                 // int8 keeps integers where the largest of a row is 127.
                 for (std::size_t i = 0; i < w.size(); i++)
                     w[i] = i % 16 == 0 ? 127.0f : static_cast<float>(static_cast<int>(generator() % 3) - 1);
@@ -389,9 +405,9 @@ TEST(ties_and_nan) {
                 CHECK(found.leaf[1] == 0 && std::isnan(found.margin[1]) && !std::isnan(found.margin[0]));
                 const auto y = sums(tree, x, plan, s.dtype, Activation::identity);
                 for (std::int64_t token = 0; token < s.tokens; token++) {
-                    const double value = reference::load(reinterpret_cast<const unsigned char*>(y.data()) +
-                                                             token * 4 * reference::bytes_of(s.dtype),
-                                                         s.dtype);
+                    const double value = reference::load(
+                        reinterpret_cast<const unsigned char*>(y.data()) + token * 4 * reference::bytes_of(s.dtype),
+                        s.dtype);
                     if (token != 2) CHECK(std::isnan(value) == (token == 1)) << name(s, plan) << "token " << token;
                 }
             }
@@ -416,18 +432,21 @@ TEST(forced_leaves) {
             Context context;
             fff(context, x.view(), weights, TensorView(host.data(), DType::bf16, {s.tokens, s.d_out})).value();
             auto lost = wide_leaves;
-            lost[7] = 64;  // token 3
+            lost[7] = 64;   // token 3
             lost[40] = -1;  // token 20
             const Device<std::int64_t> device_wide(lost);
             const Device<std::int32_t> device_narrow(std::vector<std::int32_t>(lost.begin(), lost.end()));
             const auto y = sums(tree, x, plan, DType::bf16, Activation::silu,
                                 wide ? static_cast<const void*>(device_wide.data()) : device_narrow.data(), wide);
             for (std::int64_t i = 0; i < s.tokens * s.d_out; i++) {
-                const double a = reference::load(reinterpret_cast<const unsigned char*>(host.data()) + 2 * i, DType::bf16);
+                const double a =
+                    reference::load(reinterpret_cast<const unsigned char*>(host.data()) + 2 * i, DType::bf16);
                 const double b = reference::load(reinterpret_cast<const unsigned char*>(y.data()) + 2 * i, DType::bf16);
                 const std::int64_t token = i / s.d_out;
                 if (token == 3 || token == 20) CHECK(std::isnan(b)) << "token " << token << ": " << b;
-                else CHECK(std::fabs(a - b) <= std::ldexp(std::fabs(a), -7) + 1e-5) << name(s, plan) << a << " and " << b;
+                else
+                    CHECK(std::fabs(a - b) <= std::ldexp(std::fabs(a), -7) + 1e-5)
+                        << name(s, plan) << a << " and " << b;
             }
         }
 }

@@ -105,7 +105,8 @@ Status inspect_device_tree(const PackedView& tree, TreeInfo* info);
 Status cuda_fff(CudaStream stream, const TensorView& x, const FffWeights& weights, const TensorView& y);
 Status cuda_fff_route(CudaStream stream, const TensorView& x, const PackedView& tree, const TensorView& leaf,
                       const TensorView* margin, const TensorView* z, FffPlan plan = FffPlan::automatic);
-// Exact bytes of device workspace that such a call takes, for a y of dtype x.
-Status cuda_fff_workspace(CudaStream stream, const TensorView& x, const FffWeights& weights, std::int64_t* bytes);
+// Exact bytes of device workspace that such a call takes.
+Status cuda_fff_workspace(CudaStream stream, const TensorView& x, const FffWeights& weights, const TensorView& y,
+                          std::int64_t* bytes);
 
 }  // namespace fastffn

@@ -14,8 +14,7 @@ Status invalid(const char* operation, const std::string& text) {
 }
 
 Status check_tree(const char* operation, const PackedView& tree) {
-    if (!tree.data || !tree.header)
-        return invalid(operation, "tree has no header on the host; see read_device_tree()");
+    if (!tree.data || !tree.header) return invalid(operation, "tree has no header on the host; see read_device_tree()");
     if (reinterpret_cast<std::uintptr_t>(tree.data) % 16 != 0)
         return invalid(operation, "tree is not 16-byte aligned; copy it to memory of its own");
     return {};
@@ -48,7 +47,7 @@ Status stack_bias(const char* name, const TensorView* bias, cuda::DeviceBias* re
 }
 
 Status plan_master(const FfnWeights& weights, const DenseLayer& layer, cuda::FfnCall* call) {
-    const char* missing = weights.segments                              ? "segments have"
+    const char* missing = weights.segments                          ? "segments have"
                           : weights.gate_first == GateFirst::always ? "gate_first has"
                           : weights.sub_norm                        ? "sub_norm has"
                                                                     : nullptr;
@@ -64,8 +63,8 @@ Status plan_master(const FfnWeights& weights, const DenseLayer& layer, cuda::Ffn
     return {};
 }
 
-// Every check of a call, and the call as the plugin takes it. y == nullptr: of a query, for a y of dtype x.
-Status plan_call(const TensorView& x, const FffWeights& weights, const TensorView* y, cuda::FffCall* call) {
+// Every check of a call, and the call as the plugin takes it.
+Status plan_call(const TensorView& x, const FffWeights& weights, const TensorView& y, cuda::FffCall* call) {
     constexpr const char* operation = "fff";
     if (Status status = check_tree(operation, weights.tree); !status.ok()) return status;
     const FfnWeights* const master = weights.master;
@@ -82,14 +81,9 @@ Status plan_call(const TensorView& x, const FffWeights& weights, const TensorVie
             if (Status status = check_cuda_header(operation, stack.name, *stack.packed); !status.ok()) return status;
     FffCall opened;
     opened.on_device = true;
-    if (Status status = open_fff(x, weights, y, &opened); !status.ok()) return status;
+    if (Status status = open_fff(x, weights, &y, &opened); !status.ok()) return status;
     if (Status status = cuda_rows(operation, "x", opened.x, &call->x); !status.ok()) return status;
-    if (y) {
-        if (Status status = cuda_rows(operation, "out", opened.y, &call->y); !status.ok()) return status;
-    } else {
-        call->y = call->x;
-        call->y.cols = call->y.stride = opened.d_out;
-    }
+    if (Status status = cuda_rows(operation, "out", opened.y, &call->y); !status.ok()) return status;
     call->tree = device_tree(weights.tree, opened.tree.tree);
     if (opened.has_leaves) {
         call->up = cuda_matrix(weights.w_up);
@@ -130,18 +124,18 @@ Status cuda_fff(CudaStream stream, const TensorView& x, const FffWeights& weight
     const cuda::Plugin* plugin = nullptr;
     if (Status status = find_cuda_plugin("fff", stream, &plugin); !status.ok()) return status;
     cuda::FffCall call{};
-    if (Status status = plan_call(x, weights, &y, &call); !status.ok()) return status;
+    if (Status status = plan_call(x, weights, y, &call); !status.ok()) return status;
     if (call.x.rows == 0) return {};
     return run_cuda("fff", plugin->fff, stream, call);
 }
 
-Status cuda_fff_workspace(CudaStream stream, const TensorView& x, const FffWeights& weights, std::int64_t* bytes) {
+Status cuda_fff_workspace(CudaStream stream, const TensorView& x, const FffWeights& weights, const TensorView& y,
+                          std::int64_t* bytes) {
     const cuda::Plugin* plugin = nullptr;
     if (Status status = find_cuda_plugin("fff", stream, &plugin); !status.ok()) return status;
     cuda::FffCall call{};
-    if (Status status = plan_call(x, weights, nullptr, &call); !status.ok()) return status;
-    if (!plugin->fff.workspace)
-        return {StatusCode::unsupported, "fff: this CUDA plugin has no kernels for it"};
+    if (Status status = plan_call(x, weights, y, &call); !status.ok()) return status;
+    if (!plugin->fff.workspace) return {StatusCode::unsupported, "fff: this CUDA plugin has no kernels for it"};
     *bytes = call.x.rows ? plugin->fff.workspace(call) : 0;
     return {};
 }

@@ -182,8 +182,7 @@ Status open_route(const char* operation, const PackedView& packed, const TensorV
     if (Status status = check_threading(); !status.ok()) return status;
     if (static_cast<int>(plan) > static_cast<int>(FffPlan::grouped))
         return fail(operation, "plan number " + std::to_string(static_cast<int>(plan)) + " is not known");
-    if (Status status =
-            open_tree(packed, operation, &call->tree, on_device ? tree_device_layout : tree_records_layout);
+    if (Status status = open_tree(packed, operation, &call->tree, on_device ? tree_device_layout : tree_records_layout);
         !status.ok())
         return status;
     if (Status status = view_rows(operation, "x", x, x_rows); !status.ok()) return status;
@@ -250,8 +249,7 @@ Status open_fff(const TensorView& x, const FffWeights& weights, const TensorView
     if (needs_gate(weights.activation))
         return fail("fff", std::string("activation '") + activation_name(weights.activation) +
                                "' needs a gate, which trees do not have");
-    if (Status status =
-            open_route("fff", weights.tree, x, weights.plan, &call->tree, &call->x, call->on_device);
+    if (Status status = open_route("fff", weights.tree, x, weights.plan, &call->tree, &call->x, call->on_device);
         !status.ok())
         return status;
     call->tree.activation = weights.activation;

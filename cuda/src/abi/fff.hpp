@@ -21,11 +21,11 @@ struct FffCall {
     DeviceTree tree;
     DeviceMatrix up, down;  // stacks of trees · 2^depth leaves; payload nullptr: the all-node form
     DeviceBias b_up, b_down;
-    std::int32_t activation;       // fastffn::Activation
-    std::int32_t plan;             // fastffn::FffPlan
-    const void* leaf;              // forced leaves [tokens, trees], contiguous; nullptr: route
-    std::int32_t leaf_dtype;       // fastffn::DType: i32 or i64
-    FfnCall master;                // without its rows; master.up.payload nullptr: none
+    std::int32_t activation;         // fastffn::Activation
+    std::int32_t plan;               // fastffn::FffPlan
+    const void* leaf;                // forced leaves [tokens, trees], contiguous; nullptr: route
+    std::int32_t leaf_dtype;         // fastffn::DType: i32 or i64
+    FfnCall master;                  // without its rows; master.up.payload nullptr: none
     float tree_share, master_share;  // y = tree_share · tree + master_share · master
 };
 

@@ -11,8 +11,8 @@ constexpr int result_threads = 256;
 // Grid: tokens, columns in the second dimension.
 __global__ void __launch_bounds__(result_threads) combine_kernel(CombineArgs args) {
     for (std::int64_t token = blockIdx.x; token < args.tokens; token += gridDim.x)
-        for (std::int64_t column = static_cast<std::int64_t>(blockIdx.y) * result_threads + threadIdx.x; column < args.cols;
-             column += static_cast<std::int64_t>(gridDim.y) * result_threads) {
+        for (std::int64_t column = static_cast<std::int64_t>(blockIdx.y) * result_threads + threadIdx.x;
+             column < args.cols; column += static_cast<std::int64_t>(gridDim.y) * result_threads) {
             float sum = 0;
             for (std::int64_t which = 0; which < args.trees; which++) {
                 const std::int64_t slot = args.slots[which * args.tokens + token];
@@ -24,8 +24,8 @@ __global__ void __launch_bounds__(result_threads) combine_kernel(CombineArgs arg
 
 __global__ void __launch_bounds__(result_threads) mix_kernel(MixArgs args) {
     for (std::int64_t token = blockIdx.x; token < args.tokens; token += gridDim.x)
-        for (std::int64_t column = static_cast<std::int64_t>(blockIdx.y) * result_threads + threadIdx.x; column < args.cols;
-             column += static_cast<std::int64_t>(gridDim.y) * result_threads) {
+        for (std::int64_t column = static_cast<std::int64_t>(blockIdx.y) * result_threads + threadIdx.x;
+             column < args.cols; column += static_cast<std::int64_t>(gridDim.y) * result_threads) {
             const std::int64_t at = token * args.row_stride + column;
             store_element(args.y, args.y_dtype, token * args.y_stride + column,
                           fmaf(args.tree_share, args.tree[at], args.master_share * args.master[at]));

@@ -11,7 +11,9 @@ constexpr int row_f32 = 1, row_f16 = 2, row_bf16 = 3, row_int8 = 4;  // fastffn:
 
 // Weights in 16 bytes.
 template <int format>
-constexpr int row_columns = format == row_f32 ? 4 : format == row_int8 ? 16 : 8;
+constexpr int row_columns = format == row_f32    ? 4
+                            : format == row_int8 ? 16
+                                                 : 8;
 
 template <int format>
 __device__ __forceinline__ void widen_word(unsigned word, float* values) {
@@ -57,8 +59,8 @@ __device__ __forceinline__ int x_place(int column) {
 
 // Columns first … first + count - 1 of a row of x, zeros behind its end. `thread` of `threads` takes part.
 template <int format>
-__device__ __forceinline__ void stage_x(const WalkArgs& args, std::int64_t token, std::int64_t first, int count, float* x,
-                                        int thread, int threads) {
+__device__ __forceinline__ void stage_x(const WalkArgs& args, std::int64_t token, std::int64_t first, int count,
+                                        float* x, int thread, int threads) {
     for (int k = thread; k < count; k += threads) {
         const std::int64_t column = first + k;
         x[x_place<format>(k)] =
@@ -89,7 +91,8 @@ __device__ __forceinline__ void add_dot(const unsigned char* row, std::int64_t b
             widen<format>(bits[u], w);
 #pragma unroll
             for (int quad = 0; quad < each / 4; quad++) {
-                const float4 v = *reinterpret_cast<const float4*>(x + u * step_columns<format> + (quad * 32 + lane) * 4);
+                const float4 v =
+                    *reinterpret_cast<const float4*>(x + u * step_columns<format> + (quad * 32 + lane) * 4);
                 sums.of[0] = fmaf(w[4 * quad], v.x, sums.of[0]);
                 sums.of[1] = fmaf(w[4 * quad + 1], v.y, sums.of[1]);
                 sums.of[2] = fmaf(w[4 * quad + 2], v.z, sums.of[2]);
@@ -121,8 +124,8 @@ __device__ __forceinline__ std::int64_t node_place(const TreeArgs& tree, std::in
 }
 
 // Where z sends a walker that stands on a node of `level`; forced: the leaf, or -1 (then to the left) where one is given.
-__device__ __forceinline__ bool goes_right(const TreeArgs& tree, bool is_forced, std::int64_t forced, int level, float z,
-                                           float threshold) {
+__device__ __forceinline__ bool goes_right(const TreeArgs& tree, bool is_forced, std::int64_t forced, int level,
+                                           float z, float threshold) {
     if (is_forced) return forced > 0 && (forced >> (tree.depth - 1 - level) & 1) != 0;
     return tree.ties_right ? z >= threshold : z > threshold;
 }

@@ -81,8 +81,8 @@ struct Sums {
 #pragma unroll
         for (int v = 0; v < vectors; v++)
             if (at + v * apart < args.tree.out_bytes)
-                store_columns(args.y, args.y_dtype, token * args.y_stride, (at + v * apart) / (16 / each), args.tree.d_out,
-                              aligned, of[v]);
+                store_columns(args.y, args.y_dtype, token * args.y_stride, (at + v * apart) / (16 / each),
+                              args.tree.d_out, aligned, of[v]);
     }
 };
 
@@ -94,7 +94,8 @@ __global__ void __launch_bounds__(sum_warps * 32, vectors == 1 ? 3 : 2) sum_kern
     const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
     const TreeArgs& tree = args.tree;
     const std::int64_t stride = static_cast<std::int64_t>(gridDim.x) * sum_warps;
-    for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * sum_warps + warp; i < args.walkers.tokens; i += stride) {
+    for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * sum_warps + warp; i < args.walkers.tokens;
+         i += stride) {
         const std::int64_t token = args.order ? args.order[i] : i;
         for (std::int64_t span = blockIdx.y; span * vectors * 512 < tree.out_bytes; span += gridDim.y) {
             const std::int64_t at = span * vectors * 512 + lane * 16;
@@ -102,14 +103,15 @@ __global__ void __launch_bounds__(sum_warps * 32, vectors == 1 ? 3 : 2) sum_kern
             for (std::int64_t which = 0; which < tree.trees; which++) {
                 const std::int64_t walker = which * args.walkers.tokens + token;
                 const std::int32_t last = args.walkers.node[walker];
-                const bool is_lost = args.walkers.forced && forced_leaf(args.walkers, tree.trees, tree.depth, walker) < 0;
+                const bool is_lost =
+                    args.walkers.forced && forced_leaf(args.walkers, tree.trees, tree.depth, walker) < 0;
                 float weight = 0.0f;
                 if (lane < tree.levels)
                     weight = coefficient(args, args.walkers.z[walker * tree.levels + lane],
                                          node_place(tree, which, last >> (tree.depth - lane)));
                 if (is_lost) weight = __int_as_float(0x7fffffff);
                 // Loads of 2 to 4 KB a warp under way.
-#pragma unroll (vectors == 1 ? 4 : 2)
+#pragma unroll(vectors == 1 ? 4 : 2)
                 for (int level = 0; level < tree.levels; level++) {
                     const std::int64_t place = node_place(tree, which, last >> (tree.depth - level));
                     sums.add(tree.w_out + place * tree.out_bytes, at, 512, tree.out_bytes,

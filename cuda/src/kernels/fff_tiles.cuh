@@ -55,9 +55,12 @@ __global__ void __launch_bounds__(TileWalk::threads, 4) tile_walk_kernel(TileWal
     }
     const int count = static_cast<int>(min(end - first, static_cast<std::int64_t>(tile_walkers)));
     const std::int64_t which = group >> args.first_level;
-    const auto root = static_cast<std::int32_t>(group - (which << args.first_level) + (std::int64_t{1} << args.first_level));
+    const auto root =
+        static_cast<std::int32_t>(group - (which << args.first_level) + (std::int64_t{1} << args.first_level));
     const int levels = args.end_level - args.first_level, nodes = (1 << levels) - 1;
-    const auto walker_at = [&](int i) { return args.order ? static_cast<std::int64_t>(args.order[first + i]) : first + i; };
+    const auto walker_at = [&](int i) {
+        return args.order ? static_cast<std::int64_t>(args.order[first + i]) : first + i;
+    };
 
     // Each thread copies 16 bytes of two rows of x and of two nodes per stage.
     const int copy_row = thread / 4, copy_chunk = thread % 4;
@@ -112,8 +115,8 @@ __global__ void __launch_bounds__(TileWalk::threads, 4) tile_walk_kernel(TileWal
 #pragma unroll
             for (int j = 0; j < 2; j++)
                 // Two tiles of 8 nodes at a time: lanes 0-15 address the first, 16-31 the second.
-                ptx::ldmatrix(b[j], w_tile + tile_place(warp_nodes + j * 16 + lane % 8 + lane / 16 * 8,
-                                                        half * 2 + lane / 8 % 2));
+                ptx::ldmatrix(
+                    b[j], w_tile + tile_place(warp_nodes + j * 16 + lane % 8 + lane / 16 * 8, half * 2 + lane / 8 % 2));
 #pragma unroll
             for (int i = 0; i < 2; i++)
 #pragma unroll

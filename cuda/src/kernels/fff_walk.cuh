@@ -76,9 +76,9 @@ __global__ void __launch_bounds__(block_walk_warps * 32) block_walk_kernel(Block
     const TreeArgs& tree = args.tree;
     const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp = thread / 32;
     float* const x = reinterpret_cast<float*>(ptx::dynamic_shared());
-    __shared__ float z_of[2][16];      // of the 15 nodes; a round writes the half that the one before did not
+    __shared__ float z_of[2][16];  // of the 15 nodes; a round writes the half that the one before did not
     __shared__ int right_of[2][16];
-    __shared__ float z_path[32];       // of the nodes on the path
+    __shared__ float z_path[32];  // of the nodes on the path
     const std::int64_t walker = blockIdx.x;
     const std::int64_t which = walker / args.walkers.tokens, token = walker % args.walkers.tokens;
     const bool is_forced = args.walkers.forced != nullptr;
@@ -100,8 +100,8 @@ __global__ void __launch_bounds__(block_walk_warps * 32) block_walk_kernel(Block
             const float z = fmaf(warp_sum(sums.total()), head.x, head.y);
             if (lane == 0) {
                 z_of[round][warp] = z;
-                right_of[round][warp] = level + below < tree.depth &&
-                                        goes_right(tree, is_forced, forced, level + below, z, head.z);
+                right_of[round][warp] =
+                    level + below < tree.depth && goes_right(tree, is_forced, forced, level + below, z, head.z);
             }
         }
         __syncthreads();

@@ -1,7 +1,7 @@
 #include "launch/fff.hpp"
 
-#include "launch/ffn.hpp"
 #include "launch/fff_walks.hpp"
+#include "launch/ffn.hpp"
 #include "launch/matrix.hpp"
 
 namespace fastffn::cuda {
@@ -14,8 +14,8 @@ constexpr std::int64_t span_bytes = 128 << 20, least_span = 2048, most_walkers =
 DeviceRows slice(const DeviceRows& rows, std::int64_t first, std::int64_t count) {
     DeviceRows part = rows;
     if (part.data)
-        part.data = static_cast<unsigned char*>(part.data) +
-                    first * rows.stride * bytes_of(static_cast<DType>(rows.dtype));
+        part.data =
+            static_cast<unsigned char*>(part.data) + first * rows.stride * bytes_of(static_cast<DType>(rows.dtype));
     part.rows = count;
     return part;
 }
@@ -51,8 +51,14 @@ void run_leaves(const FffCall& call, const WalkPlan& plan, const Walkers& walker
                 const DeviceRows& x, const DeviceRows& y, Pieces& pieces, Launches& launches) {
     const cudaStream_t stream = launches.stream;
     const std::int64_t leaves = call.tree.trees << call.tree.depth;
-    TokenGroups groups = {sorted.offsets, sorted.rows,   sorted.tiles,       sorted.tile_count,
-                          most_walk_tiles(walkers.count, leaves, plan.leaf_tile), walkers.count, plan.leaf_tile, leaves};
+    TokenGroups groups = {sorted.offsets,
+                          sorted.rows,
+                          sorted.tiles,
+                          sorted.tile_count,
+                          most_walk_tiles(walkers.count, leaves, plan.leaf_tile),
+                          walkers.count,
+                          plan.leaf_tile,
+                          leaves};
     Input input, hidden_input;
     const DType dtype = hidden_dtype(call.down, static_cast<DType>(x.dtype));
     DeviceRows hidden = {nullptr, static_cast<std::int32_t>(dtype), walkers.count, call.up.out_features, 0};
@@ -60,7 +66,8 @@ void run_leaves(const FffCall& call, const WalkPlan& plan, const Walkers& walker
     hidden.data = pieces.take(hidden.rows * hidden.stride * bytes_of(dtype));
     launches.prepare([&] { return prepare(x, call.up, pieces, stream, &input); });
     launches.run([&] {
-        return multiply(input, call.up, {}, call.b_up, {}, static_cast<Activation>(call.activation), hidden, &groups, stream);
+        return multiply(input, call.up, {}, call.b_up, {}, static_cast<Activation>(call.activation), hidden, &groups,
+                        stream);
     });
     launches.prepare([&] { return prepare(hidden, call.down, pieces, stream, &hidden_input); });
     const DeviceRows rows = f32_rows(walkers.count, call.down.out_features, pieces);
@@ -84,7 +91,8 @@ void run_span(const FffCall& call, const WalkPlan& plan, std::int64_t first, std
     Walkers walkers = new_walkers(tree, tokens, pieces);
     if (call.leaf) {
         walkers.forced_is_wide = call.leaf_dtype == static_cast<std::int32_t>(DType::i64);
-        walkers.forced = static_cast<const unsigned char*>(call.leaf) + first * tree.trees * (walkers.forced_is_wide ? 8 : 4);
+        walkers.forced =
+            static_cast<const unsigned char*>(call.leaf) + first * tree.trees * (walkers.forced_is_wide ? 8 : 4);
     }
     if (has_leaves) {
         SortArgs sort = {};
@@ -95,15 +103,21 @@ void run_span(const FffCall& call, const WalkPlan& plan, std::int64_t first, std
         plan_sort(sort, plan.small_sort, false, pieces);
         clear_counts(sort, launches);
         if (call.leaf)
-            launches.run([&] { return launch_force({walkers, tree.trees, tree.depth, sort.counted}, launches.stream); });
+            launches.run(
+                [&] { return launch_force({walkers, tree.trees, tree.depth, sort.counted}, launches.stream); });
         else walk_trees(tree, walkers, x, plan, sort.counted, nullptr, pieces, launches);
         launches.run([&] {
             return plan.small_sort ? launch_small_sort(sort, launches.stream) : launch_sort(sort, launches.stream);
         });
         run_leaves(call, plan, walkers, sort, x, result, pieces, launches);
     } else {
-        SumArgs sum = {tree,        walkers,      static_cast<Activation>(call.activation),
-                       result.data, static_cast<DType>(result.dtype), result.stride, nullptr};
+        SumArgs sum = {tree,
+                       walkers,
+                       static_cast<Activation>(call.activation),
+                       result.data,
+                       static_cast<DType>(result.dtype),
+                       result.stride,
+                       nullptr};
         walk_trees(tree, walkers, x, plan, {}, &sum, pieces, launches);
     }
     if (!has_master) return;
@@ -113,10 +127,10 @@ void run_span(const FffCall& call, const WalkPlan& plan, std::int64_t first, std
     void* const workspace = pieces.take(workspace_bytes(master));
     launches.run([&] { return run(master, workspace, launches.stream); });
     launches.run([&] {
-        return launch_mix({static_cast<const float*>(result.data), static_cast<const float*>(master.y.data), call.tree_share,
-                           call.master_share, tokens, result.cols, result.stride, y.data, static_cast<DType>(y.dtype),
-                           y.stride},
-                          launches.stream);
+        return launch_mix(
+            {static_cast<const float*>(result.data), static_cast<const float*>(master.y.data), call.tree_share,
+             call.master_share, tokens, result.cols, result.stride, y.data, static_cast<DType>(y.dtype), y.stride},
+            launches.stream);
     });
 }
 

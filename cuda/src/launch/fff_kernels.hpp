@@ -83,8 +83,8 @@ constexpr int tile_levels = 6, tile_walkers = 64;
 struct TileWalkArgs {
     TreeArgs tree;  // route_format f16 or bf16
     Walkers walkers;
-    const void* x;           // rows of that type, padded with zeros to node_bytes, 16-byte aligned
-    std::int64_t x_stride;   // bytes
+    const void* x;          // rows of that type, padded with zeros to node_bytes, 16-byte aligned
+    std::int64_t x_stride;  // bytes
     int first_level, end_level;
     // Walkers sorted by node, and their tiles (launch_sort); nullptr on the first level.
     const std::int32_t *order, *offsets, *tiles, *tile_count;

@@ -27,7 +27,8 @@ cudaError_t launch_sort(const SortArgs& args, cudaStream_t stream) {
         status != cudaSuccess)
         return status;
     return launch(scatter_kernel,
-                  {dim3(blocks_of(args.walkers.count, sort_threads)), dim3(sort_threads), 0, stream, "fff_scatter"}, args);
+                  {dim3(blocks_of(args.walkers.count, sort_threads)), dim3(sort_threads), 0, stream, "fff_scatter"},
+                  args);
 }
 
 cudaError_t launch_small_sort(const SortArgs& args, cudaStream_t stream) {
@@ -37,11 +38,13 @@ cudaError_t launch_small_sort(const SortArgs& args, cudaStream_t stream) {
 
 cudaError_t launch_force(const ForceArgs& args, cudaStream_t stream) {
     return launch(force_kernel,
-                  {dim3(blocks_of(args.walkers.count, sort_threads)), dim3(sort_threads), 0, stream, "fff_force"}, args);
+                  {dim3(blocks_of(args.walkers.count, sort_threads)), dim3(sort_threads), 0, stream, "fff_force"},
+                  args);
 }
 
 cudaError_t launch_combine(const CombineArgs& args, cudaStream_t stream) {
-    return launch(combine_kernel, {rows_grid(args.tokens, args.cols), dim3(result_threads), 0, stream, "fff_combine"}, args);
+    return launch(combine_kernel, {rows_grid(args.tokens, args.cols), dim3(result_threads), 0, stream, "fff_combine"},
+                  args);
 }
 
 cudaError_t launch_mix(const MixArgs& args, cudaStream_t stream) {
@@ -51,7 +54,8 @@ cudaError_t launch_mix(const MixArgs& args, cudaStream_t stream) {
 cudaError_t launch_route_results(const RouteResultArgs& args, cudaStream_t stream) {
     return launch(
         route_results_kernel,
-        {dim3(blocks_of(args.walkers.count, result_threads)), dim3(result_threads), 0, stream, "fff_route_results"}, args);
+        {dim3(blocks_of(args.walkers.count, result_threads)), dim3(result_threads), 0, stream, "fff_route_results"},
+        args);
 }
 
 }  // namespace fastffn::cuda

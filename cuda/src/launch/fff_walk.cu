@@ -40,7 +40,7 @@ cudaError_t launch_walk(const WalkArgs& args, cudaStream_t stream) {
     // As many warps as there is shared memory for: 8 in 24 KiB for up to 768 columns, then fewer blocks on a multiprocessor, then
     // fewer warps in a block; past 24576 columns one, and x in pieces.
     const std::int64_t bytes = x_floats(args.tree) * 4;
-    const std::int64_t warps = bytes <= small_x_bytes * 4            ? walk_warps
+    const std::int64_t warps = bytes <= small_x_bytes * 4           ? walk_warps
                                : bytes * walk_warps <= most_x_bytes ? walk_warps
                                : bytes <= most_x_bytes              ? most_x_bytes / bytes
                                                                     : 1;
@@ -57,7 +57,8 @@ bool fits_block_walk(const TreeArgs& tree) { return x_floats(tree) * 4 <= most_x
 
 cudaError_t launch_block_walk(const BlockWalkArgs& args, cudaStream_t stream) {
     const WalkArgs& walk = args.walk;
-    if (wrong(walk.tree) || !fits_block_walk(walk.tree) || walk.walkers.count > 0x7fffffff) return cudaErrorInvalidValue;
+    if (wrong(walk.tree) || !fits_block_walk(walk.tree) || walk.walkers.count > 0x7fffffff)
+        return cudaErrorInvalidValue;
     const Grid grid = {dim3(static_cast<unsigned>(walk.walkers.count)), dim3(block_walk_warps * 32),
                        static_cast<int>(x_floats(walk.tree) * 4), stream, "fff_block_walk"};
     return with_route_format(walk.tree.route_format, [&](auto format) {
@@ -71,8 +72,8 @@ cudaError_t launch_tile_walk(const TileWalkArgs& args, cudaStream_t stream) {
     if (wrong(tree) || args.x_stride % 16 != 0 || levels < 1 || levels > tile_levels || args.max_tiles > 0x7fffffff ||
         tree.node_bytes > (std::int64_t{1} << 36))
         return cudaErrorInvalidValue;
-    const Grid grid = {dim3(static_cast<unsigned>(args.max_tiles)), dim3(TileWalk::threads), TileWalk::shared_bytes, stream,
-                       "fff_tile_walk"};
+    const Grid grid = {dim3(static_cast<unsigned>(args.max_tiles)), dim3(TileWalk::threads), TileWalk::shared_bytes,
+                       stream, "fff_tile_walk"};
     if (tree.route_format == row_bf16) return launch(tile_walk_kernel<Bf16Product>, grid, args);
     if (tree.route_format == row_f16) return launch(tile_walk_kernel<F16Product>, grid, args);
     return cudaErrorInvalidValue;

@@ -1,8 +1,8 @@
 #include "launch/fff_walks.hpp"
 
+#include "launch/matrix.hpp"
 #include "layout.hpp"
 #include "layout/tree.hpp"
-#include "launch/matrix.hpp"
 
 namespace fastffn::cuda {
 
@@ -37,8 +37,7 @@ struct Parts {
 void walk_grouped(const TreeArgs& tree, const Walkers& walkers, const DeviceRows& x, const WalkPlan& plan, Counted last,
                   const std::int32_t** order, Pieces& pieces, Launches& launches) {
     Input rows;
-    if (plan.by_tiles)
-        launches.prepare([&] { return prepare(x, as_matrix(tree), pieces, launches.stream, &rows); });
+    if (plan.by_tiles) launches.prepare([&] { return prepare(x, as_matrix(tree), pieces, launches.stream, &rows); });
     // By the node of `sorted_level` on which walkers stand; on level 0 they need no sort.
     SortArgs sorted = {};
     int sorted_level = 0;
@@ -63,15 +62,15 @@ void walk_grouped(const TreeArgs& tree, const Walkers& walkers, const DeviceRows
             const std::int64_t tiles = level == 0 ? (walkers.tokens + tile_walkers - 1) / tile_walkers * tree.trees
                                                   : most_walk_tiles(walkers.count, tree.trees << level, tile_walkers);
             launches.run([&] {
-                return launch_tile_walk({tree, walkers, rows.rows, rows.stride, level, end, sorted.order, sorted.offsets,
-                                         sorted.tiles, sorted.tile_count, tiles, counted},
+                return launch_tile_walk({tree, walkers, rows.rows, rows.stride, level, end, sorted.order,
+                                         sorted.offsets, sorted.tiles, sorted.tile_count, tiles, counted},
                                         launches.stream);
             });
         } else {
             launches.run([&] {
-                return launch_walk({tree, walkers, x.data, static_cast<DType>(x.dtype), x.stride, level, end, sorted.order,
-                                    counted},
-                                   launches.stream);
+                return launch_walk(
+                    {tree, walkers, x.data, static_cast<DType>(x.dtype), x.stride, level, end, sorted.order, counted},
+                    launches.stream);
             });
         }
         level = end;
@@ -88,8 +87,7 @@ void walk_grouped(const TreeArgs& tree, const Walkers& walkers, const DeviceRows
 TreeArgs tree_args(const DeviceTree& tree) {
     TreeArgs args = {};
     const std::int64_t nodes = (std::int64_t{1} << (tree.depth + (tree.all_nodes ? 1 : 0))) - 1;
-    const TreeLayout layout =
-        tree_layout(tree.format, tree.route_format, tree.trees * nodes, tree.d_model, tree.d_out);
+    const TreeLayout layout = tree_layout(tree.format, tree.route_format, tree.trees * nodes, tree.d_model, tree.d_out);
     const auto* const payload = static_cast<const unsigned char*>(tree.payload);
     args.heads = reinterpret_cast<const float4*>(payload);
     args.w_node = payload + layout.w_node;
@@ -116,7 +114,8 @@ WalkPlan plan_walk(const DeviceTree& tree, const DeviceRows& x, std::int32_t pla
     const std::int64_t path_bytes = args.levels * (args.node_bytes + args.out_bytes);
     const bool is_large = path_bytes > 0 && walkers >= grouped_bytes / path_bytes;
     if (args.levels == 0 || plan == per_token || (plan == automatic && !is_large)) {
-        chosen.how = walkers <= block_walkers && args.levels > 0 && fits_block_walk(args) ? WalkPlan::block : WalkPlan::each;
+        chosen.how =
+            walkers <= block_walkers && args.levels > 0 && fits_block_walk(args) ? WalkPlan::block : WalkPlan::each;
         return chosen;
     }
     chosen.how = WalkPlan::grouped;

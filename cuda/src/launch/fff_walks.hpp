@@ -26,10 +26,10 @@ struct Launches {
 // Chosen by all tokens of the call, so that spans of them run alike.
 struct WalkPlan {
     enum { block, each, grouped } how = each;
-    bool by_tiles = false;      // grouped: on tensor cores
+    bool by_tiles = false;         // grouped: on tensor cores
     std::int64_t most_groups = 0;  // grouped: walkers are sorted where there are no more nodes than this
-    int leaf_tile = 0;          // leaf form: tokens of a tile of the leaves' products
-    bool small_sort = false;    // leaf form
+    int leaf_tile = 0;             // leaf form: tokens of a tile of the leaves' products
+    bool small_sort = false;       // leaf form
 };
 WalkPlan plan_walk(const DeviceTree& tree, const DeviceRows& x, std::int32_t plan);
 

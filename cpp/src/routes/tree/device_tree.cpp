@@ -21,9 +21,11 @@ TreeHeader other_header(TreeHeader header) {
 }
 
 // Checks `from`, and what it becomes in the other layout.
-Status open_both(const char* operation, const PackedView& from, TreeLayouts layout, PackedTree* tree, TreeHeader* header) {
+Status open_both(const char* operation, const PackedView& from, TreeLayouts layout, PackedTree* tree,
+                 TreeHeader* header) {
     PackedView view = from;
-    if (!view.header) view.header = static_cast<const PackedHeader*>(view.data);  // host memory: they are its first bytes
+    if (!view.header)
+        view.header = static_cast<const PackedHeader*>(view.data);  // host memory: they are its first bytes
     if (view.bytes < static_cast<std::int64_t>(sizeof(TreeHeader))) view.header = nullptr;
     if (Status status = open_tree(view, operation, tree, layout); !status.ok()) return status;
     *header = other_header(tree->header);
@@ -39,21 +41,19 @@ void copy_nodes(const TreeHeader& records_header, std::byte* records, std::byte*
     const std::int64_t out_offset = tree_out_offset(records_header), record_bytes = records_header.record_bytes;
     constexpr std::int64_t nodes_per_task = 16;
     const bool small = nodes * record_bytes < (1 << 18);
-    parallel_for(small ? 1 : usable_threads(default_threads()), divide_up(nodes, nodes_per_task),
-                 [&](std::int64_t task, int) {
-                     const std::int64_t end =
-                         (task + 1) * nodes_per_task < nodes ? (task + 1) * nodes_per_task : nodes;
-                     for (std::int64_t node = task * nodes_per_task; node < end; ++node) {
-                         std::byte* record = records + node * record_bytes;
-                         const auto copy = [](std::byte* ours, std::byte* theirs, std::int64_t bytes) {
-                             std::memcpy(to_device ? theirs : ours, to_device ? ours : theirs, static_cast<std::size_t>(bytes));
-                         };
-                         copy(record, device + node * cuda::tree_head_bytes, sizeof(NodeHead));
-                         copy(record + node_head_bytes, device + layout.w_node + node * layout.node_bytes,
-                              layout.node_bytes);
-                         copy(record + out_offset, device + layout.w_out + node * layout.out_bytes, layout.out_bytes);
-                     }
-                 });
+    parallel_for(
+        small ? 1 : usable_threads(default_threads()), divide_up(nodes, nodes_per_task), [&](std::int64_t task, int) {
+            const std::int64_t end = (task + 1) * nodes_per_task < nodes ? (task + 1) * nodes_per_task : nodes;
+            for (std::int64_t node = task * nodes_per_task; node < end; ++node) {
+                std::byte* record = records + node * record_bytes;
+                const auto copy = [](std::byte* ours, std::byte* theirs, std::int64_t bytes) {
+                    std::memcpy(to_device ? theirs : ours, to_device ? ours : theirs, static_cast<std::size_t>(bytes));
+                };
+                copy(record, device + node * cuda::tree_head_bytes, sizeof(NodeHead));
+                copy(record + node_head_bytes, device + layout.w_node + node * layout.node_bytes, layout.node_bytes);
+                copy(record + out_offset, device + layout.w_out + node * layout.out_bytes, layout.out_bytes);
+            }
+        });
 }
 
 Status convert(const char* operation, const PackedView& from, TreeLayouts layout, void* out, std::int64_t out_bytes) {
@@ -62,12 +62,11 @@ Status convert(const char* operation, const PackedView& from, TreeLayouts layout
     if (Status status = open_both(operation, from, layout, &tree, &header); !status.ok()) return status;
     const std::int64_t expected = tree_total_bytes(header), skip = sizeof header;
     if (!out || out_bytes != expected)
-        return fail(operation, "out has " + std::to_string(out ? out_bytes : 0) + " bytes, expected " +
-                                   std::to_string(expected));
+        return fail(operation,
+                    "out has " + std::to_string(out ? out_bytes : 0) + " bytes, expected " + std::to_string(expected));
     auto* source = static_cast<std::byte*>(const_cast<void*>(from.data));
     if (checksum(source + skip, from.bytes - skip) != tree.header.payload_check)
-        return {StatusCode::corrupt,
-                std::string(operation) + ": tree has damaged weights (their checksum differs)"};
+        return {StatusCode::corrupt, std::string(operation) + ": tree has damaged weights (their checksum differs)"};
     auto* bytes = static_cast<std::byte*>(out);
     std::memset(bytes, 0, static_cast<std::size_t>(out_bytes));
     if (layout == tree_records_layout) copy_nodes<true>(tree.header, source + skip, bytes + skip);

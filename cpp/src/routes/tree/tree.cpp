@@ -54,10 +54,10 @@ std::int64_t tree_out_offset(const TreeHeader& header) {
 
 std::int64_t tree_total_bytes(const TreeHeader& header) {
     if (header.layout == tree_device_layout)
-        return static_cast<std::int64_t>(sizeof header) +
-               cuda::tree_layout(header.format, header.route_format, header.trees * tree_nodes(header), header.d_model,
-                                 header.d_out)
-                   .bytes;
+        return static_cast<std::int64_t>(sizeof header) + cuda::tree_layout(header.format, header.route_format,
+                                                                            header.trees * tree_nodes(header),
+                                                                            header.d_model, header.d_out)
+                                                              .bytes;
     return static_cast<std::int64_t>(sizeof header) + header.trees * tree_nodes(header) * header.record_bytes;
 }
 
@@ -74,7 +74,8 @@ Status open_tree(const PackedView& packed, const char* operation, PackedTree* tr
         return damaged("has " + std::to_string(packed.bytes) +
                        " bytes, less than the 128-byte header of a packed tree; make it with pack_tree()");
     TreeHeader& header = tree->header;
-    std::memcpy(&header, layout == tree_device_layout ? static_cast<const void*>(packed.header) : packed.data, sizeof header);
+    std::memcpy(&header, layout == tree_device_layout ? static_cast<const void*>(packed.header) : packed.data,
+                sizeof header);
     if (std::memcmp(header.magic, tree_magic, sizeof tree_magic) != 0)
         return damaged("is not a packed tree (its first bytes are not 'ffftree'); make it with pack_tree()");
     if (header.header_check != tree_header_checksum(header))
