@@ -64,14 +64,14 @@ void run_leaves(const FffCall& call, const WalkPlan& plan, const Walkers& walker
     DeviceRows hidden = {nullptr, static_cast<std::int32_t>(dtype), walkers.count, call.up.out_features, 0};
     hidden.stride = round_to(hidden.cols * bytes_of(dtype), 16) / bytes_of(dtype);
     hidden.data = pieces.take(hidden.rows * hidden.stride * bytes_of(dtype));
-    launches.prepare([&] { return prepare(x, call.up, pieces, stream, &input); });
+    launches.prepare([&] { return prepare(x, call.up, pieces, stream, &input, &groups); });
     launches.run([&] {
         return multiply(input, call.up, {}, call.b_up, {}, static_cast<Activation>(call.activation), hidden, &groups,
                         stream);
     });
-    launches.prepare([&] { return prepare(hidden, call.down, pieces, stream, &hidden_input); });
-    const DeviceRows rows = f32_rows(walkers.count, call.down.out_features, pieces);
     groups.rows = nullptr;
+    launches.prepare([&] { return prepare(hidden, call.down, pieces, stream, &hidden_input, &groups); });
+    const DeviceRows rows = f32_rows(walkers.count, call.down.out_features, pieces);
     launches.run([&] {
         return multiply(hidden_input, call.down, {}, call.b_down, {}, Activation::identity, rows, &groups, stream);
     });
