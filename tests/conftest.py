@@ -11,3 +11,17 @@ sys.path.insert(0, str(Path(__file__).parent))
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+# The CUDA suite (python/cuda_support.py). A process looks for the plugin once, so its path is set before anything asks.
+EMULATED = os.environ.get("FASTFFN_EMULATED_PLUGIN")
+if EMULATED:
+    os.environ["FASTFFN_CUDA_PLUGIN"] = str(Path(EMULATED).resolve())
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--cuda",
+        choices=["auto", "emulated", "gpu"],
+        default="auto",
+        help="devices of the CUDA tests: a GPU; the emulated plugin at FASTFFN_EMULATED_PLUGIN; auto: the latter where it is set",
+    )

@@ -117,15 +117,18 @@ TEST(chosen_where_it_serves) {
     };
     CHECK(threads(16) != 384);
     CHECK(threads(17) == 384);
+    emulator::set_multiprocessors(5);  // more than four for its only tile
+    CHECK(threads(17) != 384);
+    emulator::set_multiprocessors(3);
     fastffn::cuda::allow_sm90(false);
-    CHECK(threads(17) == 256);
+    CHECK(threads(17) != 384);
     fastffn::cuda::allow_sm90(true);
     emulator::set_tensor_maps(false);
-    CHECK(threads(17) == 256);
+    CHECK(threads(17) != 384);
     emulator::set_tensor_maps(true);
     for (const int other : {80, 89, 100}) {
         emulator::set_architecture(other);
-        CHECK(threads(17) == 256) << other;
+        CHECK(threads(17) != 384) << other;
     }
 }
 

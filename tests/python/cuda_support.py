@@ -1,100 +1,259 @@
-"""A CUDA device without CUDA: the plugin of tests/cpp/fake_cuda_plugin.cpp computes on the host, and arrays here claim to lie on
-its device 1. Programs that use it run in a process of their own, as a process looks for the plugin once."""
+"""One suite for CUDA, two back ends: the same tests run on a GPU and, without one, on the emulated plugin.
+
+    FASTFFN_EMULATED_PLUGIN=build/tests/cuda/libfastffn_cuda_emulated.so pytest tests/python -k cuda     kernels on the CPU
+    pytest tests/python -k cuda --cuda gpu                                                    torch, and cupy where it is there
+
+A test takes the fixture `cuda`, a Backend: it makes arrays and weights for "the device" and brings results back. On the emulated
+device arrays are NumPy's in disguise: host memory, exported as memory of CUDA device 0. Tests that only hardware can answer ask for
+the fixture `gpu` instead and are skipped elsewhere. With neither the variable nor the option, both kinds are skipped; with
+``--cuda gpu`` a machine without a GPU fails. FASTFFN_TEST_SIZE=small takes fewer shapes.
+"""
 
 from __future__ import annotations
 
+import ctypes
 import os
-import shutil
-import subprocess
-import sys
-from pathlib import Path
+from typing import Any
 
-import pytest
-
-ROOT = Path(__file__).resolve().parents[2]
-
-# What every program starts with.
-ARRAYS = '''
-import ctypes, sys
+import ml_dtypes
 import numpy as np
-import fastffn as ff
-from fastffn import _core
 
-DEVICE = 1
-exports = []  # (stream, max_version) of every __dlpack__ call
+import fastffn as ff
+from kernel_support import DTYPES, prepare_weights
+from reference.formats import CODES, FORMATS, pack_arguments
+
+BF16 = np.dtype(ml_dtypes.bfloat16)
+
+# Formats of tests/reference/formats.py that devices have: all but these. A format's name goes when its kernels come.
+NOT_ON_DEVICES = tuple(name for name, (_, options) in CODES.items() if options.get("act") == "bf16")
+DEVICE_FORMATS = tuple(name for name in dict.fromkeys([*FORMATS, *CODES]) if name not in NOT_ON_DEVICES)
+
+_CUDA, _CPU = 2, 1  # DLPack's device types
+
 
 class Namespace:
+    """The array-API namespace of arrays in disguise."""
+
     @staticmethod
-    def empty(shape, dtype, device):
-        return DeviceArray(np.full(shape, np.nan, dtype), device)
+    def empty(shape, *, dtype, device):
+        # Every element must be written: NaN where a dtype has it.
+        return DeviceArray(np.full(shape, 0x7B if np.dtype(dtype).kind in "iu" else np.nan, dtype), device)
+
+    @staticmethod
+    def asarray(values, *, device):
+        return DeviceArray(np.array(values), device)
+
+
+class Device:
+    """A CUDA device as array libraries say it."""
+
+    def __init__(self, number: int = 0) -> None:
+        self.id = number
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Device) and other.id == self.id
+
+    def __hash__(self) -> int:
+        return self.id
+
+    def __str__(self) -> str:
+        return f"cuda:{self.id}"
+
 
 class DeviceArray:
     """An array whose memory is the host's, exported as if it were on a CUDA device."""
-    def __init__(self, values, device=DEVICE, kind=2):
-        self.values, self.device, self.kind = values, device, kind
+
+    def __init__(self, values: np.ndarray, device: Any = None, kind: int = _CUDA) -> None:
+        self.values = values
+        self.device = device if isinstance(device, Device) else Device(device or 0)
+        self.kind = kind
+        self.exports: list[Any] = []  # the stream of every __dlpack__ call
+
     @property
     def dtype(self):
         return self.values.dtype
+
+    @property
+    def shape(self):
+        return self.values.shape
+
     def __array_namespace__(self, api_version=None):
         return Namespace
+
     def __dlpack_device__(self):
-        return (self.kind, self.device)
+        return (self.kind, self.device.id)
+
     def __dlpack__(self, *, stream=None, max_version=None, dl_device=None, copy=None):
-        exports.append(stream)
-        capsule = self.values.__dlpack__()
-        get, name = ctypes.pythonapi.PyCapsule_GetPointer, b"dltensor"
+        if dl_device is not None and tuple(dl_device) == (_CPU, 0):
+            return self.values.copy().__dlpack__()
+        self.exports.append(stream)
+        is_bf16 = self.values.dtype == BF16
+        capsule = (self.values.view(np.uint16) if is_bf16 else self.values).__dlpack__()
+        get = ctypes.pythonapi.PyCapsule_GetPointer
         get.restype, get.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
-        device = ctypes.cast(get(capsule, name) + 8, ctypes.POINTER(ctypes.c_int32))  # DLTensor.device
-        device[0], device[1] = self.kind, self.device
+        tensor = get(capsule, b"dltensor")
+        device = ctypes.cast(tensor + 8, ctypes.POINTER(ctypes.c_int32))  # DLTensor.device
+        device[0], device[1] = self.kind, self.device.id
+        if is_bf16:
+            ctypes.cast(tensor + 20, ctypes.POINTER(ctypes.c_uint8))[0] = 4  # DLTensor.dtype.code: bfloat
         return capsule
 
-def put(values, device=DEVICE):
-    return DeviceArray(np.ascontiguousarray(values), device)
 
-def weight(w, format="f32", device=DEVICE, **options):
-    host = _core.pack_for_device(w, format, options)
-    return _core.device_weight(DeviceArray(host, device), None, bytes(host[:64]))
+class Backend:
+    """A device and the arrays on it."""
 
-def last_call():
-    library = ctypes.CDLL(PLUGIN)
-    stream, device, count = ctypes.c_void_p(), ctypes.c_int32(), ctypes.c_int32()
-    library.fake_last_call(ctypes.byref(stream), ctypes.byref(device), ctypes.byref(count))
-    return stream.value or 0, device.value, count.value
+    name: str
+    is_gpu: bool
+    dtypes: tuple[str, ...] = tuple(DTYPES)  # of x, biases and y
 
-def refused(kind, *parts):
-    class Check:
-        def __enter__(self): pass
-        def __exit__(self, type_, error, trace):
-            assert type_ is kind, f"{type_}: {error}"
-            for part in parts:
-                assert part in str(error), f"{part!r} is not in {error}"
-            return True
-    return Check()
+    def put(self, values: np.ndarray) -> Any:
+        """A contiguous array on the device; `strided` for a view of one."""
+        raise NotImplementedError
 
-rng = np.random.default_rng(7)
-def random(*shape):
-    return rng.standard_normal(shape).astype(np.float32)
-'''
+    def strided(self, values: np.ndarray, rows: slice, cols: slice) -> Any:
+        """The view values[..., rows, cols] of an array on the device."""
+        raise NotImplementedError
+
+    def get(self, array: Any) -> np.ndarray:
+        """The values, on the host; waits for the device."""
+        raise NotImplementedError
+
+    def full(self, shape: Any, value: float, dtype: str) -> Any:
+        """A new array on the device, for out=."""
+        return self.put(np.full(shape, value, DTYPES[dtype]))
+
+    def bytes(self, count: int) -> Any:
+        """uint8 memory on the device, for workspace=."""
+        return self.put(np.full(count, 0xA5, np.uint8))
+
+    def weight(self, w: np.ndarray, fmt: str) -> ff.DeviceWeight:
+        """Weights in one of FORMATS or CODES of tests/reference/formats.py: w itself, or what prepare_weights() leaves of it."""
+        name, options = pack_arguments(fmt)
+        return self.pack(prepare_weights(fmt, w), name, **options)
+
+    def device(self) -> Any:
+        """What ff.pack() takes as device=."""
+        raise NotImplementedError
+
+    def pack(self, w: Any, format: str, **options: Any) -> ff.DeviceWeight:
+        """ff.pack() for this device."""
+        return ff.pack(w, format, device=self.device(), **options)
+
+    def synchronize(self) -> None:
+        """Waits for the device."""
 
 
-@pytest.fixture(scope="session")
-def fake_plugin(tmp_path_factory) -> Path:
-    compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++")
-    if not compiler:
-        pytest.skip("no C++ compiler")
-    place = tmp_path_factory.mktemp("fake") / "libfake_cuda.so"
-    subprocess.run(
-        [compiler, "-std=c++17", "-shared", "-fPIC", "-DFAKE_PLUGIN=good", f"-I{ROOT}", f"-I{ROOT}/cpp/src", f"-I{ROOT}/cpp/include",
-         str(ROOT / "tests/cpp/fake_cuda_plugin.cpp"), "-o", str(place)],
-        check=True,
-    )  # fmt: skip
-    return place
+class Emulated(Backend):
+    """The emulated plugin; its one device has the host's memory."""
+
+    name, is_gpu = "emulated", False
+
+    def put(self, values):
+        return DeviceArray(np.array(values, order="C"))
+
+    def strided(self, values, rows, cols):
+        return DeviceArray(np.array(values, order="C")[..., rows, cols])
+
+    def get(self, array):
+        assert isinstance(array, DeviceArray) and array.device.id == 0
+        return array.values
+
+    def device(self):
+        return DeviceArray(np.zeros(0, np.float32))  # an array that lies there
 
 
-def run(plugin: Path | str, program: str) -> None:
-    """Runs a program that sees `plugin`; its failed assertion is the test's."""
-    result = subprocess.run(
-        [sys.executable, "-c", f"PLUGIN = {str(plugin)!r}\n" + ARRAYS + program],
-        env={**os.environ, "FASTFFN_CUDA_PLUGIN": str(plugin)}, capture_output=True, text=True,
-    )  # fmt: skip
-    assert result.returncode == 0, result.stdout + result.stderr
+class Torch(Backend):
+    """torch on a GPU."""
+
+    name, is_gpu = "torch", True
+
+    def __init__(self) -> None:
+        import torch
+
+        self.torch = torch
+
+    def _tensor(self, values):
+        values = np.array(values, order="C")
+        if values.dtype == BF16:
+            return self.torch.from_numpy(values.view(np.int16)).view(self.torch.bfloat16)
+        return self.torch.from_numpy(values)
+
+    def put(self, values):
+        return self._tensor(values).cuda()
+
+    def strided(self, values, rows, cols):
+        return self.put(values)[..., rows, cols]
+
+    def get(self, array):
+        assert isinstance(array, self.torch.Tensor) and array.device.type == "cuda"
+        host = array.cpu()
+        return host.view(self.torch.int16).numpy().view(BF16) if host.dtype == self.torch.bfloat16 else host.numpy()
+
+    def device(self):
+        return self.torch.device("cuda")
+
+    def synchronize(self):
+        self.torch.cuda.synchronize()
+
+
+class Cupy(Backend):
+    """cupy on a GPU."""
+
+    name, is_gpu = "cupy", True
+    dtypes = ("f32", "f16")  # cupy's arrays of ml_dtypes are young
+
+    def __init__(self) -> None:
+        import cupy
+
+        self.cupy = cupy
+
+    def put(self, values):
+        return self.cupy.asarray(np.array(values, order="C"))
+
+    def strided(self, values, rows, cols):
+        return self.put(values)[..., rows, cols]
+
+    def get(self, array):
+        assert isinstance(array, self.cupy.ndarray)
+        return self.cupy.asnumpy(array)
+
+    def device(self):
+        return self.cupy.cuda.Device()
+
+    def synchronize(self):
+        self.cupy.cuda.Device().synchronize()
+
+
+def backends(where: str) -> list[type[Backend]]:
+    """Those that the option --cuda asks for: "gpu", "emulated", or "auto", which is the emulated one where its path is given."""
+    if where == "emulated" or (where == "auto" and os.environ.get("FASTFFN_EMULATED_PLUGIN")):
+        return [Emulated]
+    if where == "auto":
+        return []
+    found: list[type[Backend]] = []
+    try:
+        import torch
+
+        found += [Torch] if torch.cuda.is_available() else []
+    except ImportError:
+        pass
+    try:
+        import cupy
+
+        found += [Cupy] if cupy.cuda.runtime.getDeviceCount() else []
+    except Exception:
+        pass
+    return found
+
+
+__all__ = [
+    "BF16",
+    "DEVICE_FORMATS",
+    "DTYPES",
+    "NOT_ON_DEVICES",
+    "Backend",
+    "Device",
+    "DeviceArray",
+    "Namespace",
+    "backends",
+]

@@ -25,6 +25,9 @@ struct Input {
 // nullptr: there are kernels; else why not.
 const char* refusal(const DeviceMatrix& w, bool is_grouped = false);
 
+// Whether rows prepared for one matrix serve the other, and a gated multiply() takes both.
+bool shares_rows(const DeviceMatrix& up, const DeviceMatrix& gate);
+
 // What the hidden activations in front of `down` are stored as, for x of this type.
 DType hidden_dtype(const DeviceMatrix& down, DType x);
 

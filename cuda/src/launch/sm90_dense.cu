@@ -45,6 +45,11 @@ cudaError_t launch_tiles(const DenseArgs& args, int multiprocessors, cudaStream_
                   token_tiles, row_tiles);
 }
 
+std::int64_t tiles_of(const DenseArgs& args, int tile_rows) {
+    const std::int64_t outputs = args.w_gate ? tile_rows / 2 : tile_rows;
+    return (args.tokens + 127) / 128 * ((args.out_features + outputs - 1) / outputs);
+}
+
 template <class P>
 cudaError_t launch_product(const DenseArgs& args, cudaStream_t stream) {
     const bool is_gated = args.w_gate != nullptr;
@@ -52,9 +57,7 @@ cudaError_t launch_product(const DenseArgs& args, cudaStream_t stream) {
     if (multiprocessors <= 0) return cudaErrorNotSupported;
     // The time of all waves, in small tiles. A small tile loads a third more bytes per product: estimated to cost a sixth.
     const auto waves = [&](int tile_rows) {
-        const std::int64_t outputs = is_gated ? tile_rows / 2 : tile_rows;
-        const std::int64_t tiles = (args.tokens + 127) / 128 * ((args.out_features + outputs - 1) / outputs);
-        return (tiles + multiprocessors - 1) / multiprocessors;
+        return (tiles_of(args, tile_rows) + multiprocessors - 1) / multiprocessors;
     };
     if (12 * waves(256) <= 7 * waves(128))
         return is_gated ? launch_tiles<P, 256, true>(args, multiprocessors, stream)
@@ -84,6 +87,11 @@ bool sm90_dense_serves(const DenseArgs& args) {
            args.w_stride >= args.row_bytes && args.x_stride < most_stride && args.w_stride < most_stride;
 }
 
+bool prefers_sm90_dense(const DenseArgs& args) {
+    // A block's six stages under way are worth about four blocks of the other kernel: an estimate.
+    return sm90_dense_serves(args) && 4 * tiles_of(args, 128) >= attribute(cudaDevAttrMultiProcessorCount);
+}
+
 cudaError_t launch_sm90_dense(Product product, const DenseArgs& args, cudaStream_t stream) {
     if (!sm90_dense_serves(args)) return cudaErrorNotSupported;
     if (args.tokens == 0 || args.out_features == 0) return cudaSuccess;
@@ -98,6 +106,7 @@ cudaError_t launch_sm90_dense(Product product, const DenseArgs& args, cudaStream
 #else
 
 bool sm90_dense_serves(const DenseArgs&) { return false; }
+bool prefers_sm90_dense(const DenseArgs&) { return false; }
 cudaError_t launch_sm90_dense(Product, const DenseArgs&, cudaStream_t) { return cudaErrorNotSupported; }
 
 #endif

@@ -8,6 +8,9 @@ namespace fastffn::cuda {
 // Whether the device that is current, this build and the arguments allow it.
 bool sm90_dense_serves(const DenseArgs& args);
 
+// That, and enough tiles: below, launch_many_tokens' small ones reach more multiprocessors.
+bool prefers_sm90_dense(const DenseArgs& args);
+
 // cudaErrorNotSupported, with nothing launched, where the driver makes no tensor maps.
 cudaError_t launch_sm90_dense(Product product, const DenseArgs& args, cudaStream_t stream);
 
