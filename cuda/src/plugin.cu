@@ -6,6 +6,7 @@
 
 #include "abi.hpp"
 #include "fastffn/version.hpp"
+#include "launch/fff.hpp"
 #include "launch/ffn.hpp"
 #include "launch/launch.hpp"
 #include "launch/moe.hpp"
@@ -168,8 +169,8 @@ const Plugin table = {
     operation<FfnCall>(),
     operation<MoeCall>(),
     {},  // route
-    {},  // fff
-    {},  // fff_route
+    operation<FffCall>(),
+    operation<FffRouteCall>(),
     {},  // hadamard
     {},  // quantize
 };
