@@ -10,6 +10,7 @@
 #include "launch/ffn.hpp"
 #include "launch/launch.hpp"
 #include "launch/moe.hpp"
+#include "launch/route.hpp"
 
 namespace fastffn::cuda {
 
@@ -168,7 +169,7 @@ const Plugin table = {
     operation<LinearCall>(),
     operation<FfnCall>(),
     operation<MoeCall>(),
-    {},  // route
+    operation<RouteCall>(),
     operation<FffCall>(),
     operation<FffRouteCall>(),
     {},  // hadamard
