@@ -3,6 +3,8 @@
 
 #include <cuda_runtime.h>
 
+#include <cstdint>
+
 namespace fastffn::cuda {
 
 struct Grid {
@@ -38,6 +40,16 @@ inline cudaError_t launch(void (*kernel)(Parameters...), const Grid& grid, const
     config.stream = grid.stream;
     const cudaError_t status = cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...);
     if (status != cudaSuccess) failed_launch() = grid;
+    return status;
+}
+
+// How many blocks the current device runs at once when a multiprocessor holds `each` of them.
+inline cudaError_t blocks_at_once(int each, std::int64_t* blocks) {
+    int device = 0, multiprocessors = 0;
+    cudaError_t status = cudaGetDevice(&device);
+    if (status == cudaSuccess)
+        status = cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
+    *blocks = static_cast<std::int64_t>(multiprocessors) * each;
     return status;
 }
 

@@ -1,6 +1,6 @@
 #include "launch/matrix.hpp"
 
-#include "launch/codes.hpp"
+#include "launch/codes_matrix.hpp"
 #include "launch/dense.hpp"
 #include "launch/rows.hpp"
 #include "layout.hpp"
@@ -35,13 +35,17 @@ bool shares_rows(const DeviceMatrix& up, const DeviceMatrix& gate) {
            up.parameters[1] == gate.parameters[1];
 }
 
-DType hidden_dtype(const DeviceMatrix& down, DType x) { return is_quantised(down) ? DType::f32 : row_dtype(down, x); }
+DType hidden_dtype(const DeviceMatrix& down, DType x) {
+    if (is_bf16_codes(down)) return DType::bf16;
+    return is_quantised(down) ? DType::f32 : row_dtype(down, x);
+}
 
 cudaError_t prepare(const DeviceRows& x, const DeviceMatrix& w, Pieces& pieces, cudaStream_t stream, Input* input) {
     const auto dtype = static_cast<DType>(x.dtype);
     const DeviceLayout layout = layout_of(w);
     const bool launches = !pieces.counts_only();
     input->dtype = dtype;
+    if (is_bf16_codes(w)) return prepare_bf16_codes(x, w, pieces, stream, input);
     if (!is_quantised(w)) {
         const DType to = row_dtype(w, dtype);
         input->row_bytes = round_to(x.cols * bytes_of(to), 16);
@@ -81,36 +85,10 @@ cudaError_t prepare(const DeviceRows& x, const DeviceMatrix& w, Pieces& pieces, 
 cudaError_t multiply(const Input& x, const DeviceMatrix& w, const DeviceMatrix& gate, const DeviceBias& bias,
                      const DeviceBias& gate_bias, Activation activation, const DeviceRows& y, const TokenGroups* groups,
                      cudaStream_t stream) {
+    if (w.format == format_ternary || w.format == format_int4)
+        return multiply_codes(x, w, gate, bias, gate_bias, activation, y, groups, stream);
     if (groups) return cudaErrorNotSupported;
     const DeviceLayout layout = layout_of(w);
-    if (w.format == format_ternary || w.format == format_int4) {
-        CodesArgs args = {};
-        args.x = x.rows;
-        args.x_stride = x.stride;
-        args.x_scales = x.scales;
-        args.x_sums = x.sums;
-        args.w = {w.payload, part(w, layout.scales_offset), part(w, layout.zeros_offset)};
-        args.w_gate = {gate.payload, part(gate, layout.scales_offset), part(gate, layout.zeros_offset)};
-        args.bits = layout.bits;
-        const std::uint32_t zeros = w.flags & layout_zeros_mask;
-        args.zeros = zeros == layout_zero_points ? CodesZeros::points
-                     : zeros == layout_minima    ? CodesZeros::minima
-                                                 : CodesZeros::fixed;
-        args.padded_depth = layout.padded_depth;
-        args.group = layout.group;
-        args.groups = layout.groups;
-        args.bias = bias.data;
-        args.gate_bias = gate_bias.data;
-        args.bias_dtype = static_cast<DType>(bias.dtype);
-        args.gate_bias_dtype = static_cast<DType>(gate_bias.dtype);
-        args.y = y.data;
-        args.y_stride = y.stride;
-        args.y_dtype = static_cast<DType>(y.dtype);
-        args.tokens = y.rows;
-        args.out_features = w.out_features;
-        args.activation = activation;
-        return launch_codes_few_tokens(args, stream);
-    }
     DenseArgs args = {};
     args.x = x.rows;
     args.x_stride = x.stride;
@@ -140,10 +118,9 @@ cudaError_t multiply(const Input& x, const DeviceMatrix& w, const DeviceMatrix& 
 }
 
 const char* refusal(const DeviceMatrix& w, bool is_grouped) {
-    if (is_grouped) return "stacks of matrices have no CUDA kernels";
     const DeviceLayout layout = layout_of(w);
     if (layout.bytes == 0) return layout.reason;
-    return layout.group % 32 != 0 ? "groups of codes on CUDA devices are multiples of 32" : nullptr;
+    return is_grouped && layout.bits == 0 ? "stacks of matrices have no CUDA kernels" : nullptr;
 }
 
 }  // namespace fastffn::cuda

@@ -20,6 +20,7 @@ struct Input {
     std::int64_t stride = 0, row_bytes = 0;
     float* scales = nullptr;
     std::int32_t* sums = nullptr;
+    float* bf16_sums = nullptr;  // of rows that are not quantised
 };
 
 // nullptr: there are kernels; else why not.
