@@ -3,6 +3,7 @@
 //
 //   f32, f16, bf16   rows [out_features], each padded with zeros to 16 bytes
 //   int8             rows of s8, each padded with zeros to 16; then f32 scales [out_features]
+//   sparse24         tiles of 16 rows as layout/sparse24.hpp says; then of int8 values f32 scales [out_features]
 //   ternary, int4    rows of codes in chunks of 64 bytes (below); then scales, f32 [out_features] without groups, f16
 //                    [groups, out_features] with; then zeros: u8 points or f16 minima [groups, out_features], or none. In tables
 //                    of groups out_features is rounded up to 16
@@ -19,6 +20,8 @@
 #pragma once
 
 #include <cstdint>
+
+#include "layout/sparse24.hpp"
 
 namespace fastffn::cuda {
 
@@ -53,9 +56,10 @@ constexpr std::int64_t codes_entry(std::int64_t out_features, std::int64_t row, 
 
 struct DeviceLayout {
     std::int64_t row_bytes = 0, scales_offset = 0, zeros_offset = 0;
-    std::int64_t bytes = 0;  // of one matrix, a multiple of 64; 0: not for devices
-    int bits = 0;            // of codes
-    bool is_bf16 = false;    // codes that meet bf16 activations
+    std::int64_t bytes = 0;       // of one matrix, a multiple of 64; 0: not for devices
+    int bits = 0;                 // of codes
+    bool is_bf16 = false;         // codes that meet bf16 activations
+    std::int64_t tile_bytes = 0;  // of sparse24
     std::int64_t padded_depth = 0, group = 0, groups = 1;
     const char* reason = "";  // why not
 };
@@ -72,8 +76,23 @@ constexpr DeviceLayout device_layout(int format, std::uint32_t flags, std::uint3
         layout.bytes = layout.scales_offset + (format == format_int8 ? whole_lines(out_features * 4) : 0);
         return layout;
     }
+    if (format == format_sparse24) {
+        if (flags > sparse24_int8) {
+            layout.reason = "sparse24 values of a kind that this version does not know";
+            return layout;
+        }
+        layout.padded_depth = sparse24_pieces(flags, in_features) * sparse24_piece_columns(flags);
+        layout.tile_bytes = sparse24_pieces(flags, in_features) * sparse24_piece_bytes(flags);
+        layout.scales_offset = sparse24_tiles(out_features) * layout.tile_bytes;
+        layout.bytes = layout.scales_offset + (flags == sparse24_int8 ? whole_lines(out_features * 4) : 0);
+        return layout;
+    }
     if (format != format_ternary && format != format_int4) {
         layout.reason = "this format has no layout for CUDA devices yet";
+        return layout;
+    }
+    if (format == format_ternary && (flags & (layout_zeros_mask | 2u << layout_act_shift))) {
+        layout.reason = "ternary codes with options that this version does not know";
         return layout;
     }
     if (flags & ~(layout_zeros_mask | layout_act_mask | layout_scale_mask | layout_order_mask)) {
@@ -82,7 +101,7 @@ constexpr DeviceLayout device_layout(int format, std::uint32_t flags, std::uint3
     }
     layout.bits = format == format_ternary ? 2 : 4;
     layout.is_bf16 = (flags & layout_act_mask) >> layout_act_shift == layout_act_bf16;
-    if ((group & (group - 1)) != 0 || group % 32 != 0 || group > 1024 || (layout.is_bf16 && group == 0)) {
+    if ((group & (group - 1)) != 0 || group % 32 != 0 || group > 1024 || (layout.bits == 4 && group == 0)) {
         layout.reason = "groups of codes on CUDA devices are powers of two from 32 to 1024";
         return layout;
     }

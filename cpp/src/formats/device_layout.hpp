@@ -10,13 +10,18 @@ namespace fastffn {
 // Payload bytes of one matrix, a multiple of 64; 0: the format has no layout for devices yet.
 std::int64_t device_matrix_bytes(const PackedHeader& header) noexcept;
 
-// Why not, for a format without one.
-const char* device_layout_refusal(const PackedHeader& header) noexcept;
+// The header of the same weights for devices; an error that says why for weights that have no layout for them. One made of a
+// CPU's header alone has the sizes; that of weights has all.
+Status device_header(PackedHeader header, PackedHeader* result);
+Status device_header(const PackedMatrix& matrix, PackedHeader* result);
 
-// Bytes from row to row.
-std::int64_t device_row_bytes(const PackedHeader& header) noexcept;
-
-// Writes the device payload of one matrix from the CPU's; memory is zeroed. False: no memory.
+// Writes the device payload of one matrix from the CPU's, whose header `matrix` has; memory is zeroed. False: no memory.
 bool pack_device_matrix(const PackedMatrix& matrix, std::int64_t index, std::byte* payload) noexcept;
+
+// The way back: a CPU's header, without the size of its matrices.
+PackedHeader cpu_header(PackedHeader device) noexcept;
+// The CPU's payload of one matrix from the device's, bit for bit; memory is zeroed. header: the CPU's. Errors have no prefix.
+Status restore_matrix(const PackedHeader& header, const FormatDefinition& format, const std::byte* device,
+                      std::byte* payload);
 
 }  // namespace fastffn

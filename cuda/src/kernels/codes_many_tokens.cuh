@@ -41,7 +41,7 @@ __device__ __forceinline__ void codes_many_tile(const CodesArgs& args, const Cod
     unsigned char* const x_stages = ptx::dynamic_shared();
     unsigned char* const codes_stages = x_stages + T::stages * T::x_bytes;
     unsigned char* const sum_stages = codes_stages + w_stages * T::w_bytes;
-    const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp = thread / 32;
+    const int thread = ptx::unknown(static_cast<int>(threadIdx.x)), lane = thread % 32, warp = thread / 32;
     const int g = lane / 4, t = lane % 4, token_warp = warp / 4, warp_rows = warp % 4;
 
     // Tile of this block; those that run together share rows of w and tokens.

@@ -1,7 +1,7 @@
 // y = x · wᵀ for up to 16 tokens: every weight byte is read once, 16 at a time, straight into the registers of a tensor-core
 // step; the products cost nothing beside that. Gated: rows of gate and up side by side, so both sums meet in one thread.
 //
-//   block       16 output features (of each matrix) × all tokens; its warps share the depth among them
+//   block       16 output features (of each matrix) × all tokens, or those of one group's tile; its warps share the depth
 //   warp step   64 bytes of depth: lane 4g + t loads bytes 16t … 16t+15 of rows g and g+8, and of token g
 //
 // The order of the depth inside a step is free as long as weights and x agree: words 0 and 1 of a lane's 16 bytes are its
@@ -11,6 +11,7 @@
 
 #include "kernels/elements.cuh"
 #include "kernels/products.cuh"
+#include "kernels/tokens.cuh"
 #include "launch/dense.hpp"
 #include "ptx/memory.cuh"
 
@@ -26,15 +27,20 @@ constexpr int few_tokens_blocks(int warps, int token_tiles, bool is_gated) {
     return (is_gated && token_tiles == 2 ? 16 : is_gated || token_tiles == 2 ? 24 : 32) / warps;
 }
 
-template <class P, int warps, int token_tiles, bool is_gated>
+template <class P, int warps, int token_tiles, bool is_gated, class Tokens>
 __global__ void __launch_bounds__(warps * 32, few_tokens_blocks(warps, token_tiles, is_gated))
-    few_tokens_kernel(DenseArgs args) {
+    few_tokens_kernel(DenseArgs args, Tokens all) {
     constexpr int matrices = is_gated ? 2 : 1, tokens = 8 * token_tiles;
     // Loads under way per lane: 8 of weights cover the latency of HBM with 16 warps a multiprocessor (64 KiB of them).
     constexpr int unroll = is_gated ? 2 : 4;
     const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
     const int g = lane / 4, t = lane % 4;
-    const std::int64_t row0 = static_cast<std::int64_t>(blockIdx.x) * few_rows;
+    // Blocks of a tile are neighbours: they read one matrix from its first row on.
+    const std::int64_t row_blocks = Tokens::is_grouped ? (args.out_features + few_rows - 1) / few_rows : gridDim.x;
+    const std::int64_t tile_index = Tokens::is_grouped ? blockIdx.x / row_blocks : 0;
+    const std::int64_t row0 = (Tokens::is_grouped ? blockIdx.x % row_blocks : blockIdx.x) * few_rows;
+    TokenTile tile = {};
+    if (!all.tile(tile_index, tokens, &tile)) return;
 
     const unsigned char* weights[matrices][2];
 #pragma unroll
@@ -44,13 +50,13 @@ __global__ void __launch_bounds__(warps * 32, few_tokens_blocks(warps, token_til
             // Rows behind the last are read as the last; their sums go nowhere.
             const std::int64_t row = min(row0 + g + 8 * half, args.out_features - 1);
             weights[m][half] =
-                static_cast<const unsigned char*>(m ? args.w_gate : args.w) + row * args.w_stride + 16 * t;
+                of_matrix(m ? args.w_gate : args.w, tile, args.matrix_bytes) + row * args.w_stride + 16 * t;
         }
     const unsigned char* x[token_tiles];
 #pragma unroll
     for (int n = 0; n < token_tiles; n++)
-        x[n] = 8 * n + g < args.tokens
-                   ? static_cast<const unsigned char*>(args.x) + (8 * n + g) * args.x_stride + 16 * t
+        x[n] = 8 * n + g < tile.count
+                   ? static_cast<const unsigned char*>(args.x) + all.x_row(tile, 8 * n + g) * args.x_stride + 16 * t
                    : nullptr;
 
     typename P::Sum acc[matrices][token_tiles][4] = {};
@@ -96,10 +102,11 @@ __global__ void __launch_bounds__(warps * 32, few_tokens_blocks(warps, token_til
 #pragma unroll
             for (int i = 0; i < 4; i++) sums[warp][m][8 * n + 2 * t + i % 2][g + i / 2 * 8] = acc[m][n][i];
     __syncthreads();
+    all.tile(tile_index, tokens, &tile);  // once more, rather than in registers through the loop
     for (int i = static_cast<int>(threadIdx.x); i < tokens * few_rows; i += warps * 32) {
         const int token = i / few_rows, row_in_block = i % few_rows;
         const std::int64_t row = row0 + row_in_block;
-        if (token >= args.tokens || row >= args.out_features) continue;
+        if (!all.has(tile, token) || row >= args.out_features) continue;
         typename P::Sum total[2] = {};
 #pragma unroll
         for (int m = 0; m < matrices; m++)
@@ -107,14 +114,15 @@ __global__ void __launch_bounds__(warps * 32, few_tokens_blocks(warps, token_til
             for (int w = 0; w < warps; w++) total[m] += sums[w][m][token][row_in_block];
         float up = static_cast<float>(total[0]), gate = static_cast<float>(total[1]);
         if (args.x_scales) {
-            const float scale = args.x_scales[token];
-            up *= scale * args.w_scales[row];
-            if (is_gated) gate *= scale * args.w_gate_scales[row];
+            const float scale = args.x_scales[all.x_row(tile, token)];
+            up *= scale * of_matrix(args.w_scales, tile, args.matrix_bytes)[row];
+            if (is_gated) gate *= scale * of_matrix(args.w_gate_scales, tile, args.matrix_bytes)[row];
         }
-        if (args.bias) up += load_element(args.bias, args.bias_dtype, row);
-        if (is_gated && args.gate_bias) gate += load_element(args.gate_bias, args.gate_bias_dtype, row);
+        const std::int64_t bias_row = tile.matrix * args.out_features + row;
+        if (args.bias) up += load_element(args.bias, args.bias_dtype, bias_row);
+        if (is_gated && args.gate_bias) gate += load_element(args.gate_bias, args.gate_bias_dtype, bias_row);
         const float y = is_gated ? gated(args.activation, gate, up) : activated(args.activation, up);
-        store_element(args.y, args.y_dtype, token * args.y_stride + row, y);
+        store_element(args.y, args.y_dtype, (tile.first + token) * args.y_stride + row, y);
     }
 }
 

@@ -9,6 +9,7 @@ namespace {
 
 struct Bf16Product {
     using Sum = float;
+    static constexpr bool is_scaled = false;
     static __device__ __forceinline__ void step(Sum (&acc)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
         ptx::mma_m16n8k16_bf16(acc, a, b);
     }
@@ -16,6 +17,7 @@ struct Bf16Product {
 
 struct F16Product {
     using Sum = float;
+    static constexpr bool is_scaled = false;
     static __device__ __forceinline__ void step(Sum (&acc)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
         ptx::mma_m16n8k16_f16(acc, a, b);
     }
@@ -23,6 +25,7 @@ struct F16Product {
 
 struct Int8Product {
     using Sum = int;
+    static constexpr bool is_scaled = true;  // codes: rows and tokens have scales
     static __device__ __forceinline__ void step(Sum (&acc)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
         ptx::mma_m16n8k32_s8(acc, a, b);
     }

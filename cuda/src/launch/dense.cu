@@ -1,40 +1,49 @@
 #include "launch/dense.hpp"
 
-#include "kernels/f32_rows.cuh"
 #include "kernels/few_tokens.cuh"
 #include "kernels/many_tokens.cuh"
+#include "launch/dense_kernels.hpp"
 #include "launch/launch.hpp"
 
 namespace fastffn::cuda {
 
 namespace {
 
-// Calls f with the product's type.
-template <class F>
-cudaError_t with_product(Product product, F f) {
-    switch (product) {
-        case Product::bf16: return f(Bf16Product());
-        case Product::f16: return f(F16Product());
-        case Product::int8: return f(Int8Product());
-    }
-    return cudaErrorInvalidValue;
-}
-
 template <class P, int warps, int token_tiles>
 cudaError_t few(const DenseArgs& args, unsigned blocks, cudaStream_t stream) {
     const Grid grid = {dim3(blocks), dim3(warps * 32), 0, stream, "few_tokens"};
-    return args.w_gate ? launch(few_tokens_kernel<P, warps, token_tiles, true>, grid, args)
-                       : launch(few_tokens_kernel<P, warps, token_tiles, false>, grid, args);
+    const AllTokens tokens{args.tokens};
+    return args.w_gate ? launch(few_tokens_kernel<P, warps, token_tiles, true, AllTokens>, grid, args, tokens)
+                       : launch(few_tokens_kernel<P, warps, token_tiles, false, AllTokens>, grid, args, tokens);
 }
 
-bool out_of_range(const DenseArgs& args) {
-    return args.row_bytes % 16 != 0 || args.w_stride % 16 != 0 || args.x_stride % 16 != 0;
+template <class T>
+std::int64_t tiles(const DenseArgs& args) {
+    const int outputs = T::outputs(args.w_gate != nullptr);
+    return (args.tokens + T::tokens - 1) / T::tokens * ((args.out_features + outputs - 1) / outputs);
+}
+
+template <class T>
+cudaError_t many(Product product, const DenseArgs& args, cudaStream_t stream) {
+    const int outputs = T::outputs(args.w_gate != nullptr);
+    const std::int64_t row_tiles = (args.out_features + outputs - 1) / outputs;
+    // Tile numbers are int in the kernel, a band beyond the end included.
+    if (args.tokens / T::tokens >= 0x7fffffff / T::band / 2 || tiles<T>(args) > 0x7fffffff)
+        return cudaErrorInvalidValue;
+    const Grid grid = {dim3(static_cast<unsigned>(tiles<T>(args))), dim3(T::threads), T::shared_bytes, stream,
+                       "many_tokens"};
+    const AllTokens tokens{args.tokens};
+    return with_product(product, [&](auto p) {
+        using P = decltype(p);
+        return args.w_gate ? launch(many_tokens_kernel<P, T, true, AllTokens>, grid, args, tokens, row_tiles)
+                           : launch(many_tokens_kernel<P, T, false, AllTokens>, grid, args, tokens, row_tiles);
+    });
 }
 
 }  // namespace
 
 cudaError_t launch_few_tokens(Product product, const DenseArgs& args, cudaStream_t stream) {
-    if (args.tokens > few_tokens_limit || out_of_range(args)) return cudaErrorInvalidValue;
+    if (args.tokens > few_tokens_limit || wrong_rows(args)) return cudaErrorInvalidValue;
     if (args.tokens == 0 || args.out_features == 0) return cudaSuccess;
     const std::int64_t blocks = (args.out_features + few_rows - 1) / few_rows;
     if (blocks > 0x7fffffff) return cudaErrorInvalidValue;
@@ -49,25 +58,17 @@ cudaError_t launch_few_tokens(Product product, const DenseArgs& args, cudaStream
 }
 
 cudaError_t launch_many_tokens(Product product, const DenseArgs& args, cudaStream_t stream) {
-    using T = ManyTokens;
-    if (out_of_range(args)) return cudaErrorInvalidValue;
+    if (wrong_rows(args)) return cudaErrorInvalidValue;
     if (args.tokens == 0 || args.out_features == 0) return cudaSuccess;
-    const int outputs = T::outputs(args.w_gate != nullptr);
-    const std::int64_t token_tiles = (args.tokens + T::tokens - 1) / T::tokens;
-    const std::int64_t row_tiles = (args.out_features + outputs - 1) / outputs;
-    // Tile numbers are int in the kernel, a band beyond the end included.
-    if (token_tiles > 0x7fffffff / T::band / 2 || token_tiles * row_tiles > 0x7fffffff) return cudaErrorInvalidValue;
-    const Grid grid = {dim3(static_cast<unsigned>(token_tiles * row_tiles)), dim3(T::threads), T::shared_bytes, stream,
-                       "many_tokens"};
-    return with_product(product, [&](auto p) {
-        using P = decltype(p);
-        return args.w_gate ? launch(many_tokens_kernel<P, true>, grid, args, token_tiles, row_tiles)
-                           : launch(many_tokens_kernel<P, false>, grid, args, token_tiles, row_tiles);
-    });
+    // Both kinds of tiles sum in the same order: the choice changes no bit.
+    std::int64_t blocks = 0;
+    if (const cudaError_t status = blocks_at_once(1, &blocks); status != cudaSuccess) return status;
+    return tiles<LargeTile>(args) < blocks ? many<SmallTile>(product, args, stream)
+                                           : many<LargeTile>(product, args, stream);
 }
 
 cudaError_t launch_f32(DType weights, const DenseArgs& args, cudaStream_t stream) {
-    if (out_of_range(args) || (weights != DType::f32 && weights != DType::f16)) return cudaErrorInvalidValue;
+    if (wrong_rows(args) || (weights != DType::f32 && weights != DType::f16)) return cudaErrorInvalidValue;
     if (args.tokens == 0 || args.out_features == 0) return cudaSuccess;
     const std::int64_t blocks = (args.out_features + f32_warps - 1) / f32_warps,
                        columns = (args.tokens + f32_tokens - 1) / f32_tokens;
@@ -75,11 +76,7 @@ cudaError_t launch_f32(DType weights, const DenseArgs& args, cudaStream_t stream
     // The grid's second dimension ends at 65535; blocks go on to further tokens.
     const Grid grid = {dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(columns < 65535 ? columns : 65535)),
                        dim3(f32_warps * 32), 0, stream, "f32_rows"};
-    if (weights == DType::f16)
-        return args.w_gate ? launch(f32_rows_kernel<DType::f16, true>, grid, args)
-                           : launch(f32_rows_kernel<DType::f16, false>, grid, args);
-    return args.w_gate ? launch(f32_rows_kernel<DType::f32, true>, grid, args)
-                       : launch(f32_rows_kernel<DType::f32, false>, grid, args);
+    return run_f32(weights, args, AllTokens{args.tokens}, f32_tokens, grid);
 }
 
 cudaError_t launch_dense(Product product, const DenseArgs& args, cudaStream_t stream) {

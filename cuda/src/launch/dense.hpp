@@ -12,6 +12,7 @@
 
 #include "fastffn/activation.hpp"
 #include "fastffn/dtype.hpp"
+#include "launch/groups.hpp"
 
 namespace fastffn::cuda {
 
@@ -24,6 +25,8 @@ struct DenseArgs {
     const void* w_gate;      // nullptr: not gated
     std::int64_t row_bytes;  // of x and the weights, a multiple of 16: the padded depth
     std::int64_t w_stride;   // bytes
+    // Of a stack: from one matrix, and from its scales, to the next. Biases are [matrices, out_features].
+    std::int64_t matrix_bytes;
     // int8: w ≈ code · scale of its row; x ≈ code · scale of its token. nullptr for the others.
     const float *x_scales, *w_scales, *w_gate_scales;
     const void *bias, *gate_bias;  // nullptr: none
@@ -46,5 +49,10 @@ cudaError_t launch_f32(DType weights, const DenseArgs& args, cudaStream_t stream
 
 // Chooses between few_tokens and many_tokens.
 cudaError_t launch_dense(Product product, const DenseArgs& args, cudaStream_t stream);
+
+// The same of a stack, each group's positions with its matrix; args.tokens is not looked at. few_tokens where the groups were cut
+// into tiles of 8 or 16 tokens, many_tokens for 128.
+cudaError_t launch_dense(Product product, const DenseArgs& args, const TokenGroups& groups, cudaStream_t stream);
+cudaError_t launch_f32(DType weights, const DenseArgs& args, const TokenGroups& groups, cudaStream_t stream);
 
 }  // namespace fastffn::cuda

@@ -1,5 +1,7 @@
 // linear and ffn on a device: which kernels a call runs, and the workspace between them.
 //
+// Many tokens run in chunks, so that the hidden rows never take more than some 32 MiB (64 where gate and up are products of their own).
+//
 // What differs from the CPU's rounding: with f16 weights and f16 x, the hidden activations of ffn are rounded to f16 too.
 #pragma once
 

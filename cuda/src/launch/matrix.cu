@@ -2,8 +2,11 @@
 
 #include "launch/codes_matrix.hpp"
 #include "launch/dense.hpp"
+#include "launch/lowrank.hpp"
 #include "launch/rows.hpp"
+#include "launch/sparse24.hpp"
 #include "layout.hpp"
+#include "layout/lowrank.hpp"
 
 namespace fastffn::cuda {
 
@@ -13,19 +16,64 @@ DeviceLayout layout_of(const DeviceMatrix& w) {
     return device_layout(w.format, w.flags, w.parameters[0], w.out_features, w.in_features);
 }
 
+// sparse24 takes the rows of x that dense weights of its values would.
+int values_format(const DeviceMatrix& w) {
+    if (w.format != format_sparse24) return w.format;
+    constexpr int formats[] = {format_bf16, format_f16, format_f32, format_int8};
+    return formats[w.flags & 3];
+}
+
 // The type that rows have in front of weights of 16 or 32 bits. f16 weights keep f32 rows, and bf16 ones, exactly: as f32.
 DType row_dtype(const DeviceMatrix& w, DType x) {
-    if (w.format == format_bf16) return DType::bf16;
-    if (w.format == format_f16 && x == DType::f16) return DType::f16;
+    const int format = values_format(w);
+    if (format == format_bf16) return DType::bf16;
+    if (format == format_f16 && x == DType::f16) return DType::f16;
     return DType::f32;
 }
 
 bool is_quantised(const DeviceMatrix& w) {
-    return w.format == format_int8 || w.format == format_ternary || w.format == format_int4;
+    return values_format(w) == format_int8 || w.format == format_ternary || w.format == format_int4;
 }
 
 const void* part(const DeviceMatrix& w, std::int64_t offset) {
     return w.payload ? static_cast<const unsigned char*>(w.payload) + offset : nullptr;
+}
+
+cudaError_t multiply_sparse24(const Input& x, const DeviceMatrix& w, const DeviceMatrix& gate, const DeviceBias& bias,
+                              const DeviceBias& gate_bias, Activation activation, const DeviceRows& y,
+                              const TokenGroups* groups, cudaStream_t stream) {
+    const DeviceLayout layout = layout_of(w);
+    Sparse24Args args = {};
+    args.x = x.rows;
+    args.x_stride = x.stride;
+    args.row_bytes = x.row_bytes;
+    args.w = w.payload;
+    args.w_gate = gate.payload;
+    args.tile_bytes = layout.tile_bytes;
+    args.pieces = sparse24_pieces(w.flags, w.in_features);
+    if (w.flags == sparse24_int8) {
+        args.x_scales = x.scales;
+        args.w_scales = static_cast<const float*>(part(w, layout.scales_offset));
+        args.w_gate_scales = static_cast<const float*>(part(gate, layout.scales_offset));
+    }
+    args.matrix_bytes = w.matrix_bytes;
+    args.bias = bias.data;
+    args.gate_bias = gate_bias.data;
+    args.bias_dtype = static_cast<DType>(bias.dtype);
+    args.gate_bias_dtype = static_cast<DType>(gate_bias.dtype);
+    args.y = y.data;
+    args.y_stride = y.stride;
+    args.y_dtype = static_cast<DType>(y.dtype);
+    args.tokens = y.rows;
+    args.out_features = w.out_features;
+    args.activation = activation;
+    const auto product = [&] {
+        if (w.flags == sparse24_int8) return Sparse24Product::int8;
+        if (w.flags == sparse24_bf16) return Sparse24Product::bf16;
+        if (w.flags == sparse24_f32) return Sparse24Product::f32;
+        return row_dtype(w, x.dtype) == DType::f16 ? Sparse24Product::f16 : Sparse24Product::f32_f16;
+    }();
+    return launch_sparse24(product, args, groups, stream);
 }
 
 }  // namespace
@@ -37,10 +85,13 @@ bool shares_rows(const DeviceMatrix& up, const DeviceMatrix& gate) {
 
 DType hidden_dtype(const DeviceMatrix& down, DType x) {
     if (is_bf16_codes(down)) return DType::bf16;
+    if (down.format == format_lowrank)  // its u may be of int8 with scales of its own, made from whole f32 numbers
+        return lowrank_outer(down).format == format_int8 ? DType::f32 : row_dtype(lowrank_outer(down), x);
     return is_quantised(down) ? DType::f32 : row_dtype(down, x);
 }
 
 cudaError_t prepare(const DeviceRows& x, const DeviceMatrix& w, Pieces& pieces, cudaStream_t stream, Input* input) {
+    if (w.format == format_lowrank) return prepare_lowrank(x, w, pieces, stream, input);
     const auto dtype = static_cast<DType>(x.dtype);
     const DeviceLayout layout = layout_of(w);
     const bool launches = !pieces.counts_only();
@@ -63,8 +114,8 @@ cudaError_t prepare(const DeviceRows& x, const DeviceMatrix& w, Pieces& pieces, 
         return launch_copy_rows(to, {x.data, dtype, x.stride, x.rows, x.cols, rows, input->row_bytes, input->row_bytes},
                                 stream);
     }
-    const bool codes = w.format != format_int8;
-    input->row_bytes = input->stride = codes ? layout.padded_depth : layout.row_bytes;
+    const bool codes = values_format(w) != format_int8;
+    input->row_bytes = input->stride = codes ? layout.padded_depth : round_to(x.cols, 16);
     QuantizeArgs args = {};
     void* const rows = pieces.take(x.rows * input->row_bytes);
     input->rows = rows;
@@ -85,9 +136,13 @@ cudaError_t prepare(const DeviceRows& x, const DeviceMatrix& w, Pieces& pieces, 
 cudaError_t multiply(const Input& x, const DeviceMatrix& w, const DeviceMatrix& gate, const DeviceBias& bias,
                      const DeviceBias& gate_bias, Activation activation, const DeviceRows& y, const TokenGroups* groups,
                      cudaStream_t stream) {
+    if (w.format == format_sparse24)
+        return multiply_sparse24(x, w, gate, bias, gate_bias, activation, y, groups, stream);
+    if (w.format == format_lowrank)
+        return multiply(x, lowrank_outer(w), gate.payload ? lowrank_outer(gate) : DeviceMatrix{}, bias, gate_bias,
+                        activation, y, groups, stream);
     if (w.format == format_ternary || w.format == format_int4)
         return multiply_codes(x, w, gate, bias, gate_bias, activation, y, groups, stream);
-    if (groups) return cudaErrorNotSupported;
     const DeviceLayout layout = layout_of(w);
     DenseArgs args = {};
     args.x = x.rows;
@@ -96,6 +151,7 @@ cudaError_t multiply(const Input& x, const DeviceMatrix& w, const DeviceMatrix& 
     args.w_gate = gate.payload;
     args.row_bytes = x.row_bytes;
     args.w_stride = layout.row_bytes;
+    args.matrix_bytes = w.matrix_bytes;
     if (w.format == format_int8) {
         args.x_scales = x.scales;
         args.w_scales = static_cast<const float*>(part(w, layout.scales_offset));
@@ -111,16 +167,21 @@ cudaError_t multiply(const Input& x, const DeviceMatrix& w, const DeviceMatrix& 
     args.tokens = y.rows;
     args.out_features = w.out_features;
     args.activation = activation;
-    if (w.format == format_int8) return launch_dense(Product::int8, args, stream);
-    if (w.format == format_bf16) return launch_dense(Product::bf16, args, stream);
-    if (w.format == format_f16 && row_dtype(w, x.dtype) == DType::f16) return launch_dense(Product::f16, args, stream);
-    return launch_f32(w.format == format_f16 ? DType::f16 : DType::f32, args, stream);
+    const auto dense = [&](Product product) {
+        return groups ? launch_dense(product, args, *groups, stream) : launch_dense(product, args, stream);
+    };
+    if (w.format == format_int8) return dense(Product::int8);
+    if (w.format == format_bf16) return dense(Product::bf16);
+    if (w.format == format_f16 && row_dtype(w, x.dtype) == DType::f16) return dense(Product::f16);
+    const DType weights = w.format == format_f16 ? DType::f16 : DType::f32;
+    return groups ? launch_f32(weights, args, *groups, stream) : launch_f32(weights, args, stream);
 }
 
 const char* refusal(const DeviceMatrix& w, bool is_grouped) {
+    if (w.format == format_lowrank)
+        return is_grouped ? "stacks of low-rank matrices have no CUDA kernels yet" : lowrank_refusal(w);
     const DeviceLayout layout = layout_of(w);
-    if (layout.bytes == 0) return layout.reason;
-    return is_grouped && layout.bits == 0 ? "stacks of matrices have no CUDA kernels" : nullptr;
+    return layout.bytes == 0 ? layout.reason : nullptr;
 }
 
 }  // namespace fastffn::cuda

@@ -13,6 +13,12 @@ __device__ __forceinline__ unsigned lop3(unsigned a, unsigned b, unsigned c) {
     return result;
 }
 
+// x, of which the compiler knows nothing: what a loop's passes compute from it is not kept in registers from one to the next.
+__device__ __forceinline__ int unknown(int x) {
+    asm volatile("" : "+r"(x));
+    return x;
+}
+
 // sum + Σ a_i · b_i over four bytes, a unsigned and b signed. Both signed: __dp4a.
 __device__ __forceinline__ int dp4a_u8s8(unsigned a, unsigned b, int sum) {
     int result;

@@ -29,9 +29,14 @@ std::int64_t matrix_bytes(const PackedHeader& header) noexcept {
     return view.outer_offset() + factor_bytes(*view.factors, view.out_features, view.rank);
 }
 
+// Headers for devices keep a hash of u beside it (cuda/src/layout/lowrank.hpp).
+std::uint32_t factors_of(const PackedHeader& header) {
+    return header.layout == device_rows_layout ? header.parameters[1] & 255 : header.parameters[1];
+}
+
 bool options_valid(const PackedHeader& header) noexcept {
-    return header.flags == 0 && header.parameters[0] >= 1 && header.parameters[0] < lowrank_rank_limit &&
-           lowrank_factors(header.parameters[1]) != nullptr;
+    return (header.flags == 0 || header.layout == device_rows_layout) && header.parameters[0] >= 1 &&
+           header.parameters[0] < lowrank_rank_limit && lowrank_factors(factors_of(header)) != nullptr;
 }
 
 // Two multiplicative hashes of different factors, 128 bits in all.
@@ -87,7 +92,7 @@ bool unpack_all(const MatrixView& matrix, std::byte* dst, DType dtype) noexcept 
 }
 
 KernelTable kernels_for(const PackedHeader& header) noexcept {
-    return lowrank_kernels(static_cast<Format>(header.parameters[1]));
+    return lowrank_kernels(static_cast<Format>(factors_of(header)));
 }
 
 constexpr Format factor_formats[] = {Format::bf16, Format::f16, Format::f32, Format::int8};
@@ -98,7 +103,7 @@ void read_lowrank_options(OptionReader& options, PackedHeader* header) {
 }
 
 PackOptions list_options(const PackedHeader& header) {
-    return {{"factors", format_name(static_cast<Format>(header.parameters[1]))},
+    return {{"factors", format_name(static_cast<Format>(factors_of(header)))},
             {"rank", static_cast<std::int64_t>(header.parameters[0])}};
 }
 
@@ -172,11 +177,15 @@ Status pack_pair(const TensorView& u, const TensorView& v, std::int64_t index, c
     if (Status status = pack_factor(part_of(v, index, 0, view.rank), *view.factors, at(view.outer()), which + ", v");
         !status.ok())
         return status;
-    fingerprint(payload + lowrank_fingerprint_bytes, view.outer_offset() - lowrank_fingerprint_bytes, payload);
+    lowrank_fingerprint(view, payload);
     return {};
 }
 
 }  // namespace
+
+void lowrank_fingerprint(const LowRankView& view, std::byte* payload) {
+    fingerprint(payload + lowrank_fingerprint_bytes, view.outer_offset() - lowrank_fingerprint_bytes, payload);
+}
 
 std::int64_t LowRankView::outer_offset() const {
     const std::int64_t whole = in_features / lowrank_block, rest = in_features % lowrank_block;

@@ -33,4 +33,6 @@ inline unsigned fma_bf16x2(unsigned a, unsigned b, unsigned c) {
     return result;
 }
 
+inline int unknown(int x) { return x; }
+
 }  // namespace fastffn::ptx
