@@ -161,6 +161,7 @@ struct Positions {
     TokenGroups groups = {};
 
     Positions(const Problem& p, std::mt19937& random) {
+        if (!p.tile_tokens) return;
         std::vector<std::vector<std::int32_t>> of(static_cast<std::size_t>(p.matrices()));
         // Some tokens twice, some not at all; one matrix has none.
         for (std::int64_t i = 0; i < p.tokens; i++)
@@ -187,7 +188,7 @@ inline double worst(const Problem& p, unsigned seed, std::vector<unsigned char>*
     std::mt19937 random(seed);
     Weights w(p, random), gate(p, random);
     const Rows x(p, random);
-    Positions positions(p.tile_tokens ? p : Problem(p), random);
+    Positions positions(p, random);
     reference::Matrix bias(p.matrices(), p.out, DType::f32, 0, random),
         gate_bias(p.matrices(), p.out, DType::f16, 0, random);
     const auto packed_bias = [&](const reference::Matrix& from) {

@@ -42,7 +42,7 @@ TEST(few_tokens_of_every_shape) {
                                      is_gated,
                                      Kernel::few};
                         p.activation = is_gated ? Activation::relu2 : Activation::identity;
-                        p.y_dtype = seed % 2 ? DType::f32 : DType::f16;
+                        p.y_dtype = seed % 2 ? DType::f32 : DType::bf16;
                         p.biases = seed % 5 < 2;
                         const double error = worst(p, ++seed);
                         CHECK(error <= 1) << p.name() << error;
@@ -135,8 +135,8 @@ TEST(sums_of_groups) {
         const std::int64_t groups = (depth + group - 1) / group;
         const Device<unsigned char> device_x(x.data);
         Device<float> sums(static_cast<std::size_t>(5 * groups));
-        CHECK(launch_group_sums(device_x.data(), x.stride, 5, depth, group, groups, sums.data(), nullptr) ==
-              cudaSuccess);
+        CHECK(fastffn::cuda::launch_group_sums(device_x.data(), x.stride, 5, depth, group, groups, sums.data(),
+                                               nullptr) == cudaSuccess);
         const auto found = sums.host();
         for (std::int64_t i = 0; i < 5 * groups; i++) {
             double sum = 0, magnitude = 0;

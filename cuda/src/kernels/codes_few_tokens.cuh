@@ -146,7 +146,7 @@ __global__ void __launch_bounds__(codes_few_warps * 32, codes_few_blocks(token_t
                     v[piece][n] = x[n] ? __ldg(reinterpret_cast<const uint4*>(
                                              x[n] + static_cast<std::int64_t>(chunk) * C::pieces * 64 + piece * 64))
                                        : make_uint4(0, 0, 0, 0);
-            XSum x_sum[token_tiles][2];
+            XSum x_sum[token_tiles][2] = {};
 #pragma unroll
             for (int piece = 0; piece < C::pieces; piece++) {
 #pragma unroll
