@@ -28,8 +28,8 @@ __host__ __device__ constexpr int codes_ahead(int token_tiles, bool is_gated) {
 }
 
 // Blocks of 8 warps on a multiprocessor for which ptxas finds registers without spilling.
-constexpr int codes_few_blocks(int token_tiles, bool is_gated) {
-    return is_gated && token_tiles == 2 ? 1 : is_gated || token_tiles == 2 ? 2 : 3;
+constexpr int codes_few_blocks(int token_tiles, bool is_gated, bool is_grouped) {
+    return is_gated && token_tiles == 2 ? 1 : is_gated || token_tiles == 2 || is_grouped ? 2 : 3;
 }
 
 // What one chunk needs of a matrix: rows g and g + 8, and scales and zeros of its groups. Word i of a lane is of group
@@ -48,7 +48,7 @@ __device__ __forceinline__ unsigned of_group(const unsigned* words, int count, i
 }
 
 template <class C, int token_tiles, bool is_gated, bool is_grouped>
-__global__ void __launch_bounds__(codes_few_warps * 32, codes_few_blocks(token_tiles, is_gated))
+__global__ void __launch_bounds__(codes_few_warps * 32, codes_few_blocks(token_tiles, is_gated, is_grouped))
     codes_few_tokens_kernel(CodesArgs args, CodesTokens all) {
     constexpr int matrices = is_gated ? 2 : 1, tokens = 8 * token_tiles, ahead = codes_ahead(token_tiles, is_gated);
     using Chunk = CodesChunk<C, is_grouped>;
@@ -79,7 +79,7 @@ __global__ void __launch_bounds__(codes_few_warps * 32, codes_few_blocks(token_t
                             min(row0 + g + 8 * half, args.out_features - 1) * row_bytes + 16 * t;
     }
     const unsigned char* x[token_tiles];
-    const XSum* x_sums[token_tiles][2];
+    int sum_rows[token_tiles][2];  // -1: none
 #pragma unroll
     for (int n = 0; n < token_tiles; n++) {
         x[n] = 8 * n + g < tile.count
@@ -88,9 +88,8 @@ __global__ void __launch_bounds__(codes_few_warps * 32, codes_few_blocks(token_t
 #pragma unroll
         for (int c = 0; c < 2; c++) {
             const int token = 8 * n + 2 * t + c;
-            x_sums[n][c] = is_grouped && args.x_sums && token < tile.count
-                               ? static_cast<const XSum*>(args.x_sums) + all.x_row(tile, token) * args.groups
-                               : nullptr;
+            sum_rows[n][c] =
+                is_grouped && args.x_sums && token < tile.count ? static_cast<int>(all.x_row(tile, token)) : -1;
         }
     }
 
@@ -160,7 +159,10 @@ __global__ void __launch_bounds__(codes_few_warps * 32, codes_few_blocks(token_t
                         for (int n = 0; n < token_tiles; n++)
 #pragma unroll
                             for (int c = 0; c < 2; c++)
-                                x_sum[n][c] = has_first && x_sums[n][c] ? __ldg(x_sums[n][c] + (depth >> shift)) : 0;
+                                x_sum[n][c] = has_first && sum_rows[n][c] >= 0
+                                                  ? __ldg(static_cast<const XSum*>(args.x_sums) +
+                                                          sum_rows[n][c] * args.groups + (depth >> shift))
+                                                  : 0;
                     }
 #pragma unroll
                     for (int m = 0; m < matrices; m++) {

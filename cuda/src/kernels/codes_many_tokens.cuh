@@ -31,6 +31,18 @@ struct CodesMany {
     }
 };
 
+// Tile and first row of a block's work; blocks that run together share rows of w and tokens.
+template <bool is_gated>
+__device__ __forceinline__ TokenTile codes_many_place(const CodesTokens& all, int row_tiles, int index, int* row0) {
+    using T = CodesMany;
+    const int per_band = T::band * static_cast<int>(all.tiles(T::tokens)), band = index / per_band;
+    const int band_rows = min(T::band, row_tiles - band * T::band), in_band = index - band * per_band;
+    *row0 = (band * T::band + in_band % band_rows) * T::outputs(is_gated);
+    TokenTile tile = {};
+    all.tile(in_band / band_rows, T::tokens, &tile);
+    return tile;
+}
+
 template <class C, bool is_gated, bool is_grouped>
 __device__ __forceinline__ void codes_many_tile(const CodesArgs& args, const CodesTokens& all, int row_tiles,
                                                 int index) {
@@ -44,29 +56,19 @@ __device__ __forceinline__ void codes_many_tile(const CodesArgs& args, const Cod
     const int thread = ptx::unknown(static_cast<int>(threadIdx.x)), lane = thread % 32, warp = thread / 32;
     const int g = lane / 4, t = lane % 4, token_warp = warp / 4, warp_rows = warp % 4;
 
-    // Tile of this block; those that run together share rows of w and tokens.
-    const int per_band = T::band * static_cast<int>(all.tiles(T::tokens)), band = index / per_band;
-    const int band_rows = min(T::band, row_tiles - band * T::band), in_band = index - band * per_band;
-    const std::int64_t row0 = static_cast<std::int64_t>(band * T::band + in_band % band_rows) * T::outputs(is_gated);
-    TokenTile tile = {};
-    all.tile(in_band / band_rows, T::tokens, &tile);
+    int row0;
+    TokenTile tile = codes_many_place<is_gated>(all, row_tiles, index, &row0);
     const std::int64_t matrix = tile.matrix * args.matrix_bytes;
 
-    // Each thread copies 16 bytes of four rows of x per stage, of two weight rows per chunk, and up to two sums. What it copies from
-    // goes on by a stage each time. Tokens and rows behind the last are read as the last; their sums go nowhere.
-    const unsigned char* x_from[4];
+    // Each thread copies 16 bytes of four rows of x per stage, of two weight rows per chunk, and up to two sums. Tokens and rows
+    // behind the last are read as the last; their sums go nowhere. Numbers of rows, not pointers: half as many registers.
+    int x_rows[4], w_rows[2];
 #pragma unroll
-    for (int i = 0; i < 4; i++)
-        x_from[i] = static_cast<const unsigned char*>(args.x) +
-                    all.x_row(tile, min(thread / 8 + 32 * i, tile.count - 1)) * args.x_stride + thread % 8 * 16;
+    for (int i = 0; i < 4; i++) x_rows[i] = static_cast<int>(all.x_row(tile, min(thread / 8 + 32 * i, tile.count - 1)));
+#pragma unroll
+    for (int i = 0; i < 2; i++)
+        w_rows[i] = min(row0 + thread / 4 + (is_gated ? 0 : 64 * i), static_cast<int>(args.out_features) - 1);
     const std::int64_t row_bytes = args.padded_depth * C::bits / 8;
-    const unsigned char* w_from[2];
-#pragma unroll
-    for (int i = 0; i < 2; i++) {
-        const std::int64_t row = row0 + thread / 4 + (is_gated ? 0 : 64 * i);
-        w_from[i] = static_cast<const unsigned char*>((is_gated && i == 0 ? args.w_gate : args.w).codes) + matrix +
-                    min(row, args.out_features - 1) * row_bytes + thread % 4 * 16;
-    }
     const int x_place = thread / 8 * 128 + (thread % 8 ^ thread / 8 % 2 * 4) * 16;
     const int x_operand = (token_warp * 8 + g) * 128 + (t ^ g % 2 * 4) * 16;
     // Half of the tile at most: then nobody reads the other half.
@@ -81,16 +83,19 @@ __device__ __forceinline__ void codes_many_tile(const CodesArgs& args, const Cod
 #pragma unroll
         for (int i = 0; i < 4; i++) {
             if (i >= 2 && few) continue;
-            ptx::cp_async_16(x_stage + x_place + i * 32 * 128, x_from[i]);
-            x_from[i] += 128;
+            ptx::cp_async_16(x_stage + x_place + i * 32 * 128,
+                             static_cast<const unsigned char*>(args.x) + ptx::unknown(x_rows[i]) * args.x_stride +
+                                 static_cast<std::int64_t>(step) * 128 + thread % 8 * 16);
         }
         if (step % steps_per_chunk == 0) {
-            unsigned char* const stage = codes_stages + step / steps_per_chunk % w_stages * T::w_bytes;
+            const int chunk = step / steps_per_chunk;
+            unsigned char* const stage = codes_stages + chunk % w_stages * T::w_bytes;
 #pragma unroll
-            for (int i = 0; i < 2; i++) {
-                ptx::cp_async_16(stage + i * 64 * 64 + thread * 16, w_from[i]);
-                w_from[i] += 64;
-            }
+            for (int i = 0; i < 2; i++)
+                ptx::cp_async_16(stage + i * 64 * 64 + thread * 16,
+                                 static_cast<const unsigned char*>((is_gated && i == 0 ? args.w_gate : args.w).codes) +
+                                     matrix + ptx::unknown(w_rows[i]) * row_bytes +
+                                     static_cast<std::int64_t>(chunk) * 64 + thread % 4 * 16);
         }
         if (is_grouped && args.x_sums) {
             auto* const sums = reinterpret_cast<XSum*>(sum_stages + step % T::stages * T::sum_bytes);
@@ -127,7 +132,8 @@ __device__ __forceinline__ void codes_many_tile(const CodesArgs& args, const Cod
 #pragma unroll
             for (int half = 0; half < 2; half++) {
                 const CodesMatrix& w = is_gated && i == 0 ? args.w_gate : args.w;
-                const std::int64_t entry = group * table_rows + min(row_of(i, half), args.out_features - 1);
+                const std::int64_t entry =
+                    group * table_rows + min(row_of(i, half), static_cast<int>(args.out_features) - 1);
                 const auto* const zeros = static_cast<const unsigned char*>(w.zeros) + matrix;
                 scale[i][half] = 0;
                 zero[i][half] = args.zeros == CodesZeros::fixed ? C::fixed_zero : 0;
@@ -261,7 +267,8 @@ __device__ __forceinline__ void codes_many_tile(const CodesArgs& args, const Cod
         }
     }
     ptx::cp_async_wait<0>();
-    all.tile(in_band / band_rows, T::tokens, &tile);  // once more, rather than in registers through the loop
+    // Once more, rather than in registers through the loop.
+    tile = codes_many_place<is_gated>(all, row_tiles, ptx::unknown(index), &row0);
 
     // Gated: tile 0 is gate, 1 up.
     float bias[2][2], row_scale[2][2];
@@ -269,12 +276,13 @@ __device__ __forceinline__ void codes_many_tile(const CodesArgs& args, const Cod
     for (int i = 0; i < 2; i++)
 #pragma unroll
         for (int half = 0; half < 2; half++) {
-            const std::int64_t row = min(row_of(i, half), args.out_features - 1);
+            const std::int64_t row = min(row_of(i, half), static_cast<int>(args.out_features) - 1);
             const void* const biases = is_gated && i == 0 ? args.gate_bias : args.bias;
             const DType dtype = is_gated && i == 0 ? args.gate_bias_dtype : args.bias_dtype;
             bias[i][half] = biases ? load_element(biases, dtype, tile.matrix * args.out_features + row) : 0.0f;
             if constexpr (!is_grouped) {
-                const CodesMatrix w = matrix_of(is_gated && i == 0 ? args.w_gate : args.w, matrix);
+                const CodesMatrix w =
+                    matrix_of(is_gated && i == 0 ? args.w_gate : args.w, tile.matrix * args.matrix_bytes);
                 row_scale[i][half] = static_cast<const float*>(w.scales)[row];
             }
         }

@@ -11,8 +11,8 @@ cudaError_t launch_codes_many_tokens(const CodesArgs& args, const TokenGroups* g
     const int outputs = T::outputs(args.w_gate.codes != nullptr);
     const std::int64_t token_tiles = groups ? groups->max_tiles : (args.tokens + T::tokens - 1) / T::tokens;
     const std::int64_t row_tiles = (args.out_features + outputs - 1) / outputs;
-    // Tile numbers are int in the kernel, a band beyond the end included, and so are rows of x.
-    if (!groups && args.tokens > 0x7fffffff) return cudaErrorInvalidValue;
+    // Tile numbers are int in the kernel, a band beyond the end included, and so are rows of x and w.
+    if ((!groups && args.tokens > 0x7fffffff) || args.out_features > 0x7fff0000) return cudaErrorInvalidValue;
     if (token_tiles > 0x7fffffff / T::band / 2 || row_tiles > 0x3fffffff / token_tiles) return cudaErrorInvalidValue;
     std::int64_t blocks = token_tiles * row_tiles;
     if (groups) {
