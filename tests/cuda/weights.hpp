@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <deque>
 #include <random>
 #include <string>
 #include <vector>
@@ -20,6 +21,7 @@ using namespace fastffn;
 struct Kind {
     Format format;
     PackOptions options;
+    bool has_minima = false;  // int4: codes with scales and minima of another library's
 };
 
 // Every format that devices have.
@@ -38,13 +40,17 @@ inline std::vector<Kind> kinds() {
             {Format::ternary, {{"order", "rows"}}},
             {Format::int4, {}},
             {Format::int4, {{"group", 32}, {"zero_points", true}}},
-            {Format::int4, {{"group", 128}, {"act", "int4"}}}};
+            {Format::int4, {{"group", 128}, {"act", "int4"}}},
+            {Format::int4, {{"group", 64}}, true},
+            {Format::int4, {{"act", "bf16"}}},
+            {Format::int4, {{"group", 32}, {"act", "bf16"}, {"zero_points", true}}},
+            {Format::int4, {{"group", 32}, {"act", "bf16"}}, true}};
 }
 
 inline std::string name(const Kind& kind) {
     std::string text = format_name(kind.format);
     for (const auto& option : kind.options) text += " " + option.name + "=" + option.value.to_string();
-    return text + ": ";
+    return text + (kind.has_minima ? " minima: " : ": ");
 }
 
 inline std::vector<float> random(std::int64_t count, std::mt19937& generator, float scale = 1) {
@@ -77,6 +83,23 @@ inline std::vector<float> values_for(const Kind& kind, std::int64_t out, std::in
     mask24({w.data(), DType::f32, {out, in}}, Mask24::largest, {mask.data(), DType::u8, {out, in}}).value();
     for (std::size_t i = 0; i < w.size(); i++) w[i] = mask[i] ? w[i] : 0;
     return w;
+}
+
+inline std::vector<float> codes(std::int64_t count, std::mt19937& generator) {
+    std::vector<float> values(static_cast<std::size_t>(count));
+    for (float& v : values) v = static_cast<float>(generator() % 16);
+    return values;
+}
+
+// Scales and minima, one per row and group, as options; the arrays live as long as the program.
+inline Kind with_minima(Kind kind, std::int64_t out, std::int64_t in, std::mt19937& generator) {
+    static std::deque<std::vector<float>> arrays;
+    const std::int64_t group = kind.options[0].value.integer(), groups = (in + group - 1) / group;
+    for (const char* name : {"scales", "minima"}) {
+        arrays.push_back(random(out * groups, generator, 1 / std::sqrt(static_cast<float>(in)) / 8));
+        kind.options.push_back({name, TensorView(arrays.back().data(), DType::f32, {out, groups})});
+    }
+    return kind;
 }
 
 // One matrix, or a stack of them, for both sides.
