@@ -13,7 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from fastffn._core import DeviceWeight, __version__, fff, ffn, linear, moe, route_topk
-from fastffn._device import device_weight
+from fastffn._device import device_weight, to_cpu, to_device
 from fastffn._fff import FffRoute, TreeInfo, fff_route, fff_workspace, pack_tree, tree_info, unpack_tree, verify_tree
 from fastffn._hadamard import hadamard, quantize
 from fastffn._machine import active_kernel, get_num_threads, set_num_threads
@@ -122,6 +122,8 @@ __all__ = [
     "set_num_threads",
     "sparse24",
     "stats_of_leaves",
+    "to_cpu",
+    "to_device",
     "tree_info",
     "unpack",
     "unpack_codes",

@@ -66,8 +66,9 @@ def pack(w: Array | tuple[Array, Any], format: str, *, device: Any = None, **opt
             quantises the activations per token.
             "lowrank" takes a pair of factors for w: (u, v), u [rank, in_features], v [out_features, rank], in the order
             in which they are applied: w ≈ v @ u, as :func:`fastffn.factorize` returns them.
-        device: a CUDA device for the packed weights, as "cuda", "cuda:1" or a torch.device; the default is where w is. Packing
-            itself runs on the CPU. Formats there: f32, f16, bf16, int8, and ternary and int4 without hadamard= and act="bf16".
+        device: a CUDA device for the packed weights; the default is where w is. "cuda" and "cuda:1" (for torch, cupy or jax, which
+            of them is imported), a device of torch, cupy, jax or ``cuda.core``, or an array that lies there. Packing itself runs on
+            the CPU. Not every format has kernels there: an option that has none is refused by name.
         **options: what the format lets you choose; None means its default. Formats without options take none.
             "sparse24" (two of every four consecutive weights of a row may be nonzero) has values="bf16" (the default),
             "f16", "f32" or "int8": how the kept weights are stored, and with them the numbers that are multiplied.
@@ -113,22 +114,27 @@ def pack(w: Array | tuple[Array, Any], format: str, *, device: Any = None, **opt
 
         return pack_on_device(w, format, options, target)
     if format == "lowrank":
-        return _pack_pair(w, **options)
+        return pack_pair(w, **options)
     if isinstance(w, tuple):
         raise TypeError(f"pack: w is a tuple, expected an array; only 'lowrank' packs pairs of factors, not '{format}'")
     return _core.pack(w, format, options)
 
 
 def _device_of(w: Any, device: Any) -> Any:
-    """The CUDA device that packed weights are for, as a framework says it; None for the CPU."""
-    if device is None:
-        # Only arrays of frameworks with devices have such an attribute; NumPy's says "cpu".
-        kind = getattr(getattr(w, "device", None), "type", None)
-        return w.device if kind == "cuda" else None
-    return None if str(device).partition(":")[0] == "cpu" else device
+    """The CUDA device that packed weights are for, or an array that lies there; None for the CPU."""
+    if device is not None:
+        return None if str(device).partition(":")[0] == "cpu" else device
+    # NumPy's arrays are asked nothing: packing them is what most calls do.
+    if type(w).__module__ == "numpy":
+        return None
+    from fastffn._copies import is_on_device
+
+    first = w[0] if isinstance(w, (tuple, list)) and w else getattr(w, "u", w)
+    return first if is_on_device(first) else None
 
 
-def _pack_pair(w: Any, factors: str | None = None, **unknown: Any) -> Any:
+def pack_pair(w: Any, factors: str | None = None, **unknown: Any) -> Any:
+    """A pair of factors (u, v) as "lowrank", for the CPU."""
     if unknown:
         raise ValueError(f"pack: format 'lowrank' has no option {', '.join(unknown)}; it has factors")
     pair = tuple(w) if isinstance(w, (tuple, list)) or (hasattr(w, "u") and hasattr(w, "v")) else ()
@@ -144,11 +150,11 @@ def unpack(packed: Array, dtype: Any = "f32") -> Array:
     """The weights that ``packed`` holds, dequantised.
 
     Args:
-        packed: packed weights of any kind of array.
+        packed: packed weights of any kind of array, or a :class:`fastffn.DeviceWeight`, whose bytes are copied to the host for it.
         dtype: "f32", "f16" or "bf16", or a NumPy or torch dtype of these. (NumPy's bf16 is that of ml_dtypes.)
 
     Returns:
-        [out_features, in_features], or [count, out_features, in_features] of a stack; the kind of ``packed``.
+        [out_features, in_features], or [count, out_features, in_features] of a stack; the kind of ``packed``, on its device.
 
     Raises:
         ValueError: damaged, truncated or foreign bytes (the checksum of all of them is compared); an unknown dtype.
@@ -156,7 +162,12 @@ def unpack(packed: Array, dtype: Any = "f32") -> Array:
     """
     name = dtype if isinstance(dtype, str) else getattr(dtype, "name", None) or getattr(dtype, "__name__", str(dtype))
     name = str(name).removeprefix("torch.")
-    return _core.unpack(packed, _DTYPE_NAMES.get(name, name))
+    name = _DTYPE_NAMES.get(name, name)
+    if isinstance(packed, _core.DeviceWeight):
+        from fastffn._device import unpack_to_device
+
+        return unpack_to_device(packed, name)  # type: ignore[no-any-return]
+    return _core.unpack(packed, name)
 
 
 class PackedCodes(NamedTuple):
@@ -188,11 +199,15 @@ def unpack_codes(packed: Any) -> PackedCodes:
             packed with a Hadamard transform hold codes of the transformed weights.
 
     Returns:
-        A :class:`PackedCodes` with arrays of ``packed``'s kind.
+        A :class:`PackedCodes` with arrays of ``packed``'s kind; those of a :class:`fastffn.DeviceWeight` are on the CPU.
 
     Raises:
         ValueError: another format; damaged, truncated or foreign bytes.
     """
+    if isinstance(packed, _core.DeviceWeight):
+        from fastffn._device import to_cpu
+
+        packed = to_cpu(packed)
     return PackedCodes(*_core.unpack_codes(packed))
 
 
@@ -209,9 +224,11 @@ def verify(packed: Any) -> None:
     """Reads every byte of ``packed`` and compares the checksum that :func:`pack` wrote.
 
     Calls check the header only: verify what comes from disk or the network once, after loading. The checksum finds
-    damage; it is no defence against forgery.
+    damage; it is no defence against forgery. The bytes of a :class:`fastffn.DeviceWeight` are copied to the host for it.
 
     Raises:
         ValueError: as :func:`info`, or weights whose checksum differs.
     """
+    if isinstance(packed, _core.DeviceWeight):
+        return _core.verify_device_bytes(packed.copy_to_host())
     _core.verify(packed)

@@ -1,12 +1,18 @@
 #include "device_weight.hpp"
 
+#include <pybind11/numpy.h>
+
 #include <cstring>
 #include <list>
+#include <memory>
+#include <vector>
 
 #include "dlpack.hpp"
 #include "errors.hpp"
 #include "gil.hpp"
+#include "owned_array.hpp"
 #include "pack_options.hpp"
+#include "packed_argument.hpp"
 #include "results.hpp"
 
 namespace fastffn::python {
@@ -47,7 +53,8 @@ DeviceWeight open_device_weight(py::object packed, const py::object& stream, py:
     call.device = -1;  // any
     Array array;
     read_array(call, "packed", packed, Role::packed, &array);
-    if (array.view.dtype != DType::u8 || array.view.ndim != 1 ||
+    // int8: what buffers of cuda.core say of their bytes.
+    if ((array.view.dtype != DType::u8 && array.view.dtype != DType::i8) || array.view.ndim != 1 ||
         (array.view.shape[0] > 1 && array.view.strides[0] != 1))
         raise(PyExc_ValueError, std::string(operation) + ": packed is a " + describe(array.view) +
                                     ", expected a contiguous one-dimensional uint8 array");
@@ -69,6 +76,7 @@ DeviceWeight open_device_weight(py::object packed, const py::object& stream, py:
             raise(PyExc_ValueError,
                   std::string(operation) + ": header has " + std::to_string(bytes.size()) + " bytes, expected 64");
         std::memcpy(&weight.header, bytes.data(), sizeof weight.header);
+        check(check_device_weight({weight.view.data, weight.view.bytes, &weight.header}, operation, "packed", nullptr));
     }
     weight.array = std::move(packed);
     return weight;
@@ -93,6 +101,50 @@ py::object pack_for_devices(py::object w, const std::string& format_text, const 
     }
     check(status);
     return result.finish();
+}
+
+// All bytes of a weight in the host's memory; waits for the stream.
+py::object copy_to_host(const DeviceWeight& weight, const py::object& stream) {
+    constexpr const char* operation = "copy_to_host";
+    const CudaStream queue =
+        call_stream(operation, stream.is_none() ? nullptr : stream.ptr(), weight.array, weight.device);
+    const std::shared_ptr<std::byte> memory = allocate_aligned(weight.view.bytes);
+    Status status;
+    {
+        const GilRelease release;
+        status = read_device_bytes(queue, operation, weight.view.data, weight.view.bytes, memory.get());
+    }
+    check(status);
+    if (std::memcmp(memory.get(), &weight.header, sizeof weight.header) != 0)
+        raise(PyExc_ValueError, std::string(operation) +
+                                    ": the bytes on the device begin with another header than when this weight was "
+                                    "made; make it again with fastffn.device_weight");
+    const py::capsule owner(new std::shared_ptr<std::byte>(memory),
+                            [](void* p) { delete static_cast<std::shared_ptr<std::byte>*>(p); });
+    return py::array(py::dtype::of<std::uint8_t>(), std::vector<py::ssize_t>{weight.view.bytes},
+                     std::vector<py::ssize_t>{}, memory.get(), owner);
+}
+
+// From one layout to the other, in the memory of the host.
+template <class Query, class Convert>
+py::object convert_layout(const char* operation, py::object packed, Query query, Convert convert) {
+    Call call{operation};
+    PackedArray source;
+    read_packed(call, "packed", packed, &source);
+    std::int64_t bytes = 0;
+    check(query(source.view, &bytes));
+    Result result(call, packed, source.array, DType::u8, 1, &bytes);
+    Status status;
+    {
+        const GilRelease release;
+        status = convert(source.view, result.view.data, bytes);
+    }
+    check(status);
+    return result.finish();
+}
+
+py::bytes header_bytes(const DeviceWeight& weight) {
+    return py::bytes(reinterpret_cast<const char*>(&weight.header), sizeof weight.header);
 }
 
 }  // namespace
@@ -135,7 +187,18 @@ void register_device_weights(py::module_& module) {
                                [](const DeviceWeight& w) { return format_name(static_cast<Format>(w.header.format)); })
         .def_property_readonly("out_features", [](const DeviceWeight& w) { return w.header.out_features; })
         .def_property_readonly("in_features", [](const DeviceWeight& w) { return w.header.in_features; })
+        .def_property_readonly("count", [](const DeviceWeight& w) { return w.header.count; })
         .def_property_readonly("nbytes", [](const DeviceWeight& w) { return w.view.bytes; })
+        .def_property_readonly("header", &header_bytes)
+        .def("copy_to_host", &copy_to_host, py::arg("stream") = py::none(),
+             "The bytes as they lie on the device, as a NumPy array; waits for the stream.")
+        // Copies and pickles are those of the array, with the header that was read once.
+        .def("__reduce__",
+             [](const py::object& self) {
+                 const auto& w = py::cast<const DeviceWeight&>(self);
+                 return py::make_tuple(py::module_::import("fastffn._core").attr("device_weight"),
+                                       py::make_tuple(w.array, py::none(), header_bytes(w)));
+             })
         .def("__repr__", [](const DeviceWeight& w) {
             return std::string("<fastffn.DeviceWeight ") + format_name(static_cast<Format>(w.header.format)) + " (" +
                    std::to_string(w.header.out_features) + ", " + std::to_string(w.header.in_features) +
@@ -146,6 +209,30 @@ void register_device_weights(py::module_& module) {
     module.def("device_weight", &open_device_weight, py::arg("packed"), py::arg("stream") = py::none(),
                py::arg("header") = py::none());
     module.def("pack_for_device", &pack_for_devices, py::arg("w"), py::arg("format"), py::arg("options"));
+    module.def(
+        "to_device_layout",
+        [](py::object packed) {
+            const auto query = [](const PackedView& view, std::int64_t* bytes) {
+                return device_packed_bytes(view, bytes);
+            };
+            const auto convert = [](const PackedView& view, void* out, std::int64_t bytes) {
+                return pack_for_device(view, out, bytes);
+            };
+            return convert_layout("to_device", std::move(packed), query, convert);
+        },
+        py::arg("packed"));
+    module.def(
+        "to_cpu_layout",
+        [](py::object packed) { return convert_layout("to_cpu", std::move(packed), &cpu_packed_bytes, &pack_for_cpu); },
+        py::arg("packed"));
+    module.def(
+        "verify_device_bytes",
+        [](py::object packed) {
+            PackedArray source;
+            read_packed({"verify"}, "packed", packed, &source);
+            check(verify_device_bytes(source.view, "verify", "packed"));
+        },
+        py::arg("packed"));
 }
 
 }  // namespace fastffn::python

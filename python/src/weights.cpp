@@ -146,10 +146,14 @@ py::tuple unpack_weight_codes(py::object packed) {
 py::tuple inspect_weights(py::object packed) {
     Call call{"info"};
     check(check_isa());
-    PackedArray source;
-    read_packed(call, "packed", packed, &source);
     PackedInfo info;
-    check(renamed(inspect(source.view, &info, "packed"), "inspect:", "info:"));
+    if (const DeviceWeight* weight = device_weight(packed.ptr())) {
+        check(check_device_weight({weight->view.data, weight->view.bytes, &weight->header}, "info", "packed", &info));
+    } else {
+        PackedArray source;
+        read_packed(call, "packed", packed, &source);
+        check(renamed(inspect(source.view, &info, "packed"), "inspect:", "info:"));
+    }
     return py::make_tuple(format_name(info.format), info.out_features, info.in_features, info.count, info.bytes,
                           to_dict(info.options));
 }

@@ -46,6 +46,19 @@ Status device_packed_bytes(const TensorView& w, Format format, const PackOptions
 Status pack_for_device(const TensorView& w, Format format, const PackOptions& options, void* out,
                        std::int64_t out_bytes);
 
+// The same of weights that are packed for the CPU already, in any format: bit for bit, after comparing their checksum.
+Status device_packed_bytes(const PackedView& packed, std::int64_t* bytes);
+Status pack_for_device(const PackedView& packed, void* out, std::int64_t out_bytes);
+// And back: the CPU's bytes of weights packed for devices, which are in the host's memory.
+Status cpu_packed_bytes(const PackedView& packed, std::int64_t* bytes);
+Status pack_for_cpu(const PackedView& packed, void* out, std::int64_t out_bytes);
+
+// Checks the header of weights packed for devices in constant time and fills info (nullptr: none); packed.header is read where it
+// is set, and else the first 64 bytes, which are then in the host's memory. Errors name the operation and the argument.
+Status check_device_weight(const PackedView& packed, const char* operation, const char* name, PackedInfo* info);
+// The same, and compares the checksum of all bytes, in the host's memory.
+Status verify_device_bytes(const PackedView& packed, const char* operation, const char* name);
+
 struct CudaStream {
     int device = 0;
     void* stream = nullptr;  // cudaStream_t
@@ -57,6 +70,9 @@ struct CudaStream {
 
 // Reads the header of weights that lie on a device; waits for the stream. Once, at load.
 Status read_device_header(CudaStream stream, const void* data, std::int64_t bytes, PackedHeader* header);
+
+// Bytes of a device's memory into the host's; waits for the stream.
+Status read_device_bytes(CudaStream stream, const char* operation, const void* data, std::int64_t bytes, void* host);
 
 // linear() and ffn() on a device: x, y, biases and sub_norm are views of its memory, weights are PackedViews with a header. Rows of
 // x and of y must have one stride; biases are contiguous. Segments and formats without device kernels are refused.

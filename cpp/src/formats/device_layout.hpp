@@ -18,4 +18,10 @@ Status device_header(const PackedMatrix& matrix, PackedHeader* result);
 // Writes the device payload of one matrix from the CPU's, whose header `matrix` has; memory is zeroed. False: no memory.
 bool pack_device_matrix(const PackedMatrix& matrix, std::int64_t index, std::byte* payload) noexcept;
 
+// The way back: a CPU's header, without the size of its matrices.
+PackedHeader cpu_header(PackedHeader device) noexcept;
+// The CPU's payload of one matrix from the device's, bit for bit; memory is zeroed. header: the CPU's. Errors have no prefix.
+Status restore_matrix(const PackedHeader& header, const FormatDefinition& format, const std::byte* device,
+                      std::byte* payload);
+
 }  // namespace fastffn

@@ -95,11 +95,12 @@ struct PackedMatrix {
 const FormatKernels& format_kernels(const PackedMatrix& matrix, Isa isa) noexcept;
 const FormatKernels& format_kernels(const FormatDefinition& format, const PackedHeader& header, Isa isa) noexcept;
 
-// open_packed(), and every byte: the payload's checksum, and what payload_valid() looks for.
-Status open_and_verify(const PackedView& packed, const char* operation, const char* name, PackedMatrix* matrix);
-
 // The layout of a header: who can multiply by such bytes.
 constexpr std::uint8_t cpu_panels_layout = 1, device_rows_layout = 2;
+
+// open_packed(), and every byte: the payload's checksum, and on the CPU what payload_valid() looks for.
+Status open_and_verify(const PackedView& packed, const char* operation, const char* name, PackedMatrix* matrix,
+                       std::uint8_t layout = cpu_panels_layout);
 
 // Checks a packed weight as every call does: `operation` and `name` go into the message. Weights on a device (layout
 // device_rows_layout) bring a copy of their header; nothing behind it is read.

@@ -238,12 +238,14 @@ Status open_packed(const PackedView& packed, const char* operation, const char* 
     return {};
 }
 
-Status open_and_verify(const PackedView& packed, const char* operation, const char* name, PackedMatrix* matrix) {
-    if (Status status = open_packed(packed, operation, name, matrix); !status.ok()) return status;
+Status open_and_verify(const PackedView& packed, const char* operation, const char* name, PackedMatrix* matrix,
+                       std::uint8_t layout) {
+    if (Status status = open_packed(packed, operation, name, matrix, layout); !status.ok()) return status;
     const std::int64_t bytes = packed.bytes - static_cast<std::int64_t>(sizeof(PackedHeader));
     if (checksum(matrix->payload, bytes) != matrix->header.payload_check)
         return {StatusCode::corrupt,
                 std::string(operation) + ": " + name + " has damaged weights (their checksum differs)"};
+    if (layout != cpu_panels_layout) return {};
     std::string fault;
     for (std::int64_t i = 0; matrix->format->payload_valid && i < matrix->header.count; ++i)
         if (!matrix->format->payload_valid(matrix->view(i), &fault))

@@ -1,10 +1,4 @@
 // linear and ffn on CUDA devices: the CPU's checks, then the plugin.
-#include <cstring>
-#include <memory>
-#include <new>
-
-#include "formats/container.hpp"
-#include "formats/device_layout.hpp"
 #include "layers/cuda_calls.hpp"
 #include "layers/ffn.hpp"
 
@@ -13,17 +7,6 @@ namespace fastffn {
 namespace {
 
 Status invalid(const std::string& text) { return {StatusCode::invalid_argument, text}; }
-
-// A CPU's bytes of the same weights, of which the device's are made.
-Status pack_on_cpu(const TensorView& w, Format format, const PackOptions& options, std::unique_ptr<std::byte[]>* bytes,
-                   PackedMatrix* matrix) {
-    std::int64_t size = 0;
-    if (Status status = packed_bytes(w, format, options, &size); !status.ok()) return status;
-    bytes->reset(new (std::nothrow) std::byte[static_cast<std::size_t>(size)]);
-    if (!*bytes) return {StatusCode::out_of_memory, "pack: no memory for " + std::to_string(size) + " bytes"};
-    if (Status status = pack(w, format, options, bytes->get(), size); !status.ok()) return status;
-    return open_packed({bytes->get(), size}, "pack", "w", matrix);
-}
 
 }  // namespace
 
@@ -83,37 +66,6 @@ Status check_cuda_header(const char* operation, const char* name, const PackedVi
     return invalid(std::string(operation) + ": " + name + " has no header on the host; see read_device_header()");
 }
 
-Status device_packed_bytes(const TensorView& w, Format format, const PackOptions& options, std::int64_t* bytes) {
-    std::int64_t cpu_bytes = 0;
-    if (Status status = packed_bytes(w, format, options, &cpu_bytes); !status.ok()) return status;
-    PackedHeader header = new_header(format, w.ndim == 3 ? w.shape[0] : 1, w.shape[w.ndim - 2], w.shape[w.ndim - 1]);
-    if (Status status = read_options("pack", *find_format(format), options, &header); !status.ok()) return status;
-    if (Status status = device_header(header, &header); !status.ok()) return status;
-    *bytes = total_bytes(header);
-    return {};
-}
-
-Status pack_for_device(const TensorView& w, Format format, const PackOptions& options, void* out,
-                       std::int64_t out_bytes) {
-    std::int64_t expected = 0;
-    if (Status status = device_packed_bytes(w, format, options, &expected); !status.ok()) return status;
-    if (!out || out_bytes != expected)
-        return invalid("pack: out has " + std::to_string(out ? out_bytes : 0) + " bytes, expected " +
-                       std::to_string(expected));
-    std::unique_ptr<std::byte[]> bytes;
-    PackedMatrix matrix;
-    if (Status status = pack_on_cpu(w, format, options, &bytes, &matrix); !status.ok()) return status;
-    PackedHeader header;
-    if (Status status = device_header(matrix, &header); !status.ok()) return status;
-    auto* payload = static_cast<std::byte*>(out) + sizeof header;
-    std::memset(out, 0, static_cast<std::size_t>(out_bytes));
-    for (std::int64_t i = 0; i < header.count; ++i)
-        if (!pack_device_matrix(matrix, i, payload + i * header.matrix_bytes))
-            return {StatusCode::out_of_memory, "pack: no memory for a row of weights"};
-    seal_header(header, static_cast<std::byte*>(out));
-    return {};
-}
-
 Status read_device_header(CudaStream stream, const void* data, std::int64_t bytes, PackedHeader* header) {
     constexpr const char* operation = "device_weight";
     const cuda::Plugin* plugin = nullptr;
@@ -124,8 +76,15 @@ Status read_device_header(CudaStream stream, const void* data, std::int64_t byte
     cuda::PluginError error;
     plugin->read(stream.device, stream.stream, data, header, sizeof *header, &error);
     if (Status status = cuda_status(operation, error); !status.ok()) return status;
-    PackedMatrix matrix;
-    return open_packed({data, bytes, header}, operation, "packed", &matrix, device_rows_layout);
+    return check_device_weight({data, bytes, header}, operation, "packed", nullptr);
+}
+
+Status read_device_bytes(CudaStream stream, const char* operation, const void* data, std::int64_t bytes, void* host) {
+    const cuda::Plugin* plugin = nullptr;
+    if (Status status = find_cuda_plugin(operation, stream, &plugin); !status.ok()) return status;
+    cuda::PluginError error;
+    if (bytes > 0) plugin->read(stream.device, stream.stream, data, host, bytes, &error);
+    return cuda_status(operation, error);
 }
 
 Status cuda_linear(CudaStream stream, const TensorView& x, const PackedView& w, const TensorView* bias,

@@ -51,6 +51,9 @@ const FormatDefinition* lowrank_factors(std::uint32_t format) noexcept;
 // `matrix` is one of a packed weight of Format::lowrank whose header was checked.
 LowRankView lowrank_view(const MatrixView& matrix) noexcept;
 
+// Writes the fingerprint of a packed u, of which `view` is, to the first bytes of the payload.
+void lowrank_fingerprint(const LowRankView& view, std::byte* payload);
+
 // Kernels of the seam for factors of this format.
 const FormatKernels* const* lowrank_kernels(Format factors) noexcept;
 

@@ -177,11 +177,15 @@ Status pack_pair(const TensorView& u, const TensorView& v, std::int64_t index, c
     if (Status status = pack_factor(part_of(v, index, 0, view.rank), *view.factors, at(view.outer()), which + ", v");
         !status.ok())
         return status;
-    fingerprint(payload + lowrank_fingerprint_bytes, view.outer_offset() - lowrank_fingerprint_bytes, payload);
+    lowrank_fingerprint(view, payload);
     return {};
 }
 
 }  // namespace
+
+void lowrank_fingerprint(const LowRankView& view, std::byte* payload) {
+    fingerprint(payload + lowrank_fingerprint_bytes, view.outer_offset() - lowrank_fingerprint_bytes, payload);
+}
 
 std::int64_t LowRankView::outer_offset() const {
     const std::int64_t whole = in_features / lowrank_block, rest = in_features % lowrank_block;
