@@ -173,6 +173,7 @@ class Run:
                 "fake_cublaslt",
                 "fake_cusparselt",
                 "fastffn-bench",
+                "test_cuda_api",
             ]
             status, _ = self.runner.run(
                 "build cmake", ["cmake", "--build", str(self.build), "--parallel", "--target", *targets]
@@ -246,8 +247,12 @@ class Run:
             "--output-junit",
             str(cpp),
         ]
-        pytest = [sys.executable, "-m", "pytest", "-q", "-rs", "tests/python", "-k", "cuda", f"--junitxml={python}"]
+        pytest = [sys.executable, "-m", "pytest", "-q", "-rs", *self.python_tests(), f"--junitxml={python}"]
         return [("cpp", ctest, cpp), ("python", pytest if self.emulated else [*pytest, "--cuda", "gpu"], python)]
+
+    @staticmethod
+    def python_tests() -> list[str]:
+        return [str(path.relative_to(ROOT)) for path in sorted((ROOT / "tests/python").glob("test_cuda_*.py"))]
 
     def test_environment(self) -> dict[str, str]:
         if self.emulated:
@@ -267,7 +272,7 @@ class Run:
                 found[tool] = {"verdict": "not installed"}
             return self.note(True, "sanitize")
         programs = [
-            Path(p) for p in sorted(glob.glob(str(self.build / "cuda/gpu/test_gpu_*"))) if os.access(p, os.X_OK)
+            Path(p) for p in sorted(glob.glob(str(self.build / "tests/cuda/gpu/test_gpu_*"))) if os.access(p, os.X_OK)
         ]
         if self.options.dry_run:
             programs = programs or [Path("test_gpu_plugin_calls")]

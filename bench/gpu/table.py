@@ -30,14 +30,8 @@ def asked_rows(text: str) -> list[tuple[str, list[str]]]:
 
 def digits(value: float, count: int = 3) -> str:
     """`count` significant digits, never an exponent."""
-    if value == 0:
-        return "0"
-    whole = len(str(int(abs(value))))
-    return (
-        f"{value:.{max(0, count - whole)}f}"
-        if abs(value) >= 1
-        else f"{float(f'{value:.{count}g}'):f}".rstrip("0").rstrip(".")
-    )
+    exponent = int(f"{value:.{count - 1}e}".split("e")[1])
+    return f"{value:.{max(0, count - 1 - exponent)}f}"
 
 
 def duration(seconds: float) -> str:
