@@ -6,9 +6,12 @@
 
 #include "abi.hpp"
 #include "fastffn/version.hpp"
+#include "launch/fff.hpp"
 #include "launch/ffn.hpp"
 #include "launch/hadamard.hpp"
 #include "launch/launch.hpp"
+#include "launch/moe.hpp"
+#include "launch/route.hpp"
 
 namespace fastffn::cuda {
 
@@ -166,10 +169,10 @@ const Plugin table = {
     read,
     operation<LinearCall>(),
     operation<FfnCall>(),
-    {},  // moe
-    {},  // route
-    {},  // fff
-    {},  // fff_route
+    operation<MoeCall>(),
+    operation<RouteCall>(),
+    operation<FffCall>(),
+    operation<FffRouteCall>(),
     operation<HadamardCall>(),
     operation<QuantizeCall>(),
 };

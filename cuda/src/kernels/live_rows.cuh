@@ -25,7 +25,7 @@ struct LiveRowsArgs {
     const void *scales, *zeros;
     const void* bias;
     float* hidden;
-    std::int64_t hidden_stride, row_bytes, group, groups, columns;
+    std::int64_t hidden_stride, row_bytes, group, groups, table_rows, columns;
     int tokens, zeros_kind;  // layout_zero_points, layout_minima or 0
     DType bias_dtype;
 };
@@ -94,7 +94,7 @@ __global__ void __launch_bounds__(live_warps * 32) live_rows_kernel(LiveRowsArgs
                         const std::int64_t group = (first + pair * 64 + odd * 32) / args.group;
                         if (group >= args.groups) continue;  // padding: x is zero there
                         const float scale =
-                            __half2float(static_cast<const __half*>(args.scales)[row * args.groups + group]);
+                            __half2float(static_cast<const __half*>(args.scales)[group * args.table_rows + row]);
                         folded[t] = fmaf(static_cast<float>(sums[odd]), scale, folded[t]);
                     }
                 }
@@ -103,7 +103,7 @@ __global__ void __launch_bounds__(live_warps * 32) live_rows_kernel(LiveRowsArgs
         if constexpr (is_grouped) {
             // The zeros' part, each group by one lane.
             for (std::int64_t group = lane; group < args.groups; group += 32) {
-                const std::int64_t entry = row * args.groups + group;
+                const std::int64_t entry = group * args.table_rows + row;
                 const float2 zero = zero_of(args, entry, fixed_zero);
                 const float factor = fmaf(zero.x, __half2float(static_cast<const __half*>(args.scales)[entry]), zero.y);
 #pragma unroll

@@ -45,6 +45,7 @@ cudaError_t launch_live_rows(const Input& x, const DeviceMatrix& up, const Devic
     args.row_bytes = layout.row_bytes;
     args.group = layout.group;
     args.groups = layout.groups;
+    args.table_rows = codes_table_rows(up.out_features);
     args.columns = up.out_features;
     args.tokens = static_cast<int>(hidden.rows);
     const std::int64_t blocks = (up.out_features + live_columns - 1) / live_columns;

@@ -1,6 +1,6 @@
 #include "launch/matrix.hpp"
 
-#include "launch/codes.hpp"
+#include "launch/codes_matrix.hpp"
 #include "launch/dense.hpp"
 #include "launch/hadamard.hpp"
 #include "launch/lowrank.hpp"
@@ -88,6 +88,7 @@ bool shares_rows(const DeviceMatrix& up, const DeviceMatrix& gate) {
 }
 
 DType hidden_dtype(const DeviceMatrix& down, DType x) {
+    if (is_bf16_codes(down)) return DType::bf16;
     if (down.format == format_lowrank)  // its u may be of int8 with scales of its own, made from whole f32 numbers
         return lowrank_outer(down).format == format_int8 ? DType::f32 : row_dtype(lowrank_outer(down), x);
     return is_quantised(down) ? DType::f32 : row_dtype(down, x);
@@ -116,6 +117,7 @@ cudaError_t prepare(const DeviceRows& x, const DeviceMatrix& w, Pieces& pieces, 
     }
     const DeviceLayout layout = layout_of(w);
     input->dtype = dtype;
+    if (is_bf16_codes(w)) return prepare_bf16_codes(x, w, transform, scratch, pieces, stream, input);
     if (!is_quantised(w)) {
         const DType to = row_dtype(w, dtype);
         input->row_bytes = round_to(x.cols * bytes_of(to), 16);
@@ -158,7 +160,7 @@ bool has_col_slices(const DeviceMatrix& w) {
 }
 
 bool has_row_slices(const DeviceMatrix& w) {
-    return has_col_slices(w) || w.format == format_ternary || w.format == format_int4;
+    return has_col_slices(w) || (w.format == format_ternary && w.parameters[0] == 0);  // scales of groups lie by group
 }
 
 cudaError_t multiply(const Input& x, const DeviceMatrix& w, const DeviceMatrix& gate, const DeviceBias& all_biases,
@@ -179,42 +181,9 @@ cudaError_t multiply(const Input& x, const DeviceMatrix& w, const DeviceMatrix& 
         return multiply(x, lowrank_outer(w), gate.payload ? lowrank_outer(gate) : DeviceMatrix{}, bias, gate_bias,
                         activation, y, groups ? &positions : nullptr, stream);
     }
+    if (w.format == format_ternary || w.format == format_int4)
+        return multiply_codes(x, w, gate, bias, gate_bias, activation, y, groups, stream, slice);
     const DeviceLayout layout = layout_of(w);
-    if (w.format == format_ternary || w.format == format_int4) {
-        if (groups) return cudaErrorNotSupported;
-        CodesArgs args = {};
-        args.x = x.rows;
-        args.x_stride = x.stride;
-        args.x_scales = x.scales;
-        args.x_sums = x.sums;
-        const std::uint32_t zeros = w.flags & layout_zeros_mask;
-        const auto codes_of = [&](const DeviceMatrix& m) {
-            const std::int64_t entry = row0 * layout.groups;
-            return CodesMatrix{part(m, row0 * layout.row_bytes),
-                               part(m, layout.scales_offset + entry * (layout.group ? 2 : 4)),
-                               part(m, layout.zeros_offset + entry * (zeros == layout_minima ? 2 : 1))};
-        };
-        args.w = codes_of(w);
-        args.w_gate = codes_of(gate);
-        args.bits = layout.bits;
-        args.zeros = zeros == layout_zero_points ? CodesZeros::points
-                     : zeros == layout_minima    ? CodesZeros::minima
-                                                 : CodesZeros::fixed;
-        args.padded_depth = layout.padded_depth;
-        args.group = layout.group;
-        args.groups = layout.groups;
-        args.bias = bias.data;
-        args.gate_bias = gate_bias.data;
-        args.bias_dtype = static_cast<DType>(bias.dtype);
-        args.gate_bias_dtype = static_cast<DType>(gate_bias.dtype);
-        args.y = y.data;
-        args.y_stride = y.stride;
-        args.y_dtype = static_cast<DType>(y.dtype);
-        args.tokens = y.rows;
-        args.out_features = out_features;
-        args.activation = activation;
-        return launch_codes_few_tokens(args, stream);
-    }
     DenseArgs args = {};
     const int x_element = w.format == format_int8 ? 1 : static_cast<int>(bytes_of(row_dtype(w, x.dtype))),
               w_element = w.format == format_f32    ? 4
@@ -255,9 +224,7 @@ cudaError_t multiply(const Input& x, const DeviceMatrix& w, const DeviceMatrix& 
 const char* refusal(const DeviceMatrix& w, bool is_grouped) {
     if (w.format == format_lowrank) return lowrank_refusal(w, is_grouped);
     const DeviceLayout layout = layout_of(w);
-    if (layout.bytes == 0) return layout.reason;
-    if (is_grouped && layout.bits != 0) return "stacks of ternary or int4 matrices have no CUDA kernels yet";
-    return layout.group % 32 != 0 ? "groups of codes on CUDA devices are multiples of 32" : nullptr;
+    return layout.bytes == 0 ? layout.reason : nullptr;
 }
 
 }  // namespace fastffn::cuda

@@ -14,9 +14,14 @@ void set_multiprocessors(int count);
 // 80, 90, …: how much shared memory a block may ask for, and which instructions exist.
 void set_architecture(int architecture);
 int architecture();
+// Whether the driver can make tensor maps; true at first.
+void set_tensor_maps(bool available);
 
 // Why the last launch failed; empty if it did not.
 const char* last_failure();
+
+// Of the last launch: which kernel a launcher chose.
+int threads_of_last_block();
 
 // Launches of this process so far.
 std::uint64_t launches();
@@ -24,6 +29,15 @@ std::uint64_t launches();
 // Device memory whose end, or begin, lies against a page that may not be touched (or in AddressSanitizer's red zone).
 void* allocate(std::size_t bytes);
 void release(void* data);
+
+// With FASTFFN_CUDA_HIDE=1 device memory may be touched only while one of these lives, as launches and copies have it: host code
+// that reads an array of the device ends the program, as it would with a GPU. (Not under AddressSanitizer.)
+class DeviceAccess {
+  public:
+    DeviceAccess();
+    ~DeviceAccess();
+    DeviceAccess(const DeviceAccess&) = delete;
+};
 
 // Used by cudaLaunchKernelEx: `body` runs once per thread.
 struct LaunchShape {
