@@ -41,7 +41,7 @@ struct Weights {
         : Weights(format, values_for(format, (count ? count : 1) * out * in, in, generator), count, out, in) {}
     Weights(Format format, const std::vector<float>& w, std::int64_t count, std::int64_t out, std::int64_t in)
         : host(pack_host(format, view_of(w, count, out, in))), device(pack_device(host)) {
-        std::memcpy(&header, device.data(), sizeof header);
+        cudaMemcpy(&header, device.data(), sizeof header, cudaMemcpyDeviceToHost);
     }
     static std::vector<float> values_for(Format format, std::int64_t count, std::int64_t in, std::mt19937& generator) {
         auto w = random(count, generator, 1 / std::sqrt(static_cast<float>(in)));
