@@ -29,7 +29,7 @@ from fastffn._route import (
     router_scores,
 )
 from fastffn._weights import PackedCodes, PackedInfo, activations, formats, info, pack, unpack, unpack_codes, verify
-from fastffn._workspace import ffn_workspace, linear_workspace
+from fastffn._workspace import device_workspace, ffn_workspace, linear_workspace
 
 if TYPE_CHECKING:
     from fastffn import convert, lowrank, sparse24
@@ -87,6 +87,7 @@ __all__ = [
     "cmake_dir",
     "convert",
     "device_weight",
+    "device_workspace",
     "expert_load",
     "factorize",
     "fff",

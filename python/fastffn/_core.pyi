@@ -8,9 +8,9 @@ _Y = TypeVar("_Y")
 __version__: str
 
 @overload
-def linear(x: _X, w: Any, bias: Any = None, *, out: None = None, stream: Any = None) -> _X: ...
+def linear(x: _X, w: Any, bias: Any = None, *, out: None = None, stream: Any = None, workspace: Any = None) -> _X: ...
 @overload
-def linear(x: Any, w: Any, bias: Any = None, *, out: _Y, stream: Any = None) -> _Y: ...
+def linear(x: Any, w: Any, bias: Any = None, *, out: _Y, stream: Any = None, workspace: Any = None) -> _Y: ...
 @overload
 def ffn(
     x: _X,
@@ -28,6 +28,7 @@ def ffn(
     gate_first: bool | str = "auto",
     out: None = None,
     stream: Any = None,
+    workspace: Any = None,
 ) -> _X: ...
 @overload
 def ffn(
@@ -46,6 +47,7 @@ def ffn(
     gate_first: bool | str = "auto",
     out: _Y,
     stream: Any = None,
+    workspace: Any = None,
 ) -> _Y: ...
 @overload
 def moe(
@@ -188,7 +190,14 @@ def unpack_tree(tree: Any) -> tuple[Any, Any, Any, Any]: ...
 def fff_workspace(threads: int, *args: Any, **keywords: Any) -> int: ...
 def seconds_per_fff(repeats: int, *args: Any, **keywords: Any) -> float: ...
 def torch_linear(
-    x: _X, w: Any, bias: Any = None, *, out: Any = None, stream: Any = None, out_features: int | None = None
+    x: _X,
+    w: Any,
+    bias: Any = None,
+    *,
+    out: Any = None,
+    stream: Any = None,
+    workspace: Any = None,
+    out_features: int | None = None,
 ) -> _X: ...
 def torch_ffn(
     x: _X,
@@ -206,6 +215,7 @@ def torch_ffn(
     gate_first: bool | str = "auto",
     out: Any = None,
     stream: Any = None,
+    workspace: Any = None,
     out_features: int | None = None,
 ) -> _X: ...
 def torch_moe(
@@ -309,6 +319,7 @@ class DeviceWeight:
     def copy_to_host(self, stream: Any = None) -> Any: ...
 
 def device_weight(packed: Any, stream: Any = None, header: bytes | None = None) -> DeviceWeight: ...
+def device_workspace(operation: Any, *args: Any, **keywords: Any) -> int: ...
 def pack_for_device(w: Any, format: str, options: dict[str, Any]) -> Any: ...
 def to_device_layout(packed: Any) -> Any: ...
 def to_cpu_layout(packed: Any) -> Any: ...
