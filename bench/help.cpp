@@ -64,6 +64,13 @@ suites
   --smoke               everything once, tiny, in seconds: does it run? The times mean nothing
                         Options after a suite narrow it: --suite default --format int8 --threads 1
 
+on a GPU
+  --device cuda[:N]     rows of a CUDA device, timed on it, with a baseline's calls in turns, and what is asked of each.
+                        Takes these options alone: --suite quick (default), decode, prefill or all; --shape INxOUT with
+                        --format and --tokens: products of those shapes; --only TEXT: rows whose name contains it;
+                        --library PATH: a file or folder of libcublasLt or libcusparseLt, to hold rows against (else where the
+                        system finds them); --seconds, --rounds, --json, --list, --smoke
+
 how long
   --seconds TIME        for each row and again for its baseline, default 0.6; slow calls take longer
   --rounds N            turns they take within that time, default 7

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "compare.hpp"
+#include "cuda/run.hpp"
 #include "hadamard.hpp"
 #include "machine.hpp"
 #include "options.hpp"
@@ -110,7 +111,14 @@ int run(const Options& options) {
 
 int main(int count, char** values) {
     try {
-        const bench::Options options = bench::parse_options({values + 1, values + count});
+        const std::vector<std::string> arguments(values + 1, values + count);
+        const auto asked = [&](const char* option) {
+            return std::find(arguments.begin(), arguments.end(), option) != arguments.end();
+        };
+        if (bench::cuda::device_of(arguments) >= 0 && !asked("--help") && !asked("--version"))
+            return bench::cuda::run(bench::cuda::parse_options(arguments));
+        const bench::Options options =
+            bench::parse_options(asked("--help") ? std::vector<std::string>{"--help"} : arguments);
         if (options.help) {
             std::fputs(bench::help_text().c_str(), stdout);
             return 0;

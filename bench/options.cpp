@@ -30,28 +30,6 @@ Routing parse_routing(const std::string& text) {
     refuse("--routing", "uniform, zipf or one", text);
 }
 
-// "bf16", "sparse24", "sparse24:values=int8".
-Packing format_named(const std::string& text) {
-    const std::vector<std::string> parts = split(text, ':');
-    Packing packing;
-    // Their own messages list the names.
-    fastffn::parse_format(parts.empty() ? "" : parts[0].c_str(), &packing.format).value();
-    for (std::size_t i = 1; i < parts.size(); ++i) {
-        const std::size_t equals = parts[i].find('=');
-        if (equals == std::string::npos) refuse("--format", "options such as sparse24:values=int8", text);
-        const std::string value = parts[i].substr(equals + 1);
-        std::int64_t number = 0;
-        fastffn::OptionValue option(value);
-        if (parse_int(value, &number)) option = fastffn::OptionValue(number);
-        else if (value == "true" || value == "false") option = fastffn::OptionValue(value == "true");
-        packing.options.push_back({parts[i].substr(0, equals), option});
-    }
-    std::int64_t bytes = 0;
-    const fastffn::TensorView any(static_cast<void*>(nullptr), fastffn::DType::f32, {64, 64});
-    fastffn::packed_bytes(any, packing.format, packing.options, &bytes).value();
-    return packing;
-}
-
 fastffn::DType dtype_named(const std::string& option, const std::string& text) {
     for (fastffn::DType dtype : {fastffn::DType::f32, fastffn::DType::f16, fastffn::DType::bf16}) {
         if (text == fastffn::dtype_name(dtype)) return dtype;
@@ -94,6 +72,27 @@ std::vector<Value> list_of(const std::string& text, const Parse& parse) {
 int available_threads() { return fastffn::default_threads(); }
 
 }  // namespace
+
+Packing parse_packing(const std::string& text) {
+    const std::vector<std::string> parts = split(text, ':');
+    Packing packing;
+    // Their own messages list the names.
+    fastffn::parse_format(parts.empty() ? "" : parts[0].c_str(), &packing.format).value();
+    for (std::size_t i = 1; i < parts.size(); ++i) {
+        const std::size_t equals = parts[i].find('=');
+        if (equals == std::string::npos) refuse("--format", "options such as sparse24:values=int8", text);
+        const std::string value = parts[i].substr(equals + 1);
+        std::int64_t number = 0;
+        fastffn::OptionValue option(value);
+        if (parse_int(value, &number)) option = fastffn::OptionValue(number);
+        else if (value == "true" || value == "false") option = fastffn::OptionValue(value == "true");
+        packing.options.push_back({parts[i].substr(0, equals), option});
+    }
+    std::int64_t bytes = 0;
+    const fastffn::TensorView any(static_cast<void*>(nullptr), fastffn::DType::f32, {64, 64});
+    fastffn::packed_bytes(any, packing.format, packing.options, &bytes).value();
+    return packing;
+}
 
 std::string Packing::name() const {
     std::string text = fastffn::format_name(format);
@@ -214,7 +213,7 @@ Options parse_options(const std::vector<std::string>& arguments) {
                 const int count = fastffn::list_formats(formats, fastffn::format_limit);
                 options.formats.assign(formats, formats + count);
             } else {
-                options.formats = list_of<Packing>(text, format_named);
+                options.formats = list_of<Packing>(text, parse_packing);
             }
         } else if (name == "--isa") {
             const std::string text = value();
@@ -257,7 +256,7 @@ Options parse_options(const std::vector<std::string>& arguments) {
             if (options.has_baseline) {
                 const std::size_t slash = text.find('/');
                 options.baseline_dense = text.substr(0, slash) == "dense";
-                if (!options.baseline_dense) options.baseline_format = format_named(text.substr(0, slash));
+                if (!options.baseline_dense) options.baseline_format = parse_packing(text.substr(0, slash));
                 options.baseline_isa =
                     slash == std::string::npos ? "" : isa_named("--baseline", text.substr(slash + 1));
             }
@@ -277,6 +276,8 @@ Options parse_options(const std::vector<std::string>& arguments) {
             options.machine_only = true;
         } else if (name == "--no-machine") {
             options.skip_machine = true;
+        } else if (name == "--device") {  // cuda: cuda/run.cpp
+            if (value() != "cpu") throw std::invalid_argument("--device: expected cpu here");
         } else if (name == "--list") {
             options.list = true;
         } else if (name == "--help" || name == "-h") {

@@ -33,6 +33,8 @@ struct Packing {
     fastffn::Format dense() const;
 };
 bool operator==(const Packing& a, const Packing& b);
+// "bf16", "sparse24", "sparse24:values=int8"; throws with the names that there are.
+Packing parse_packing(const std::string& text);
 
 // One thing to time, fully described.
 struct Problem {

@@ -3,6 +3,7 @@
 //
 //   f32, f16, bf16   rows [out_features], each padded with zeros to 16 bytes
 //   int8             rows of s8, each padded with zeros to 16; then f32 scales [out_features]
+//   sparse24         tiles of 16 rows as layout/sparse24.hpp says; then of int8 values f32 scales [out_features]
 //   ternary, int4    rows of codes in chunks of 64 bytes (below); then scales, f32 [out_features] without groups, f16
 //                    [out_features, groups] with; then zeros: u8 points or f16 minima [out_features, groups], or none
 //
@@ -16,6 +17,8 @@
 #pragma once
 
 #include <cstdint>
+
+#include "layout/sparse24.hpp"
 
 namespace fastffn::cuda {
 
@@ -43,8 +46,9 @@ constexpr int codes_shift(int bits, std::int64_t k) {
 
 struct DeviceLayout {
     std::int64_t row_bytes = 0, scales_offset = 0, zeros_offset = 0;
-    std::int64_t bytes = 0;  // of one matrix, a multiple of 64; 0: not for devices
-    int bits = 0;            // of codes
+    std::int64_t bytes = 0;       // of one matrix, a multiple of 64; 0: not for devices
+    int bits = 0;                 // of codes
+    std::int64_t tile_bytes = 0;  // of sparse24
     std::int64_t padded_depth = 0, group = 0, groups = 1;
     const char* reason = "";  // why not
 };
@@ -59,6 +63,17 @@ constexpr DeviceLayout device_layout(int format, std::uint32_t flags, std::uint3
         layout.row_bytes = (in_features * element + 15) / 16 * 16;
         layout.scales_offset = whole_lines(out_features * layout.row_bytes);
         layout.bytes = layout.scales_offset + (format == format_int8 ? whole_lines(out_features * 4) : 0);
+        return layout;
+    }
+    if (format == format_sparse24) {
+        if (flags > sparse24_int8) {
+            layout.reason = "sparse24 values of a kind that this version does not know";
+            return layout;
+        }
+        layout.padded_depth = sparse24_pieces(flags, in_features) * sparse24_piece_columns(flags);
+        layout.tile_bytes = sparse24_pieces(flags, in_features) * sparse24_piece_bytes(flags);
+        layout.scales_offset = sparse24_tiles(out_features) * layout.tile_bytes;
+        layout.bytes = layout.scales_offset + (flags == sparse24_int8 ? whole_lines(out_features * 4) : 0);
         return layout;
     }
     if (format != format_ternary && format != format_int4) {

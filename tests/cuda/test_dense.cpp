@@ -128,6 +128,16 @@ std::string name(const Problem& p) {
            ": " + emulator::last_failure() + " ";
 }
 
+// Both kinds of tiles, chosen as launch_many_tokens does it: by what a device of few or many multiprocessors runs at once.
+cudaError_t large_tiles(Product product, const DenseArgs& args, cudaStream_t stream) {
+    emulator::set_multiprocessors(1);
+    return fastffn::cuda::launch_many_tokens(product, args, stream);
+}
+cudaError_t small_tiles(Product product, const DenseArgs& args, cudaStream_t stream) {
+    emulator::set_multiprocessors(1000);
+    return fastffn::cuda::launch_many_tokens(product, args, stream);
+}
+
 constexpr Product products[] = {Product::bf16, Product::f16, Product::int8};
 
 }  // namespace
@@ -175,13 +185,19 @@ TEST(many_tokens_of_every_shape) {
                                    16,
                                    32,
                                    3};
-                const double error = worst(p, fastffn::cuda::launch_many_tokens, ++seed);
-                CHECK(error <= 1) << name(p) << error;
+                seed++;
+                std::vector<unsigned char> large, small;
+                for (const bool is_large : {true, false}) {
+                    const double error =
+                        worst(p, is_large ? large_tiles : small_tiles, seed, is_large ? &large : &small);
+                    CHECK(error <= 1) << name(p) << error;
+                }
+                CHECK(large == small) << name(p);
             }
 }
 
 TEST(every_activation) {
-    for (Launcher launcher : {fastffn::cuda::launch_few_tokens, fastffn::cuda::launch_many_tokens})
+    for (Launcher launcher : {fastffn::cuda::launch_few_tokens, large_tiles, small_tiles})
         for (int activation = 0; activation < fastffn::activation_count; activation++)
             for (bool is_gated : {false, true}) {
                 if (!is_gated && fastffn::needs_gate(static_cast<Activation>(activation))) continue;
@@ -195,13 +211,15 @@ TEST(every_activation) {
 TEST(many_bands_of_tiles) {
     // 3 tiles of tokens, 17 of rows: two whole bands and a rest.
     const Problem p = {Product::int8, 260, 17 * 64 - 5, 20, true, Activation::relu2, DType::f32, true};
-    const double error = worst(p, fastffn::cuda::launch_many_tokens, 9);
-    CHECK(error <= 1) << name(p) << error;
+    for (const Launcher launcher : {large_tiles, small_tiles}) {
+        const double error = worst(p, launcher, 9);
+        CHECK(error <= 1) << name(p) << error;
+    }
 }
 
 TEST(nan_and_infinity_stay_in_their_token) {
     for (double poison : {static_cast<double>(NAN), static_cast<double>(INFINITY)})
-        for (Launcher launcher : {fastffn::cuda::launch_few_tokens, fastffn::cuda::launch_many_tokens}) {
+        for (Launcher launcher : {fastffn::cuda::launch_few_tokens, large_tiles, small_tiles}) {
             const Problem p = {Product::bf16, 4, 30, 100, false, Activation::identity, DType::f32, true};
             const double error = worst(p, launcher, 11, nullptr, poison);
             CHECK(error <= 1) << name(p) << error;
@@ -209,7 +227,7 @@ TEST(nan_and_infinity_stay_in_their_token) {
 }
 
 TEST(same_bits_under_every_schedule) {
-    for (Launcher launcher : {fastffn::cuda::launch_few_tokens, fastffn::cuda::launch_many_tokens}) {
+    for (Launcher launcher : {fastffn::cuda::launch_few_tokens, large_tiles, small_tiles}) {
         const Problem p = {Product::bf16, 9, 70, 600, true, Activation::silu, DType::f32, true};
         std::vector<unsigned char> first;
         for (unsigned seed = 0; seed < 12; seed++) {
@@ -226,7 +244,7 @@ TEST(same_bits_under_every_schedule) {
 
 TEST(nothing_and_nonsense) {
     for (Launcher launcher :
-         {fastffn::cuda::launch_few_tokens, fastffn::cuda::launch_many_tokens, fastffn::cuda::launch_dense}) {
+         {fastffn::cuda::launch_few_tokens, large_tiles, small_tiles, fastffn::cuda::launch_dense}) {
         CHECK(worst({Product::bf16, 0, 5, 8, false, Activation::identity, DType::f32, false}, launcher, 1) == 0);
         DenseArgs args = {};
         args.tokens = args.out_features = 1;

@@ -27,6 +27,10 @@ std::vector<Kind> kinds() {
             {Format::f16, {}},
             {Format::bf16, {}},
             {Format::int8, {}},
+            {Format::sparse24, {}},
+            {Format::sparse24, {{"values", "f16"}}},
+            {Format::sparse24, {{"values", "f32"}}},
+            {Format::sparse24, {{"values", "int8"}}},
             {Format::ternary, {}},
             {Format::ternary, {{"act", "int4"}}},
             {Format::ternary, {{"group", 64}}},
@@ -64,6 +68,16 @@ double value(const std::vector<std::byte>& bytes, std::size_t i, DType dtype) {
         dtype);
 }
 
+// Weights that the format can hold: sparse24 wants two of every four in a row to be zero.
+std::vector<float> values_for(const Kind& kind, std::int64_t out, std::int64_t in, std::mt19937& generator) {
+    auto w = random(out * in, generator, 1 / std::sqrt(static_cast<float>(in)));
+    if (kind.format != Format::sparse24) return w;
+    std::vector<std::uint8_t> mask(w.size());
+    mask24({w.data(), DType::f32, {out, in}}, Mask24::largest, {mask.data(), DType::u8, {out, in}}).value();
+    for (std::size_t i = 0; i < w.size(); i++) w[i] = mask[i] ? w[i] : 0;
+    return w;
+}
+
 // One matrix for both sides.
 struct Weights {
     std::vector<std::byte> host;
@@ -71,7 +85,7 @@ struct Weights {
     PackedHeader header;
 
     Weights(const Kind& kind, std::int64_t out, std::int64_t in, std::mt19937& generator)
-        : Weights(kind, random(out * in, generator, 1 / std::sqrt(static_cast<float>(in))), out, in) {}
+        : Weights(kind, values_for(kind, out, in, generator), out, in) {}
     Weights(const Kind& kind, const std::vector<float>& w, std::int64_t out, std::int64_t in)
         : host(pack_host(kind, {w.data(), DType::f32, {out, in}})),
           device(pack_device(kind, {w.data(), DType::f32, {out, in}})) {
@@ -242,7 +256,7 @@ TEST(what_devices_have_no_kernels_for) {
     const auto values = random(8 * 64, generator);
     const TensorView w(values.data(), DType::f32, {8, 64});
     std::int64_t bytes = 0;
-    const Kind refused[] = {{Format::ternary, {{"hadamard", "pow2"}}}, {Format::sparse24, {}}};
+    const Kind refused[] = {{Format::ternary, {{"hadamard", "pow2"}}}};
     for (const Kind& kind : refused) {
         const Status status = device_packed_bytes(w, kind.format, kind.options, &bytes);
         CHECK(status.code() == StatusCode::unsupported && contains(status.message(), "no "))

@@ -9,6 +9,7 @@
 #include "cuda/src/layout/lowrank.hpp"
 #include "formats/codes/layout.hpp"
 #include "formats/lowrank/layout.hpp"
+#include "formats/sparse24/device.hpp"
 
 namespace fastffn {
 
@@ -20,7 +21,8 @@ static_assert(cuda::format_f32 == static_cast<int>(Format::f32) && cuda::format_
                   cuda::format_bf16 == static_cast<int>(Format::bf16) &&
                   cuda::format_int8 == static_cast<int>(Format::int8) &&
                   cuda::format_ternary == static_cast<int>(Format::ternary) &&
-                  cuda::format_int4 == static_cast<int>(Format::int4),
+                  cuda::format_int4 == static_cast<int>(Format::int4) &&
+                  cuda::format_sparse24 == static_cast<int>(Format::sparse24),
               "the layout's own numbers of formats");
 static_assert(cuda::layout_zeros_mask == codes_zeros_mask && cuda::layout_zero_points == codes_zero_points &&
                   cuda::layout_minima == codes_minima && cuda::layout_act_mask == codes_act_mask &&
@@ -152,6 +154,7 @@ bool pack_device_matrix(const PackedMatrix& matrix, std::int64_t index, std::byt
     const cuda::DeviceLayout layout = layout_of(matrix.header);
     if (matrix.format->id == Format::ternary) return pack_codes<2>(view, layout, payload), true;
     if (matrix.format->id == Format::int4) return pack_codes<4>(view, layout, payload), true;
+    if (matrix.format->id == Format::sparse24) return pack_sparse24_for_device(view, layout, payload), true;
     return pack_rows(*matrix.format, view, layout.row_bytes, payload, payload + layout.scales_offset);
 }
 

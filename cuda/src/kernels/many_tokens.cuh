@@ -1,8 +1,10 @@
-// y = x · wᵀ for many tokens: tiles of 128 tokens × 128 weight rows on mma.sync, fed by cp.async. sm_80 and later.
+// y = x · wᵀ for many tokens: tiles of tokens × weight rows on mma.sync, fed by cp.async. sm_80 and later.
 //
-//   block     128 tokens × 128 weight rows; gated: 64 rows of gate and the same 64 of up, so that act(gate) · up happens in registers
-//   stages    4 of 64 bytes of depth: 16 KiB each, three under way while one is multiplied; two blocks per multiprocessor
-//   warp      2 × 4 warps, each 64 tokens × 32 rows: 4 × 4 mma tiles, 64 sums a lane
+//   block     LargeTile: 128 tokens × 128 weight rows; gated: 64 rows of gate and the same 64 of up, so that act(gate) · up happens in
+//             registers. SmallTile: 64 × 64, where large ones would leave multiprocessors idle
+//   stages    4 of 64 bytes of depth: 16 KiB each, three under way while one is multiplied; two blocks per multiprocessor. Small ones
+//             are alone on theirs: 8 of 8 KiB keep 28 KiB of weights under way (HBM3's latency times an H200's 4.8 TB/s is 26)
+//   warp      64 tokens × 32 rows: 4 × 4 mma tiles, 64 sums a lane; or 32 × 32
 //   shared    rows of 64 bytes; 16-byte chunk c of row r lies at c ^ (r / 2 % 4): the eight rows of an ldmatrix then cover all
 //             banks once
 #pragma once
@@ -18,8 +20,14 @@
 namespace fastffn::cuda {
 namespace {
 
-struct ManyTokens {
-    static constexpr int tokens = 128, rows = 128, stage_depth = 64, stages = 4, threads = 256;
+template <int tokens_, int rows_, int stages_, int blocks_>
+struct Tile {
+    static constexpr int tokens = tokens_, rows = rows_, stage_depth = 64, stages = stages_;
+    static constexpr int blocks = blocks_;  // of a multiprocessor, for the compiler
+    static constexpr int row_warps = rows / 32, warp_tokens = tokens / 2, threads = 64 * row_warps;
+    // A thread copies two rows of x and two of w, this far apart.
+    static constexpr int copy_rows = threads / 4;
+    static_assert(tokens == rows && rows == 2 * copy_rows, "what threads copy");
     static constexpr int tile_bytes = tokens * stage_depth, stage_bytes = 2 * tile_bytes;
     static constexpr int shared_bytes = stages * stage_bytes;
     static_assert(shared_bytes >= tokens * rows * 4, "the sums of a tile");
@@ -27,19 +35,21 @@ struct ManyTokens {
     static constexpr int band = 8;
     static __host__ __device__ constexpr int outputs(bool is_gated) { return is_gated ? rows / 2 : rows; }
 };
+using LargeTile = Tile<128, 128, 4, 2>;
+using SmallTile = Tile<64, 64, 8, 1>;
 
 __device__ __forceinline__ int swizzled(int row, int chunk) { return row * 64 + ((chunk ^ (row / 2 % 4)) * 16); }
 
 // Where the sum of a token and a column of the tile is.
+template <class T>
 __device__ __forceinline__ int sum_place(int token, int column) {
-    return token * ManyTokens::rows + (column ^ token % 4 * 8);
+    return token * T::rows + (column ^ token % 4 * 8);
 }
 
 // The tile of tokens and the first row of a block's work.
-template <bool is_gated, class Tokens>
+template <class T, bool is_gated, class Tokens>
 __device__ __forceinline__ TokenTile many_tokens_place(const Tokens& tokens, int row_tiles, int index,
                                                        std::int64_t* row0) {
-    using T = ManyTokens;
     const int per_band = T::band * static_cast<int>(tokens.tiles(T::tokens)), band = index / per_band;
     const int band_rows = min(T::band, row_tiles - band * T::band);
     const int in_band = index - band * per_band;
@@ -50,15 +60,15 @@ __device__ __forceinline__ TokenTile many_tokens_place(const Tokens& tokens, int
 }
 
 // One tile of tokens by one of rows. Groups: the tile's rows of x are gathered as they are copied.
-template <class P, bool is_gated, class Tokens>
+template <class P, class T, bool is_gated, class Tokens>
 __device__ __forceinline__ void many_tokens_tile(const DenseArgs& args, const Tokens& tokens, int row_tiles,
                                                  int index) {
-    using T = ManyTokens;
+    constexpr int half_rows = T::rows / 2, token_tiles = T::warp_tokens / 16;
     unsigned char* const shared = ptx::dynamic_shared();
     const int thread = ptx::unknown(static_cast<int>(threadIdx.x)), lane = thread % 32, warp = thread / 32;
-    const int warp_tokens = warp / 4 * 64, warp_rows = warp % 4;
+    const int warp_tokens = warp / T::row_warps * T::warp_tokens, warp_rows = warp % T::row_warps;
     std::int64_t row0;
-    TokenTile tile = many_tokens_place<is_gated>(tokens, row_tiles, index, &row0);
+    TokenTile tile = many_tokens_place<T, is_gated>(tokens, row_tiles, index, &row0);
 
     // Each thread copies 16 bytes of two rows of x and of two weight rows per stage.
     const int copy_row = thread / 4, copy_chunk = thread % 4;
@@ -66,14 +76,14 @@ __device__ __forceinline__ void many_tokens_tile(const DenseArgs& args, const To
     bool exists[2];
 #pragma unroll
     for (int i = 0; i < 4; i++) {
-        const int row = copy_row + i % 2 * 64;
+        const int row = copy_row + i % 2 * T::copy_rows;
         if (i < 2) {
             exists[i] = tokens.has(tile, row);
             sources[i] =
                 static_cast<const unsigned char*>(args.x) + (exists[i] ? tokens.x_row(tile, row) : 0) * args.x_stride;
         } else {
-            const bool of_gate = is_gated && row < 64;
-            const std::int64_t feature = row0 + (is_gated ? row % 64 : row);
+            const bool of_gate = is_gated && row < half_rows;
+            const std::int64_t feature = row0 + (is_gated ? row % half_rows : row);
             // Rows behind the last are read as the last; their sums go nowhere.
             sources[i] = of_matrix(of_gate ? args.w_gate : args.w, tile, args.matrix_bytes) +
                          min(feature, args.out_features - 1) * args.w_stride;
@@ -86,11 +96,11 @@ __device__ __forceinline__ void many_tokens_tile(const DenseArgs& args, const To
         unsigned char* const stage = shared + step % T::stages * T::stage_bytes;
 #pragma unroll
         for (int i = 0; i < 4; i++)
-            ptx::cp_async_16(stage + i / 2 * T::tile_bytes + swizzled(copy_row + i % 2 * 64, copy_chunk),
+            ptx::cp_async_16(stage + i / 2 * T::tile_bytes + swizzled(copy_row + i % 2 * T::copy_rows, copy_chunk),
                              sources[i] + (inside ? k : 0), inside && (i > 1 || exists[i % 2]) ? 16 : 0);
     };
 
-    typename P::Sum acc[4][4][4] = {};
+    typename P::Sum acc[token_tiles][4][4] = {};
 #pragma unroll
     for (int step = 0; step < T::stages - 1; step++) {
         if (step < steps) copy_stage(step);
@@ -105,18 +115,18 @@ __device__ __forceinline__ void many_tokens_tile(const DenseArgs& args, const To
         const unsigned char* const w_tile = x_tile + T::tile_bytes;
 #pragma unroll
         for (int half = 0; half < 2; half++) {
-            unsigned a[4][4], b[2][4];
+            unsigned a[token_tiles][4], b[2][4];
 #pragma unroll
-            for (int i = 0; i < 4; i++)
+            for (int i = 0; i < token_tiles; i++)
                 ptx::ldmatrix(a[i], x_tile + swizzled(warp_tokens + i * 16 + lane % 16, half * 2 + lane / 16));
 #pragma unroll
             for (int j = 0; j < 2; j++) {
                 // Two tiles of 8 rows at a time: lanes 0-15 address the first, 16-31 the second.
-                const int first = is_gated ? warp_rows * 16 + j * 64 : warp_rows * 32 + j * 16;
+                const int first = is_gated ? warp_rows * 16 + j * half_rows : warp_rows * 32 + j * 16;
                 ptx::ldmatrix(b[j], w_tile + swizzled(first + lane % 8 + lane / 16 * 8, half * 2 + lane / 8 % 2));
             }
 #pragma unroll
-            for (int i = 0; i < 4; i++)
+            for (int i = 0; i < token_tiles; i++)
 #pragma unroll
                 for (int j = 0; j < 4; j++) {
                     const unsigned pair[2] = {b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]};
@@ -131,18 +141,18 @@ __device__ __forceinline__ void many_tokens_tile(const DenseArgs& args, const To
     auto* const sums = reinterpret_cast<typename P::Sum*>(shared);
     const int g = lane / 4, t = lane % 4;
 #pragma unroll
-    for (int i = 0; i < 8; i++)
+    for (int i = 0; i < 2 * token_tiles; i++)
 #pragma unroll
         for (int j = 0; j < 4; j++) {
             // Gated: tiles 0 and 1 of the warp are gate, 2 and 3 up.
-            const int first = is_gated ? warp_rows * 16 + j % 2 * 8 + j / 2 * 64 : warp_rows * 32 + j * 8;
-            typename P::Sum* const pair = sums + sum_place(warp_tokens + i * 8 + g, first + 2 * t);
+            const int first = is_gated ? warp_rows * 16 + j % 2 * 8 + j / 2 * half_rows : warp_rows * 32 + j * 8;
+            typename P::Sum* const pair = sums + sum_place<T>(warp_tokens + i * 8 + g, first + 2 * t);
             pair[0] = acc[i / 2][j][i % 2 * 2];
             pair[1] = acc[i / 2][j][i % 2 * 2 + 1];
         }
     __syncthreads();
     // Found once more, rather than kept in registers through the loop.
-    if constexpr (Tokens::is_grouped) tile = many_tokens_place<is_gated>(tokens, row_tiles, index, &row0);
+    if constexpr (Tokens::is_grouped) tile = many_tokens_place<T, is_gated>(tokens, row_tiles, index, &row0);
     constexpr int outputs = T::outputs(is_gated);
     const int column = thread % outputs;
     const std::int64_t row = row0 + column, bias_row = tile.matrix * args.out_features + row;
@@ -155,8 +165,8 @@ __device__ __forceinline__ void many_tokens_tile(const DenseArgs& args, const To
         P::is_scaled && is_gated ? of_matrix(args.w_gate_scales, tile, args.matrix_bytes)[row] : 1.0f;
     for (int token = thread / outputs; token < T::tokens; token += T::threads / outputs) {
         if (!tokens.has(tile, token)) break;
-        float up = static_cast<float>(sums[sum_place(token, is_gated ? column + 64 : column)]);
-        float gate = static_cast<float>(sums[sum_place(token, column)]);
+        float up = static_cast<float>(sums[sum_place<T>(token, is_gated ? column + half_rows : column)]);
+        float gate = static_cast<float>(sums[sum_place<T>(token, column)]);
         if (P::is_scaled) {
             const float scale = args.x_scales[tokens.x_row(tile, token)];
             up *= scale * w_scale;
@@ -169,17 +179,16 @@ __device__ __forceinline__ void many_tokens_tile(const DenseArgs& args, const To
     }
 }
 
-template <class P, bool is_gated, class Tokens>
-__global__ void __launch_bounds__(ManyTokens::threads, 2)
+template <class P, class T, bool is_gated, class Tokens>
+__global__ void __launch_bounds__(T::threads, T::blocks)
     many_tokens_kernel(DenseArgs args, Tokens tokens, int row_tiles) {
     if constexpr (!Tokens::is_grouped) {
-        many_tokens_tile<P, is_gated>(args, tokens, row_tiles, static_cast<int>(blockIdx.x));
+        many_tokens_tile<P, T, is_gated>(args, tokens, row_tiles, static_cast<int>(blockIdx.x));
     } else {
         // Only the device knows how many tiles there are: as many blocks as run at once share them.
-        for (int index = static_cast<int>(blockIdx.x);
-             index < static_cast<int>(tokens.tiles(ManyTokens::tokens)) * row_tiles;
+        for (int index = static_cast<int>(blockIdx.x); index < static_cast<int>(tokens.tiles(T::tokens)) * row_tiles;
              index += static_cast<int>(gridDim.x)) {
-            many_tokens_tile<P, is_gated>(args, tokens, row_tiles, index);
+            many_tokens_tile<P, T, is_gated>(args, tokens, row_tiles, index);
             __syncthreads();  // the next tile's copies overwrite stages that some warp may still read
         }
     }

@@ -17,6 +17,29 @@ cudaError_t few(const DenseArgs& args, unsigned blocks, cudaStream_t stream) {
                        : launch(few_tokens_kernel<P, warps, token_tiles, false, AllTokens>, grid, args, tokens);
 }
 
+template <class T>
+std::int64_t tiles(const DenseArgs& args) {
+    const int outputs = T::outputs(args.w_gate != nullptr);
+    return (args.tokens + T::tokens - 1) / T::tokens * ((args.out_features + outputs - 1) / outputs);
+}
+
+template <class T>
+cudaError_t many(Product product, const DenseArgs& args, cudaStream_t stream) {
+    const int outputs = T::outputs(args.w_gate != nullptr);
+    const std::int64_t row_tiles = (args.out_features + outputs - 1) / outputs;
+    // Tile numbers are int in the kernel, a band beyond the end included.
+    if (args.tokens / T::tokens >= 0x7fffffff / T::band / 2 || tiles<T>(args) > 0x7fffffff)
+        return cudaErrorInvalidValue;
+    const Grid grid = {dim3(static_cast<unsigned>(tiles<T>(args))), dim3(T::threads), T::shared_bytes, stream,
+                       "many_tokens"};
+    const AllTokens tokens{args.tokens};
+    return with_product(product, [&](auto p) {
+        using P = decltype(p);
+        return args.w_gate ? launch(many_tokens_kernel<P, T, true, AllTokens>, grid, args, tokens, row_tiles)
+                           : launch(many_tokens_kernel<P, T, false, AllTokens>, grid, args, tokens, row_tiles);
+    });
+}
+
 }  // namespace
 
 cudaError_t launch_few_tokens(Product product, const DenseArgs& args, cudaStream_t stream) {
@@ -35,22 +58,13 @@ cudaError_t launch_few_tokens(Product product, const DenseArgs& args, cudaStream
 }
 
 cudaError_t launch_many_tokens(Product product, const DenseArgs& args, cudaStream_t stream) {
-    using T = ManyTokens;
     if (wrong_rows(args)) return cudaErrorInvalidValue;
     if (args.tokens == 0 || args.out_features == 0) return cudaSuccess;
-    const int outputs = T::outputs(args.w_gate != nullptr);
-    const std::int64_t token_tiles = (args.tokens + T::tokens - 1) / T::tokens;
-    const std::int64_t row_tiles = (args.out_features + outputs - 1) / outputs;
-    // Tile numbers are int in the kernel, a band beyond the end included.
-    if (token_tiles > 0x7fffffff / T::band / 2 || token_tiles * row_tiles > 0x7fffffff) return cudaErrorInvalidValue;
-    const Grid grid = {dim3(static_cast<unsigned>(token_tiles * row_tiles)), dim3(T::threads), T::shared_bytes, stream,
-                       "many_tokens"};
-    return with_product(product, [&](auto p) {
-        using P = decltype(p);
-        const AllTokens tokens{args.tokens};
-        return args.w_gate ? launch(many_tokens_kernel<P, true, AllTokens>, grid, args, tokens, row_tiles)
-                           : launch(many_tokens_kernel<P, false, AllTokens>, grid, args, tokens, row_tiles);
-    });
+    // Both kinds of tiles sum in the same order: the choice changes no bit.
+    std::int64_t blocks = 0;
+    if (const cudaError_t status = blocks_at_once(1, &blocks); status != cudaSuccess) return status;
+    return tiles<LargeTile>(args) < blocks ? many<SmallTile>(product, args, stream)
+                                           : many<LargeTile>(product, args, stream);
 }
 
 cudaError_t launch_f32(DType weights, const DenseArgs& args, cudaStream_t stream) {

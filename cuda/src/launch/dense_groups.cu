@@ -23,7 +23,7 @@ bool wrong_groups(const TokenGroups& groups) {
 }  // namespace
 
 cudaError_t launch_dense(Product product, const DenseArgs& args, const TokenGroups& groups, cudaStream_t stream) {
-    using T = ManyTokens;
+    using T = LargeTile;
     if (wrong_rows(args) || wrong_groups(groups)) return cudaErrorInvalidValue;
     if (groups.max_tiles == 0 || args.out_features == 0) return cudaSuccess;
     const GroupedTokens tokens{groups};
@@ -50,8 +50,8 @@ cudaError_t launch_dense(Product product, const DenseArgs& args, const TokenGrou
                        "many_tokens of groups"};
     return with_product(product, [&](auto p) {
         using P = decltype(p);
-        return args.w_gate ? launch(many_tokens_kernel<P, true, GroupedTokens>, grid, args, tokens, row_tiles)
-                           : launch(many_tokens_kernel<P, false, GroupedTokens>, grid, args, tokens, row_tiles);
+        return args.w_gate ? launch(many_tokens_kernel<P, T, true, GroupedTokens>, grid, args, tokens, row_tiles)
+                           : launch(many_tokens_kernel<P, T, false, GroupedTokens>, grid, args, tokens, row_tiles);
     });
 }
 

@@ -4,6 +4,7 @@
 #include "launch/dense.hpp"
 #include "launch/lowrank.hpp"
 #include "launch/rows.hpp"
+#include "launch/sparse24.hpp"
 #include "layout.hpp"
 #include "layout/lowrank.hpp"
 
@@ -15,19 +16,64 @@ DeviceLayout layout_of(const DeviceMatrix& w) {
     return device_layout(w.format, w.flags, w.parameters[0], w.out_features, w.in_features);
 }
 
+// sparse24 takes the rows of x that dense weights of its values would.
+int values_format(const DeviceMatrix& w) {
+    if (w.format != format_sparse24) return w.format;
+    constexpr int formats[] = {format_bf16, format_f16, format_f32, format_int8};
+    return formats[w.flags & 3];
+}
+
 // The type that rows have in front of weights of 16 or 32 bits. f16 weights keep f32 rows, and bf16 ones, exactly: as f32.
 DType row_dtype(const DeviceMatrix& w, DType x) {
-    if (w.format == format_bf16) return DType::bf16;
-    if (w.format == format_f16 && x == DType::f16) return DType::f16;
+    const int format = values_format(w);
+    if (format == format_bf16) return DType::bf16;
+    if (format == format_f16 && x == DType::f16) return DType::f16;
     return DType::f32;
 }
 
 bool is_quantised(const DeviceMatrix& w) {
-    return w.format == format_int8 || w.format == format_ternary || w.format == format_int4;
+    return values_format(w) == format_int8 || w.format == format_ternary || w.format == format_int4;
 }
 
 const void* part(const DeviceMatrix& w, std::int64_t offset) {
     return w.payload ? static_cast<const unsigned char*>(w.payload) + offset : nullptr;
+}
+
+cudaError_t multiply_sparse24(const Input& x, const DeviceMatrix& w, const DeviceMatrix& gate, const DeviceBias& bias,
+                              const DeviceBias& gate_bias, Activation activation, const DeviceRows& y,
+                              const TokenGroups* groups, cudaStream_t stream) {
+    const DeviceLayout layout = layout_of(w);
+    Sparse24Args args = {};
+    args.x = x.rows;
+    args.x_stride = x.stride;
+    args.row_bytes = x.row_bytes;
+    args.w = w.payload;
+    args.w_gate = gate.payload;
+    args.tile_bytes = layout.tile_bytes;
+    args.pieces = sparse24_pieces(w.flags, w.in_features);
+    if (w.flags == sparse24_int8) {
+        args.x_scales = x.scales;
+        args.w_scales = static_cast<const float*>(part(w, layout.scales_offset));
+        args.w_gate_scales = static_cast<const float*>(part(gate, layout.scales_offset));
+    }
+    args.matrix_bytes = w.matrix_bytes;
+    args.bias = bias.data;
+    args.gate_bias = gate_bias.data;
+    args.bias_dtype = static_cast<DType>(bias.dtype);
+    args.gate_bias_dtype = static_cast<DType>(gate_bias.dtype);
+    args.y = y.data;
+    args.y_stride = y.stride;
+    args.y_dtype = static_cast<DType>(y.dtype);
+    args.tokens = y.rows;
+    args.out_features = w.out_features;
+    args.activation = activation;
+    const auto product = [&] {
+        if (w.flags == sparse24_int8) return Sparse24Product::int8;
+        if (w.flags == sparse24_bf16) return Sparse24Product::bf16;
+        if (w.flags == sparse24_f32) return Sparse24Product::f32;
+        return row_dtype(w, x.dtype) == DType::f16 ? Sparse24Product::f16 : Sparse24Product::f32_f16;
+    }();
+    return launch_sparse24(product, args, groups, stream);
 }
 
 }  // namespace
@@ -66,8 +112,8 @@ cudaError_t prepare(const DeviceRows& x, const DeviceMatrix& w, Pieces& pieces, 
         return launch_copy_rows(to, {x.data, dtype, x.stride, x.rows, x.cols, rows, input->row_bytes, input->row_bytes},
                                 stream);
     }
-    const bool codes = w.format != format_int8;
-    input->row_bytes = input->stride = codes ? layout.padded_depth : layout.row_bytes;
+    const bool codes = values_format(w) != format_int8;
+    input->row_bytes = input->stride = codes ? layout.padded_depth : round_to(x.cols, 16);
     QuantizeArgs args = {};
     void* const rows = pieces.take(x.rows * input->row_bytes);
     input->rows = rows;
@@ -88,6 +134,8 @@ cudaError_t prepare(const DeviceRows& x, const DeviceMatrix& w, Pieces& pieces, 
 cudaError_t multiply(const Input& x, const DeviceMatrix& w, const DeviceMatrix& gate, const DeviceBias& bias,
                      const DeviceBias& gate_bias, Activation activation, const DeviceRows& y, const TokenGroups* groups,
                      cudaStream_t stream) {
+    if (w.format == format_sparse24)
+        return multiply_sparse24(x, w, gate, bias, gate_bias, activation, y, groups, stream);
     if (w.format == format_lowrank)
         return multiply(x, lowrank_outer(w), gate.payload ? lowrank_outer(gate) : DeviceMatrix{}, bias, gate_bias,
                         activation, y, groups, stream);

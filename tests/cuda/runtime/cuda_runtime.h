@@ -21,4 +21,5 @@ constexpr int warpSize = 32;
 
 #include "emulator/device.hpp"
 #include "emulator/host_api.hpp"
+#include "emulator/host_timing.hpp"
 #include "emulator/intrinsics.hpp"

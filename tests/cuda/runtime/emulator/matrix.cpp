@@ -79,6 +79,7 @@ void run_mma(const Lanes& lanes) {
     const Mma& shape = *of_lane(lanes, 0).shape;
     const int per_register = 32 / bits_of_element(shape.a), stored = shape.sparse ? shape.depth / 2 : shape.depth;
     double a[16][128] = {}, b[128][8];
+    bool kept[16][128] = {};
     // Columns 4·p·j + p·t + i of a are element i of registers 2j (rows g) and 2j + 1 (rows g + 8) of lane 4g + t, p elements
     // in a register; rows of b likewise are in register j.
     for (int row = 0; row < 16; row++)
@@ -91,6 +92,7 @@ void run_mma(const Lanes& lanes) {
                 column = k / 2 * 4 + (k % 2 ? nibble >> 2 : nibble & 3);
             }
             a[row][column] = value_of(shape.a, word, k % per_register);
+            kept[row][column] = true;
         }
     for (int k = 0; k < shape.depth; k++)
         for (int column = 0; column < 8; column++) {
@@ -102,9 +104,9 @@ void run_mma(const Lanes& lanes) {
             void* const acc = of_lane(lanes, row % 8 * 4 + column / 2).acc;
             const int i = row / 8 * 2 + column % 2;
             double sum = 0;
-            // A zero of a that is not stored meets no element of b, not even NaN.
+            // A zero of a that is not stored meets no element of b, not even NaN; one that is stored does.
             for (int k = 0; k < shape.depth; k++)
-                if (!shape.sparse || a[row][k] != 0 || std::isnan(a[row][k])) sum += a[row][k] * b[k][column];
+                if (kept[row][k]) sum += a[row][k] * b[k][column];
             if (is_integer(shape.a)) {
                 auto* const ints = static_cast<int*>(acc);
                 ints[i] = static_cast<int>(static_cast<unsigned>(ints[i]) +
