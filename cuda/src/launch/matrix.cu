@@ -89,8 +89,9 @@ DType hidden_dtype(const DeviceMatrix& down, DType x) {
     return is_quantised(down) ? DType::f32 : row_dtype(down, x);
 }
 
-cudaError_t prepare(const DeviceRows& x, const DeviceMatrix& w, Pieces& pieces, cudaStream_t stream, Input* input) {
-    if (w.format == format_lowrank) return prepare_lowrank(x, w, pieces, stream, input);
+cudaError_t prepare(const DeviceRows& x, const DeviceMatrix& w, Pieces& pieces, cudaStream_t stream, Input* input,
+                    const TokenGroups* groups) {
+    if (w.format == format_lowrank) return prepare_lowrank(x, w, pieces, stream, input, groups);
     const auto dtype = static_cast<DType>(x.dtype);
     const DeviceLayout layout = layout_of(w);
     const bool launches = !pieces.counts_only();
@@ -136,9 +137,12 @@ cudaError_t multiply(const Input& x, const DeviceMatrix& w, const DeviceMatrix& 
                      cudaStream_t stream) {
     if (w.format == format_sparse24)
         return multiply_sparse24(x, w, gate, bias, gate_bias, activation, y, groups, stream);
-    if (w.format == format_lowrank)
+    if (w.format == format_lowrank) {
+        TokenGroups positions = groups ? *groups : TokenGroups{};
+        if (x.is_by_position) positions.rows = nullptr;
         return multiply(x, lowrank_outer(w), gate.payload ? lowrank_outer(gate) : DeviceMatrix{}, bias, gate_bias,
-                        activation, y, groups, stream);
+                        activation, y, groups ? &positions : nullptr, stream);
+    }
     const DeviceLayout layout = layout_of(w);
     if (w.format == format_ternary || w.format == format_int4) {
         if (groups) return cudaErrorNotSupported;
@@ -203,8 +207,7 @@ cudaError_t multiply(const Input& x, const DeviceMatrix& w, const DeviceMatrix& 
 }
 
 const char* refusal(const DeviceMatrix& w, bool is_grouped) {
-    if (w.format == format_lowrank)
-        return is_grouped ? "stacks of low-rank matrices have no CUDA kernels yet" : lowrank_refusal(w);
+    if (w.format == format_lowrank) return lowrank_refusal(w, is_grouped);
     const DeviceLayout layout = layout_of(w);
     if (layout.bytes == 0) return layout.reason;
     if (is_grouped && layout.bits != 0) return "stacks of ternary or int4 matrices have no CUDA kernels yet";
