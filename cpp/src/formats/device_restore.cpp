@@ -7,6 +7,7 @@
 #include "formats/device_layout.hpp"
 #include "formats/int8/layout.hpp"
 #include "formats/lowrank/layout.hpp"
+#include "formats/sparse24/device.hpp"
 
 namespace fastffn {
 
@@ -124,6 +125,10 @@ Status restore_matrix(const PackedHeader& header, const FormatDefinition& format
             return restore_rows(
                 format, {device, from.row_bytes, device + from.scales_offset, header.out_features, header.in_features},
                 payload);
+        case Format::sparse24:
+            restore_sparse24({payload, header.out_features, header.in_features, header.flags, {0, 0}}, from, device,
+                             payload);
+            return {};
         case Format::ternary: restore_codes<2>(header, device, from, payload); return {};
         case Format::int4: restore_codes<4>(header, device, from, payload); return {};
         default: break;
