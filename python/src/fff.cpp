@@ -195,12 +195,12 @@ struct Fff {
         return cuda_fff({call.device, nullptr}, x.view, weights, TensorView());
     }
 };
-Parameters Fff::parameters{"fff",
-                           {"x", "tree", "w_up", "w_down", "b_up", "b_down", "activation", "leaf", "master_up",
-                            "master_down", "master_b_up", "master_b_down", "mix", "plan", "out", "stream", "workspace",
-                            nullptr},
-                           2,
-                           6};
+Parameters Fff::parameters{
+    "fff",
+    {"x", "tree", "w_up", "w_down", "b_up", "b_down", "activation", "leaf", "master_up", "master_down", "master_b_up",
+     "master_b_down", "mix", "plan", "out", "stream", "workspace", nullptr},
+    2,
+    6};
 
 // The result's shape is x's with the layer's output features. Errors come from the query for workspace, which makes every
 // check of the call but those of the result.
@@ -318,7 +318,8 @@ py::tuple route(const py::object& x, const py::object& tree, bool wants_z, const
     Call call{"fff_route"};
     CudaStream stream;
     if (const DeviceTree* on_device = device_tree(tree.ptr())) {
-        stream = call_stream("fff_route", stream_argument.is_none() ? nullptr : stream_argument.ptr(), x, on_device->device);
+        stream =
+            call_stream("fff_route", stream_argument.is_none() ? nullptr : stream_argument.ptr(), x, on_device->device);
         call = {"fff_route", true, dlpack_stream(stream), on_device->device};
         read_workspace(call, workspace.is_none() ? nullptr : workspace.ptr(), &stream);
     } else if (!stream_argument.is_none() || !workspace.is_none()) {
