@@ -113,6 +113,14 @@ inline Status cuda_ffn_workspace(CudaStream stream, const TensorView& x, const F
     return cuda_ffn(stream, x, weights, y);
 }
 
+inline Status cuda_moe_workspace(CudaStream stream, const TensorView& x, const TensorView& ids,
+                                 const TensorView* weights, const MoeWeights& layer, const TensorView& y,
+                                 std::int64_t* bytes, std::int64_t* load = nullptr) {
+    *bytes = 0;
+    stream.query = bytes;
+    return cuda_moe(stream, x, ids, weights, layer, y, load);
+}
+
 // A copy of the first 128 bytes of a tree that lies on a device. as_header() of it is the `header` of such a tree's PackedView.
 struct DeviceTreeHeader {
     alignas(8) std::byte bytes[128];
