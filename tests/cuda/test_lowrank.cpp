@@ -8,6 +8,7 @@
 #include "fastffn/lowrank.hpp"
 #include "formats/container.hpp"
 #include "formats/device_layout.hpp"
+#include "launch/matrix.hpp"
 #include "layout/lowrank.hpp"
 #include "reference.hpp"
 #include "support.hpp"
@@ -202,6 +203,80 @@ TEST(ffn_is_the_cpus) {
             CHECK(apart <= tolerance(factors, DType::f32) + (factors == Format::int8 ? 0.02 : 0))
                 << format_name(factors) << (is_shared ? " shared: " : ": ") << apart;
         }
+}
+
+TEST(stacks_are_their_matrices) {
+    // Three pairs; the second has no tokens, and rows of x come more than once.
+    constexpr std::int64_t out = 21, rank = 11, in = 40, tokens = 5, positions = 6;
+    const std::vector<std::int32_t> offsets = {0, 2, 2, 6}, rows = {4, 0, 3, 3, 1, 0}, tiles = {0, 0, 2, 2},
+                                    count = {2};
+    const Device<std::int32_t> device_offsets(offsets), device_rows(rows), device_tiles(tiles), device_count(count);
+    TokenGroups groups = {};
+    groups.offsets = device_offsets.data();
+    groups.rows = device_rows.data();
+    groups.tiles = device_tiles.data();
+    groups.tile_count = device_count.data();
+    groups.max_tiles = 4;
+    groups.positions = positions;
+    groups.groups = 3;
+    groups.tile_tokens = 8;
+    for (Format factors : {Format::f32, Format::f16, Format::bf16}) {
+        std::mt19937 generator(9);
+        std::vector<std::byte> stack;
+        std::vector<PackedHeader> headers;
+        for (int m = 0; m < 3; m++) {
+            const Pair pair = random_pair(out, rank, in, factors, generator);
+            const auto bytes = pair.device.host();
+            stack.insert(stack.end(), bytes.begin() + sizeof(PackedHeader), bytes.end());
+            headers.push_back(pair.header);
+        }
+        const Device<std::byte> payload(stack);
+        const auto x = random(tokens * in, generator);
+        const auto bias = random(3 * out, generator);
+        Device<float> device_x(x), y(positions * out), alone(out);
+        const Device<float> device_bias(bias);
+        const DeviceRows x_rows = {device_x.data(), static_cast<std::int32_t>(DType::f32), tokens, in, in};
+        const DeviceRows y_rows = {y.data(), static_cast<std::int32_t>(DType::f32), positions, out, out};
+        const auto matrix = [&](std::int64_t m, std::int64_t matrices) {
+            const PackedHeader& header = headers[0];
+            return DeviceMatrix{payload.data() + m * header.matrix_bytes,
+                                header.format,
+                                header.flags,
+                                {header.parameters[0], header.parameters[1]},
+                                out,
+                                in,
+                                matrices,
+                                header.matrix_bytes};
+        };
+        const DeviceMatrix all = matrix(0, 3);
+        CHECK(refusal(all, true) == nullptr);
+        Pieces counts{nullptr};
+        Input input;
+        CHECK(prepare(x_rows, all, counts, nullptr, &input, &groups) == cudaSuccess);
+        Device<unsigned char> workspace(static_cast<std::size_t>(counts.used));
+        Pieces pieces{workspace.data()};
+        CHECK(prepare(x_rows, all, pieces, nullptr, &input, &groups) == cudaSuccess);
+        CHECK(multiply(input, all, {}, {device_bias.data(), static_cast<std::int32_t>(DType::f32)}, {},
+                       Activation::identity, y_rows, &groups, nullptr) == cudaSuccess);
+        const auto result = y.host();
+        for (std::int64_t p = 0; p < positions; p++) {
+            const std::int64_t m = p < 2 ? 0 : 2;
+            DeviceRows row = x_rows, y_row = y_rows;
+            row.data = device_x.data() + rows[static_cast<std::size_t>(p)] * in;
+            row.rows = y_row.rows = 1;
+            y_row.data = alone.data();
+            Pieces again{workspace.data()};
+            CHECK(prepare(row, matrix(m, 1), again, nullptr, &input) == cudaSuccess);
+            CHECK(multiply(input, matrix(m, 1), {},
+                           {device_bias.data() + m * out, static_cast<std::int32_t>(DType::f32)}, {},
+                           Activation::identity, y_row, nullptr, nullptr) == cudaSuccess);
+            const auto expected = alone.host();
+            for (std::size_t i = 0; i < expected.size(); i++)
+                CHECK(std::fabs(expected[i] - result[static_cast<std::size_t>(p * out) + i]) <=
+                      tolerance(factors, DType::f32) * 3)
+                    << format_name(factors) << " position " << p << " feature " << i;
+        }
+    }
 }
 
 TEST(rows_that_are_not_finite) {

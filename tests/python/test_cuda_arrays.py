@@ -182,7 +182,7 @@ with refused(ValueError, "expected a contiguous one-dimensional uint8 array"):
     ff.device_weight(put(w))
 with refused(ValueError, "CPU"):
     ff.device_weight(host)
-with refused(RuntimeError, "sparse24", "no layout for CUDA devices yet"):
+with refused(ValueError, "pack: row 0 of w", "sparse24 keeps at most 2 of every 4"):
     _core.pack_for_device(w, "sparse24", {})
 """,
     )

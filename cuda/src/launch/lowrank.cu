@@ -26,18 +26,21 @@ DeviceMatrix lowrank_outer(const DeviceMatrix& pair) {
     return factor(pair, layout_of(pair).outer_offset, pair.out_features, pair.parameters[0]);
 }
 
-const char* lowrank_refusal(const DeviceMatrix& pair) {
+const char* lowrank_refusal(const DeviceMatrix& pair, bool is_grouped) {
     const LowRankLayout layout = layout_of(pair);
-    return layout.bytes == 0 ? layout.reason : nullptr;
+    if (layout.bytes == 0) return layout.reason;
+    return is_grouped && factors_of(pair) == format_int8
+               ? "stacks of low-rank matrices with int8 factors have no CUDA kernels"
+               : nullptr;
 }
 
 cudaError_t prepare_lowrank(const DeviceRows& x, const DeviceMatrix& pair, Pieces& pieces, cudaStream_t stream,
-                            Input* input) {
+                            Input* input, const TokenGroups* groups) {
     const LowRankLayout layout = layout_of(pair);
     const std::int64_t rank = pair.parameters[0];
     const DeviceMatrix inner = factor(pair, 0, rank, pair.in_features), outer = lowrank_outer(pair);
     const DType dtype = hidden_dtype(outer, static_cast<DType>(x.dtype));
-    DeviceRows p = {nullptr, static_cast<std::int32_t>(dtype), x.rows, rank, 0};
+    DeviceRows p = {nullptr, static_cast<std::int32_t>(dtype), groups ? groups->positions : x.rows, rank, 0};
     p.stride = round_to(rank * bytes_of(dtype), 16) / bytes_of(dtype);
     p.data = pieces.take(p.rows * p.stride * bytes_of(dtype));
     if (inner.format == format_int8) {
@@ -63,11 +66,13 @@ cudaError_t prepare_lowrank(const DeviceRows& x, const DeviceMatrix& pair, Piece
         Input rows;
         if (const cudaError_t status = prepare(x, inner, pieces, stream, &rows); status != cudaSuccess) return status;
         if (!pieces.counts_only()) {
-            const cudaError_t status = multiply(rows, inner, {}, {}, {}, Activation::identity, p, nullptr, stream);
+            const cudaError_t status = multiply(rows, inner, {}, {}, {}, Activation::identity, p, groups, stream);
             if (status != cudaSuccess) return status;
         }
     }
-    return prepare(p, outer, pieces, stream, input);
+    const cudaError_t status = prepare(p, outer, pieces, stream, input);
+    input->is_by_position = groups != nullptr;
+    return status;
 }
 
 cudaError_t launch_blocked_int8(const BlockedInt8Args& args, cudaStream_t stream) {

@@ -14,11 +14,11 @@ namespace fastffn::cuda {
 // v of a pair as a matrix of its own.
 DeviceMatrix lowrank_outer(const DeviceMatrix& pair);
 
-// prepare() of a pair.
+// prepare() of a pair, or of a stack of them with groups: p then has a row per position, each of its group's u.
 cudaError_t prepare_lowrank(const DeviceRows& x, const DeviceMatrix& pair, Pieces& pieces, cudaStream_t stream,
-                            Input* input);
+                            Input* input, const TokenGroups* groups);
 
-const char* lowrank_refusal(const DeviceMatrix& pair);
+const char* lowrank_refusal(const DeviceMatrix& pair, bool is_grouped);
 
 // p = x · uᵀ for u of int8 with a scale per row and 256 columns; x likewise, per token and 256 columns.
 struct BlockedInt8Args {

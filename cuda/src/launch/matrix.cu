@@ -90,8 +90,9 @@ DType hidden_dtype(const DeviceMatrix& down, DType x) {
     return is_quantised(down) ? DType::f32 : row_dtype(down, x);
 }
 
-cudaError_t prepare(const DeviceRows& x, const DeviceMatrix& w, Pieces& pieces, cudaStream_t stream, Input* input) {
-    if (w.format == format_lowrank) return prepare_lowrank(x, w, pieces, stream, input);
+cudaError_t prepare(const DeviceRows& x, const DeviceMatrix& w, Pieces& pieces, cudaStream_t stream, Input* input,
+                    const TokenGroups* groups) {
+    if (w.format == format_lowrank) return prepare_lowrank(x, w, pieces, stream, input, groups);
     const auto dtype = static_cast<DType>(x.dtype);
     const DeviceLayout layout = layout_of(w);
     const bool launches = !pieces.counts_only();
@@ -138,9 +139,12 @@ cudaError_t multiply(const Input& x, const DeviceMatrix& w, const DeviceMatrix& 
                      cudaStream_t stream) {
     if (w.format == format_sparse24)
         return multiply_sparse24(x, w, gate, bias, gate_bias, activation, y, groups, stream);
-    if (w.format == format_lowrank)
+    if (w.format == format_lowrank) {
+        TokenGroups positions = groups ? *groups : TokenGroups{};
+        if (x.is_by_position) positions.rows = nullptr;
         return multiply(x, lowrank_outer(w), gate.payload ? lowrank_outer(gate) : DeviceMatrix{}, bias, gate_bias,
-                        activation, y, groups, stream);
+                        activation, y, groups ? &positions : nullptr, stream);
+    }
     if (w.format == format_ternary || w.format == format_int4)
         return multiply_codes(x, w, gate, bias, gate_bias, activation, y, groups, stream);
     const DeviceLayout layout = layout_of(w);
@@ -178,8 +182,7 @@ cudaError_t multiply(const Input& x, const DeviceMatrix& w, const DeviceMatrix& 
 }
 
 const char* refusal(const DeviceMatrix& w, bool is_grouped) {
-    if (w.format == format_lowrank)
-        return is_grouped ? "stacks of low-rank matrices have no CUDA kernels yet" : lowrank_refusal(w);
+    if (w.format == format_lowrank) return lowrank_refusal(w, is_grouped);
     const DeviceLayout layout = layout_of(w);
     return layout.bytes == 0 ? layout.reason : nullptr;
 }

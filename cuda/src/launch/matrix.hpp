@@ -20,7 +20,8 @@ struct Input {
     std::int64_t stride = 0, row_bytes = 0;
     float* scales = nullptr;
     std::int32_t* sums = nullptr;
-    float* bf16_sums = nullptr;  // of rows that are not quantised
+    float* bf16_sums = nullptr;   // of rows that are not quantised
+    bool is_by_position = false;  // of groups: already one row per position, not per row of x
 };
 
 // nullptr: there are kernels; else why not.
@@ -33,7 +34,9 @@ bool shares_rows(const DeviceMatrix& up, const DeviceMatrix& gate);
 DType hidden_dtype(const DeviceMatrix& down, DType x);
 
 // Makes rows of x for w; with pieces that only count, says what that takes.
-cudaError_t prepare(const DeviceRows& x, const DeviceMatrix& w, Pieces& pieces, cudaStream_t stream, Input* input);
+// groups: those that multiply() will get; low-rank stacks need them here, as every group has its own u.
+cudaError_t prepare(const DeviceRows& x, const DeviceMatrix& w, Pieces& pieces, cudaStream_t stream, Input* input,
+                    const TokenGroups* groups = nullptr);
 
 // y = act(x · wᵀ + bias), or gated: act(x · gateᵀ + gate_bias) ⊙ (x · wᵀ + bias); gate.payload == nullptr: not gated. With groups,
 // row p of y is the product of row groups->rows[p] of x with its group's matrix (and row of each bias).
