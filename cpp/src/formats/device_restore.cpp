@@ -7,6 +7,7 @@
 #include "formats/device_layout.hpp"
 #include "formats/int8/layout.hpp"
 #include "formats/lowrank/layout.hpp"
+#include "formats/sparse24/device.hpp"
 
 namespace fastffn {
 
@@ -128,6 +129,10 @@ Status restore_matrix(const PackedHeader& header, const FormatDefinition& format
                 payload);
         case Format::ternary: restore_codes<2>(header, device, from, payload); return {};
         case Format::int4: restore_codes<4>(header, device, from, payload); return {};
+        case Format::sparse24:
+            restore_sparse24(device, from, {payload, header.out_features, header.in_features, header.flags, {0, 0}},
+                             payload);
+            return {};
         default: break;
     }
     return {StatusCode::unsupported,
