@@ -1,6 +1,7 @@
 // Products with codes of 2 and 4 bits and x of 8 bits or bf16, for few and for many tokens, of one matrix and of a stack, against plain
 // loops.
 #include "codes_problem.hpp"
+#include "launch/rows.hpp"
 
 using codes::Kernel;
 using codes::Problem;
@@ -54,7 +55,7 @@ TEST(many_tokens_of_every_shape) {
     unsigned seed = 100;
     for (const Kind& kind : kinds)
         for (bool is_gated : {false, true})
-            for (std::int64_t tokens : {1, 64, 130})
+            for (std::int64_t tokens : {64, 130})
                 for (auto [out, depth] : {std::pair<std::int64_t, std::int64_t>{1, 1}, {70, 300}, {150, 1100}}) {
                     if ((tokens == 130) != (depth == 300)) continue;
                     for (std::int64_t group : kind.groups) {
@@ -149,6 +150,59 @@ TEST(sums_of_groups) {
                 << i;
         }
     }
+}
+
+TEST(products_overlap_with_the_launch_that_makes_x) {
+    // The race check says whether anything is touched too early.
+    emulator::set_architecture(90);
+    for (Kernel kernel : {Kernel::few, Kernel::many})
+        for (std::int64_t group : {0, 64}) {
+            const Problem p = {2, false, 5, 20, 700, group, CodesZeros::fixed, true, kernel};
+            std::mt19937 random(9);
+            codes::Weights w(p, random);
+            const reference::Matrix x(p.tokens, p.depth, DType::f32, 0, random);
+            const Device<unsigned char> payload(w.payload), source(x.data);
+            std::vector<std::vector<float>> results;
+            for (bool is_fresh : {false, true}) {
+                Device<std::int8_t> rows(static_cast<std::size_t>(p.tokens * w.layout.padded_depth));
+                Device<float> scales(static_cast<std::size_t>(p.tokens)), y(static_cast<std::size_t>(p.tokens * p.out));
+                Device<std::int32_t> sums(static_cast<std::size_t>(p.tokens * p.groups()));
+                fastffn::cuda::QuantizeArgs quantize = {};
+                quantize.rows = {source.data(), DType::f32,  x.stride / 4,          p.tokens,
+                                 p.depth,       rows.data(), w.layout.padded_depth, w.layout.padded_depth};
+                quantize.scales = scales.data();
+                quantize.sums = sums.data();
+                quantize.group = p.group;
+                quantize.groups = p.groups();
+                quantize.rule = fastffn::cuda::RowRule::ternary;
+                quantize.interleaved = true;
+                fastffn::cuda::CodesArgs args = {};
+                args.x = rows.data();
+                args.x_stride = w.layout.padded_depth;
+                args.x_scales = scales.data();
+                args.x_sums = sums.data();
+                args.w = {payload.data(), payload.data() + w.layout.scales_offset, nullptr};
+                args.w_gate = args.w;
+                args.bits = p.bits;
+                args.padded_depth = w.layout.padded_depth;
+                args.group = p.group;
+                args.groups = p.groups();
+                args.y = y.data();
+                args.y_stride = p.out;
+                args.y_dtype = DType::f32;
+                args.tokens = p.tokens;
+                args.out_features = p.out;
+                args.activation = Activation::relu2;
+                args.x_is_fresh = is_fresh;
+                CHECK(fastffn::cuda::launch_quantize_rows(quantize, nullptr) == cudaSuccess);
+                const cudaError_t status = kernel == Kernel::few ? launch_codes_few_tokens(args, nullptr, nullptr)
+                                                                 : launch_codes_many_tokens(args, nullptr, nullptr);
+                CHECK(status == cudaSuccess) << p.name();
+                results.push_back(y.host());
+            }
+            CHECK(results[0] == results[1]);
+        }
+    emulator::set_architecture(80);
 }
 
 TEST(wrong_arguments_are_refused) {

@@ -3,6 +3,7 @@
 
 #include "kernels/elements.cuh"
 #include "launch/rows.hpp"
+#include "ptx/dependent.cuh"
 
 namespace fastffn::cuda {
 namespace {
@@ -10,6 +11,7 @@ namespace {
 constexpr int rows_threads = 256;
 
 __global__ void __launch_bounds__(rows_threads) copy_rows_kernel(RowsArgs args, DType to) {
+    ptx::let_next_launch_begin();
     for (std::int64_t token = blockIdx.x; token < args.tokens; token += gridDim.x) {
         unsigned char* const row = static_cast<unsigned char*>(args.rows) + token * args.row_stride;
         const std::int64_t elements = args.row_bytes / (to == DType::f32 ? 4 : 2);
@@ -44,6 +46,7 @@ __device__ __forceinline__ RowCode row_code(RowRule rule, float largest, float s
 }
 
 __global__ void __launch_bounds__(rows_threads) quantize_rows_kernel(QuantizeArgs args) {
+    ptx::let_next_launch_begin();
     constexpr int warps = rows_threads / 32;
     const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
     __shared__ float largest_of[warps], sum_of[warps];
