@@ -1,4 +1,4 @@
-// Rows of x, converted or quantised, zeros behind their depth. One block per token: rows are short beside the weights.
+// Rows of x, converted or quantised, zeros behind their depth. One block per token, or several where there are few tokens.
 #pragma once
 
 #include "kernels/elements.cuh"
@@ -15,7 +15,8 @@ __global__ void __launch_bounds__(rows_threads) copy_rows_kernel(RowsArgs args, 
     for (std::int64_t token = blockIdx.x; token < args.tokens; token += gridDim.x) {
         unsigned char* const row = static_cast<unsigned char*>(args.rows) + token * args.row_stride;
         const std::int64_t elements = args.row_bytes / (to == DType::f32 ? 4 : 2);
-        for (std::int64_t k = threadIdx.x; k < elements; k += rows_threads) {
+        for (std::int64_t k = blockIdx.y * rows_threads + threadIdx.x; k < elements;
+             k += static_cast<std::int64_t>(gridDim.y) * rows_threads) {
             const float value = k < args.depth ? load_element(args.x, args.dtype, token * args.x_stride + k) : 0.0f;
             store_element(row, to, k, value);
         }
