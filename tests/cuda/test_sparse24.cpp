@@ -22,8 +22,16 @@ using support::Device;
 namespace {
 
 using Launcher = cudaError_t (*)(Sparse24Product, const Sparse24Args&, const TokenGroups*, cudaStream_t);
-constexpr Launcher few = fastffn::cuda::launch_sparse24_few, many = fastffn::cuda::launch_sparse24_many,
-                   f32 = fastffn::cuda::launch_sparse24_f32;
+constexpr Launcher few = fastffn::cuda::launch_sparse24_few, f32 = fastffn::cuda::launch_sparse24_f32;
+
+// Both kinds of tiles, as launch_sparse24_many chooses them: by the multiprocessors that large ones would leave idle.
+template <int multiprocessors>
+cudaError_t launch_many(Sparse24Product product, const Sparse24Args& args, const TokenGroups* groups,
+                        cudaStream_t stream) {
+    emulator::set_multiprocessors(multiprocessors);
+    return fastffn::cuda::launch_sparse24_many(product, args, groups, stream);
+}
+constexpr Launcher large = launch_many<1>, small = launch_many<1000>;
 
 struct Problem {
     Sparse24Product product;
@@ -105,7 +113,7 @@ struct Weights {
             for (std::int64_t k = 0; k < depth; k++) largest = std::fmax(largest, std::fabs(plain[at(row, k)]));
             scales.push_back(largest / 127);
             for (std::int64_t k = 0; k < depth; k++)
-                plain[at(row, k)] = largest > 0 ? std::nearbyint(plain[at(row, k)] * (127 / largest)) : 0;
+                plain[at(row, k)] = largest > 0 ? std::nearbyint(plain[at(row, k)] / scales.back()) : 0;
         }
     }
     // Nothing: positions 2 and 3; one weight: its own and 3, or 2 and 3.
@@ -331,13 +339,14 @@ TEST(many_tokens_of_every_shape) {
         for (bool is_gated : {false, true})
             for (auto [tokens, out, depth] :
                  {std::tuple<std::int64_t, std::int64_t, std::int64_t>{1, 1, 1}, {17, 70, 42}, {130, 290, 330}})
-                holds({product, tokens, out, depth, is_gated}, many, ++seed);
+                for (Launcher launcher : {large, small})
+                    holds({product, tokens, out, depth, is_gated}, launcher, ++seed);
 }
 
 TEST(many_bands_of_tiles) {
-    // 2 tiles of tokens, 5 of rows: a whole band and a rest.
-    Problem p = {Sparse24Product::int8, 140, 5 * 256 - 9, 20};
-    CHECK(worst(p, many, 9) <= 1) << name(p);
+    // 2 tiles of tokens, 5 of rows; 3 of tokens, 20 of rows: a whole band and a rest.
+    const Problem p = {Sparse24Product::int8, 140, 5 * 256 - 9, 20};
+    for (Launcher launcher : {large, small}) CHECK(worst(p, launcher, 9) <= 1) << name(p);
 }
 
 TEST(f32_rows_of_every_shape) {
@@ -360,7 +369,7 @@ TEST(groups_of_a_stack) {
             }
             Problem p = {product, 90, 37, 100, is_gated};
             p.tile_tokens = 128;
-            holds(p, many, ++seed);
+            holds(p, large, ++seed);
         }
     for (Sparse24Product product : by_f32)
         for (int tile_tokens : {8, 16, 128}) {
@@ -371,8 +380,10 @@ TEST(groups_of_a_stack) {
 }
 
 TEST(every_activation) {
-    for (auto [launcher, product] :
-         {std::pair{few, Sparse24Product::f16}, {many, Sparse24Product::f16}, {f32, Sparse24Product::f32}})
+    for (auto [launcher, product] : {std::pair{few, Sparse24Product::f16},
+                                     {large, Sparse24Product::f16},
+                                     {small, Sparse24Product::f16},
+                                     {f32, Sparse24Product::f32}})
         for (int activation = 0; activation < fastffn::activation_count; activation++)
             for (bool is_gated : {false, true}) {
                 if (!is_gated && fastffn::needs_gate(static_cast<Activation>(activation))) continue;
@@ -385,7 +396,8 @@ TEST(every_activation) {
 TEST(nan_and_infinity_reach_what_keeps_their_column_alone) {
     for (double poison : {static_cast<double>(NAN), static_cast<double>(INFINITY)})
         for (auto [launcher, product] : {std::pair{few, Sparse24Product::bf16},
-                                         {many, Sparse24Product::f16},
+                                         {large, Sparse24Product::f16},
+                                         {small, Sparse24Product::f16},
                                          {f32, Sparse24Product::f32},
                                          {f32, Sparse24Product::f32_f16}}) {
             // Short rows, so that some keep none of the poisoned columns.
@@ -401,8 +413,10 @@ TEST(nan_and_infinity_reach_what_keeps_their_column_alone) {
 }
 
 TEST(same_bits_under_every_schedule) {
-    for (auto [launcher, product] :
-         {std::pair{few, Sparse24Product::bf16}, {many, Sparse24Product::bf16}, {f32, Sparse24Product::f32}}) {
+    for (auto [launcher, product] : {std::pair{few, Sparse24Product::bf16},
+                                     {large, Sparse24Product::bf16},
+                                     {small, Sparse24Product::bf16},
+                                     {f32, Sparse24Product::f32}}) {
         const Problem p = {product, 9, 70, 600, true, Activation::silu, DType::f32, true};
         std::vector<unsigned char> first;
         for (unsigned seed = 0; seed < 8; seed++) {
@@ -416,10 +430,17 @@ TEST(same_bits_under_every_schedule) {
     emulator::set_seed(1);
 }
 
+TEST(both_kinds_of_tiles_give_the_same_bits) {
+    const Problem p = {Sparse24Product::bf16, 70, 140, 300, true, Activation::gelu, DType::f32, true};
+    std::vector<unsigned char> of_large, of_small;
+    CHECK(worst(p, large, 17, &of_large) <= 1 && worst(p, small, 17, &of_small) <= 1);
+    CHECK(of_large == of_small);
+}
+
 TEST(bad_arguments_are_refused) {
     Sparse24Args args = {};
     args.tokens = args.out_features = 1;
-    for (Launcher launcher : {few, many, f32}) {
+    for (Launcher launcher : {few, large, f32}) {
         args.row_bytes = 8;
         CHECK(launcher(Sparse24Product::bf16, args, nullptr, nullptr) == cudaErrorInvalidValue);
         args.row_bytes = 16;
@@ -432,13 +453,13 @@ TEST(bad_arguments_are_refused) {
         args.tokens = 1;
     }
     CHECK(few(Sparse24Product::f32, args, nullptr, nullptr) == cudaErrorInvalidValue);
-    CHECK(many(Sparse24Product::f32, args, nullptr, nullptr) == cudaErrorInvalidValue);
+    CHECK(large(Sparse24Product::f32, args, nullptr, nullptr) == cudaErrorInvalidValue);
     CHECK(f32(Sparse24Product::bf16, args, nullptr, nullptr) == cudaErrorInvalidValue);
     TokenGroups groups = {};
     groups.tile_tokens = 128;
     CHECK(few(Sparse24Product::bf16, args, &groups, nullptr) == cudaErrorInvalidValue);
     groups.tile_tokens = 16;
-    CHECK(many(Sparse24Product::bf16, args, &groups, nullptr) == cudaErrorInvalidValue);
+    CHECK(large(Sparse24Product::bf16, args, &groups, nullptr) == cudaErrorInvalidValue);
     cudaGetLastError();
 }
 
