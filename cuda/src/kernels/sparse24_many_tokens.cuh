@@ -37,12 +37,11 @@ struct Sparse24Tile {
     // At the end sums lie in shared memory, half the tokens at a time: [token][row], 4 more apart, so that the lanes that hold
     // one mma's sums (8 rows of 4 tokens) meet all banks.
     static constexpr int sums_stride = rows + 4, sums_bytes = tokens / 2 * sums_stride * 4;
-    template <class P>
-    static constexpr int stage_bytes = x_bytes + tiles * P::bytes;
-    template <class P>
-    static constexpr int shared_bytes = stages * stage_bytes<P>;
-    template <bool is_gated>
-    static constexpr int outputs = is_gated ? rows / 2 : rows;
+};
+template <class P, class T>
+struct Sparse24Bytes {
+    static constexpr int stage = T::x_bytes + T::tiles * P::bytes, shared = T::stages * stage;
+    static_assert(shared >= T::sums_bytes);
 };
 using Sparse24Large = Sparse24Tile<128, 256, 64, 64, 5, 1>;
 using Sparse24Small = Sparse24Tile<64, 64, 32, 32, 8, 3>;
@@ -52,8 +51,7 @@ __device__ __forceinline__ int sparse24_chunk(int row, int chunk) { return row *
 template <class P, class T, bool is_gated>
 __global__ void __launch_bounds__(T::threads, T::blocks)
     sparse24_many_tokens_kernel(Sparse24Args args, Sparse24Tokens tokens, int token_tiles, int row_tiles) {
-    static_assert(T::template shared_bytes<P> >= T::sums_bytes);
-    constexpr int position_chunks = P::positions_bytes / 16, stage_bytes = T::template stage_bytes<P>;
+    constexpr int position_chunks = P::positions_bytes / 16, stage_bytes = Sparse24Bytes<P, T>::stage;
     unsigned char* const shared = ptx::dynamic_shared();
     const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp = thread / 32;
     const int warp_tokens = warp / T::row_warps * T::warp_tokens, warp_tile = warp % T::row_warps * T::warp_tiles;
@@ -140,7 +138,7 @@ __global__ void __launch_bounds__(T::threads, T::blocks)
 
     // All copies have come: what was committed last is empty. Stages become sums.
     auto* const sums = reinterpret_cast<typename P::Sum*>(shared);
-    constexpr int outputs = T::template outputs<is_gated>;
+    constexpr int outputs = is_gated ? T::rows / 2 : T::rows;
 #pragma unroll
     for (int half = 0; half < 2; half++) {
         __syncthreads();

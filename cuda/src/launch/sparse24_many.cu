@@ -8,7 +8,7 @@ namespace {
 
 template <class T>
 std::int64_t row_tiles_of(const Sparse24Args& args) {
-    const int outputs = args.w_gate ? T::template outputs<true> : T::template outputs<false>;
+    const int outputs = args.w_gate ? T::rows / 2 : T::rows;
     return (args.out_features + outputs - 1) / outputs;
 }
 
@@ -18,7 +18,7 @@ cudaError_t many(const Sparse24Args& args, const Sparse24Tokens& tokens, cudaStr
     // Tile numbers are int in the kernel, a band beyond the end included.
     if (token_tiles > 0x7fffffff / T::band / 2 || token_tiles * row_tiles > 0x7fffffff) return cudaErrorInvalidValue;
     const Grid grid = {dim3(static_cast<unsigned>(token_tiles * row_tiles)), dim3(T::threads),
-                       T::template shared_bytes<P>, stream, "sparse24_many_tokens"};
+                       (Sparse24Bytes<P, T>::shared), stream, "sparse24_many_tokens"};
     return args.w_gate ? launch(sparse24_many_tokens_kernel<P, T, true>, grid, args, tokens, token_tiles, row_tiles)
                        : launch(sparse24_many_tokens_kernel<P, T, false>, grid, args, tokens, token_tiles, row_tiles);
 }
