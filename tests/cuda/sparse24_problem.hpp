@@ -181,7 +181,7 @@ inline double worst(const Problem& p, Launcher launcher, unsigned seed, std::vec
                          m.data.begin() + r * m.stride + m.depth * reference::bytes_of(m.dtype));
         return bytes;
     };
-    const std::int64_t y_stride = p.out + 3;
+    const std::int64_t y_stride = seed % 2 ? p.out + 3 : (p.out + 7) / 4 * 4;  // rows of y apart, and aligned or not
     const int y_bytes = reference::bytes_of(p.y_dtype);
     const std::vector<unsigned char> untouched(static_cast<std::size_t>(((positions - 1) * y_stride + p.out) * y_bytes),
                                                0xA5);

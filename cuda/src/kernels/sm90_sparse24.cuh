@@ -138,6 +138,8 @@ __device__ __forceinline__ void sm90_output_sparse(const Sparse24Args& args, con
     // Outputs of a warp; lanes share a token's, four each.
     constexpr int outputs = is_gated ? 8 : 16, lanes = outputs / 4;
     const int g = lane / 4, t = lane % 4;
+    const int bytes_of_four = args.y_dtype == DType::f32 ? 16 : 8;
+    const bool aligned = args.y_stride % 4 == 0 && reinterpret_cast<std::uintptr_t>(args.y) % bytes_of_four == 0;
 #pragma unroll 1
     for (int part = 0; part < 6; part++) {
         // [token][row] with both numbers stirred: lanes of one store, rows g of tokens 2t, meet all banks.
@@ -157,15 +159,23 @@ __device__ __forceinline__ void sm90_output_sparse(const Sparse24Args& args, con
             const int token = i / lanes, column = i % lanes * 4, position = part * 32 + token;
             const float* const of_token = shared + (token ^ (token / 4 % 2)) * 16;
             const int stirred = token / 2 % 2 * 8;
-            if (position >= tile.count) continue;
+            const std::int64_t row = row0 + column, at = (tile.first + position) * args.y_stride + row;
+            if (position >= tile.count || row >= args.out_features) continue;
+            const std::int64_t x_row = tokens.x_row(tile, position);
+            float y[4];
 #pragma unroll
             for (int c = 0; c < 4; c++) {
-                const std::int64_t row = row0 + column + c;
-                if (row >= args.out_features) continue;
                 const float left = of_token[(column + c) ^ stirred];
                 const float up = is_gated ? of_token[(column + c + 8) ^ stirred] : left;
-                const float y = sparse24_finished<is_gated>(args, tile, tokens.x_row(tile, position), row, up, left);
-                store_element(args.y, args.y_dtype, (tile.first + position) * args.y_stride + row, y);
+                y[c] = row + c < args.out_features ? sparse24_finished<is_gated>(args, tile, x_row, row + c, up, left)
+                                                   : 0.0f;
+            }
+            if (aligned && row + 4 <= args.out_features) {
+                store_four(args.y, args.y_dtype, at, y);
+            } else {
+#pragma unroll
+                for (int c = 0; c < 4; c++)
+                    if (row + c < args.out_features) store_element(args.y, args.y_dtype, at + c, y[c]);
             }
         }
         __syncwarp();  // before the next part's sums
