@@ -1,9 +1,10 @@
-// Rows of x, converted or quantised, zeros behind their depth. One block per token: rows are short beside the weights.
+// Rows of x, converted or quantised, zeros behind their depth. One block per token, or several where there are few tokens.
 #pragma once
 
 #include "kernels/elements.cuh"
 #include "kernels/row_code.cuh"
 #include "launch/rows.hpp"
+#include "ptx/dependent.cuh"
 
 namespace fastffn::cuda {
 namespace {
@@ -11,10 +12,12 @@ namespace {
 constexpr int rows_threads = 256;
 
 __global__ void __launch_bounds__(rows_threads) copy_rows_kernel(RowsArgs args, DType to) {
+    ptx::let_next_launch_begin();
     for (std::int64_t token = blockIdx.x; token < args.tokens; token += gridDim.x) {
         unsigned char* const row = static_cast<unsigned char*>(args.rows) + token * args.row_stride;
         const std::int64_t elements = args.row_bytes / (to == DType::f32 ? 4 : 2);
-        for (std::int64_t k = threadIdx.x; k < elements; k += rows_threads) {
+        for (std::int64_t k = blockIdx.y * rows_threads + threadIdx.x; k < elements;
+             k += static_cast<std::int64_t>(gridDim.y) * rows_threads) {
             const float value = k < args.depth ? load_element(args.x, args.dtype, token * args.x_stride + k) : 0.0f;
             store_element(row, to, k, value);
         }
@@ -27,6 +30,7 @@ __device__ __forceinline__ std::int64_t interleaved_place(std::int64_t k) {
 }
 
 __global__ void __launch_bounds__(rows_threads) quantize_rows_kernel(QuantizeArgs args) {
+    ptx::let_next_launch_begin();
     constexpr int warps = rows_threads / 32;
     const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
     __shared__ float largest_of[warps], sum_of[warps];

@@ -44,6 +44,7 @@ cudaError_t prepare_bf16_codes(const DeviceRows& x, const DeviceMatrix& w, const
     input->stride = is_ready && x.rows > 1 ? x.stride * 2 : input->row_bytes;
     if (zeros_of(w) != CodesZeros::fixed) input->bf16_sums = pieces.take<float>(x.rows * layout.groups * 4);
     if (pieces.counts_only()) return cudaSuccess;
+    input->is_fresh = !is_ready || input->bf16_sums;
     if (!is_ready) {
         const RowsArgs args = {x.data, dtype,            x.stride,      x.rows,    x.cols,
                                rows,   input->row_bytes, input->stride, transform, scratch};
@@ -83,6 +84,7 @@ cudaError_t multiply_codes(const Input& x, const DeviceMatrix& w, const DeviceMa
     args.tokens = y.rows;
     args.out_features = slice.rows < 0 ? w.out_features : slice.rows;
     args.activation = activation;
+    args.x_is_fresh = x.is_fresh;
     return launch_codes(args, groups, stream);
 }
 

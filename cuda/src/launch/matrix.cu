@@ -144,6 +144,7 @@ cudaError_t prepare(const DeviceRows& x, const DeviceMatrix& w, Pieces& pieces, 
     input->scales = args.scales = pieces.take<float>(x.rows * 4);
     if (codes) input->sums = args.sums = pieces.take<std::int32_t>(x.rows * layout.groups * 4);
     if (!launches) return cudaSuccess;
+    input->is_fresh = true;
     args.rows = {x.data, dtype, x.stride, x.rows, x.cols, rows, input->row_bytes, input->stride, transform, scratch};
     args.group = layout.group;
     args.groups = layout.groups;

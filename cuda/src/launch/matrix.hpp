@@ -21,8 +21,10 @@ struct Input {
     std::int64_t stride = 0, row_bytes = 0;
     float* scales = nullptr;
     std::int32_t* sums = nullptr;
-    bool is_by_position = false;  // of groups: already one row per position, not per row of x
     float* bf16_sums = nullptr;  // of rows that are not quantised
+    // prepare()'s last launch, no dependent, made these rows: the product may overlap with it if it is the next on the stream.
+    bool is_fresh = false;
+    bool is_by_position = false;  // of groups: already one row per position, not per row of x
 };
 
 // nullptr: there are kernels; else why not.

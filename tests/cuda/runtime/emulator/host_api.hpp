@@ -41,8 +41,12 @@ enum cudaDeviceAttr {
     cudaDevAttrMaxSharedMemoryPerMultiprocessor = 81,
     cudaDevAttrMaxSharedMemoryPerBlockOptin = 97,
 };
+enum cudaLaunchAttributeID { cudaLaunchAttributeIgnore = 0, cudaLaunchAttributeProgrammaticStreamSerialization = 6 };
 struct cudaLaunchAttribute {
-    int id;
+    cudaLaunchAttributeID id;
+    struct {
+        int programmaticStreamSerializationAllowed;
+    } val;
 };
 struct cudaLaunchConfig_t {
     dim3 gridDim, blockDim;
@@ -168,10 +172,15 @@ template <class... Parameters, class... Arguments>
 inline cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
                                       Arguments&&... arguments) {
     const std::tuple<std::remove_cv_t<Parameters>...> parameters(std::forward<Arguments>(arguments)...);
+    bool is_dependent = false;
+    for (unsigned i = 0; i < config->numAttrs; i++)
+        is_dependent |= config->attrs[i].id == cudaLaunchAttributeProgrammaticStreamSerialization &&
+                        config->attrs[i].val.programmaticStreamSerializationAllowed;
     const emulator::LaunchShape shape = {{config->gridDim.x, config->gridDim.y, config->gridDim.z},
                                          {config->blockDim.x, config->blockDim.y, config->blockDim.z},
                                          config->dynamicSmemBytes,
-                                         reinterpret_cast<const void*>(kernel)};
+                                         reinterpret_cast<const void*>(kernel),
+                                         is_dependent};
     const bool ok = emulator::run_launch(shape, [&] { std::apply(kernel, parameters); });
     if (!ok) emulator::pending_error() = cudaErrorLaunchFailure;
     return ok ? cudaSuccess : cudaErrorLaunchFailure;
