@@ -65,8 +65,7 @@ __global__ void __launch_bounds__(long_threads) far_butterflies_kernel(LongRows 
 // H_K across the parts, in place: blocks share a row's columns.
 __global__ void __launch_bounds__(long_threads)
     mix_long_rows_kernel(LongRows rows, int order, const __grid_constant__ OrderSigns signs) {
-    unsigned char* const table = ptx::dynamic_shared();
-    copy_signs(reinterpret_cast<unsigned*>(table), signs, order);
+    const uint4* const table = make_signs(ptx::dynamic_shared(), signs, order);
     const std::int64_t power = rows.depth / order;
     const int warp = static_cast<int>(blockIdx.x) * (long_threads / 32) + static_cast<int>(threadIdx.x) / 32;
     for (std::int64_t row = blockIdx.y; row < rows.count; row += gridDim.y) {
