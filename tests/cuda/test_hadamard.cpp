@@ -169,6 +169,16 @@ TEST(sizes_of_models) {
     CHECK(worst({pow2, 16384, 0, false}, 2, DType::f16, DType::f16, 0) <= 1) << emulator::last_failure();
 }
 
+TEST(blocks_take_several_rows) {
+    // H_K's are few, as each makes the signs for itself.
+    int multiprocessors = 0;
+    cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, 0);
+    CHECK(worst({kron, 12, 0, false}, 4 * multiprocessors * 8 * 2 + 3, DType::f32, DType::f32, 0) <= 1)
+        << multiprocessors << emulator::last_failure();
+    CHECK(worst({kron, 28 * 64, 0, false}, 4 * multiprocessors * 4 + 5, DType::bf16, DType::f16, 0) <= 1)
+        << emulator::last_failure();
+}
+
 TEST(rows_longer_than_shared_memory) {
     // 163 KiB on the emulated device: 40960 columns and more go through memory.
     const Case cases[] = {{pow2, 65536, 0, false},

@@ -130,7 +130,7 @@ cudaError_t transform_long(const RowsArgs& args, std::int64_t first, const LongR
     const auto* const x = static_cast<const unsigned char*>(args.x) + first * args.x_stride * element;
     const bool transforms = h.power > 1 || h.order > 1;
     if (t.norm.gamma) {
-        const auto blocks = static_cast<unsigned>(rows.count < 65536 ? rows.count : 65536);
+        const auto blocks = static_cast<unsigned>(rows.count);
         const cudaError_t status = launch(norm_rows_kernel, {dim3(blocks), dim3(long_threads), 0, stream, "norm_rows"},
                                           rows, args.x, args.dtype, args.x_stride, first, t.norm);
         if (status != cudaSuccess || !transforms) return status;
@@ -191,8 +191,9 @@ std::int64_t rows_at_once(std::int64_t tokens, std::int64_t depth) {
 
 bool wrong(const RowsArgs& args) {
     const RowHadamard& h = args.transform.hadamard;
-    return args.tokens < 0 || args.depth < 1 || h.power < 1 || h.order < 1 || (h.power & (h.power - 1)) != 0 ||
-           args.depth % (h.power * h.order) != 0 || (h.order > 1 && args.depth != h.power * h.order) ||
+    return args.tokens < 0 || args.tokens > 0x7fffffff || args.depth < 1 || h.power < 1 || h.order < 1 ||
+           (h.power & (h.power - 1)) != 0 || args.depth % (h.power * h.order) != 0 ||
+           (h.order > 1 && args.depth != h.power * h.order) ||
            (args.transform.norm.gamma && args.transform.norm.mean_of < 1);
 }
 
