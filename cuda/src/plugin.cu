@@ -6,6 +6,7 @@
 
 #include "abi.hpp"
 #include "fastffn/version.hpp"
+#include "launch/fff.hpp"
 #include "launch/ffn.hpp"
 #include "launch/launch.hpp"
 
@@ -167,8 +168,8 @@ const Plugin table = {
     operation<FfnCall>(),
     {},  // moe
     {},  // route
-    {},  // fff
-    {},  // fff_route
+    operation<FffCall>(),
+    operation<FffRouteCall>(),
     {},  // hadamard
     {},  // quantize
 };

@@ -5,7 +5,9 @@ multiprocessor it can fill.
     cuda/tools/kernel_report.py                       # sm_80 and sm_90a, all launchers
     cuda/tools/kernel_report.py --arch 80 --source cuda/src/launch/dense.cu
 
-Fails if a kernel spills registers or keeps an array in local memory: every kernel counts as hot, but for those of COLD.
+Fails if a kernel spills registers or keeps an array in local memory: every kernel counts as hot, but for those of COLD. Fails too
+where ptxas says that it serialises wgmma or ignores setmaxnreg: such kernels lose most of their speed. Launchers named sm90_* are
+compiled for 90a alone.
 Dynamic shared memory is chosen at launch and not known here: kernels that use it are marked "+", and their occupancy counts
 what the compiler sees.
 """
@@ -23,6 +25,10 @@ ROOT = Path(__file__).resolve().parents[2]
 COLD: dict[str, str] = {}
 # Per multiprocessor: threads, shared memory in KiB (CUDA Programming Guide, "Technical Specifications per Compute Capability").
 LIMITS = {80: (2048, 164), 86: (1536, 100), 89: (1536, 100), 90: (2048, 228), 100: (2048, 228), 120: (1536, 100)}
+
+
+# What ptxas says of wgmma that it has to run one by one, and of setmaxnreg that it leaves out.
+SLOW = re.compile(r"^.*(?:\(C75\d\d\)|wgmma\S* instructions are serialized|setmaxnreg ignored).*$", re.M)
 
 
 def run(command: list[str]) -> str:
@@ -44,11 +50,15 @@ def demangle(names: list[str]) -> list[str]:
     return short
 
 
-def compile_one(source: Path, arch: str) -> list[dict]:
+def compile_one(source: Path, arch: str) -> tuple[list[dict], list[str]]:
+    is_sm90 = source.name.startswith("sm90_")
+    if is_sm90 and arch != "90a":
+        return [], []
     with tempfile.TemporaryDirectory() as work:
         ptx = Path(work) / "kernels.ptx"
         includes = [f"-I{ROOT}/cuda/src", f"-I{ROOT}/cpp/include"]
-        run(["nvcc", "-std=c++17", "-ptx", f"-arch=compute_{arch}", *includes, str(source), "-o", str(ptx)])
+        defines = ["-DFASTFFN_CUDA_SM90"] if is_sm90 else []
+        run(["nvcc", "-std=c++17", "-ptx", f"-arch=compute_{arch}", *defines, *includes, str(source), "-o", str(ptx)])
         text = ptx.read_text()
         threads = {}
         dynamic = set()
@@ -82,7 +92,7 @@ def compile_one(source: Path, arch: str) -> list[dict]:
                 "dynamic": name in dynamic,
             }
         )
-    return kernels
+    return kernels, [f"{source.name}, {arch}: {line.strip()}" for line in SLOW.findall(report)]
 
 
 def resident_threads(kernel: dict) -> tuple[int, int]:
@@ -104,7 +114,9 @@ def main() -> int:
     sources = arguments.source or sorted((ROOT / "cuda/src/launch").glob("*.cu"))
     tasks = [(source, arch) for arch in arguments.arch or ["80", "90a"] for source in sources]
     with ThreadPoolExecutor(arguments.jobs) as pool:
-        kernels = [kernel for result in pool.map(lambda task: compile_one(*task), tasks) for kernel in result]
+        results = list(pool.map(lambda task: compile_one(*task), tasks))
+    kernels = [kernel for result, _ in results for kernel in result]
+    slow = [line for _, lines in results for line in lines]
     bad = 0
     print(f"{'arch':5} {'regs':>4} {'shared':>8} {'spill':>6} {'stack':>6} {'threads':>9}  kernel")
     for kernel, name in zip(kernels, demangle([kernel["name"] for kernel in kernels])):
@@ -117,7 +129,9 @@ def main() -> int:
             f"{resident:4}/{most:4}  {name}{'   <-- spills or local memory' if wrong else ''}"
         )
     print(f"{len(kernels)} kernels, {bad} with spills or local memory")
-    return 1 if bad or not kernels else 0
+    for line in slow:
+        print(line)
+    return 1 if bad or slow or not kernels else 0
 
 
 if __name__ == "__main__":

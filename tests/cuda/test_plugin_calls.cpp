@@ -1,5 +1,6 @@
 // The plugin's table on the emulated device beside the CPU library: every format that devices have, the same weights and rows.
 #include <cmath>
+#include <deque>
 #include <random>
 
 #include "abi.hpp"
@@ -20,6 +21,7 @@ namespace {
 struct Kind {
     Format format;
     PackOptions options;
+    bool has_minima = false;  // int4: codes with scales and minima of another library's
 };
 
 std::vector<Kind> kinds() {
@@ -37,13 +39,17 @@ std::vector<Kind> kinds() {
             {Format::ternary, {{"order", "rows"}}},
             {Format::int4, {}},
             {Format::int4, {{"group", 32}, {"zero_points", true}}},
-            {Format::int4, {{"group", 128}, {"act", "int4"}}}};
+            {Format::int4, {{"group", 128}, {"act", "int4"}}},
+            {Format::int4, {{"group", 64}}, true},
+            {Format::int4, {{"act", "bf16"}}},
+            {Format::int4, {{"group", 32}, {"act", "bf16"}, {"zero_points", true}}},
+            {Format::int4, {{"group", 32}, {"act", "bf16"}}, true}};
 }
 
 std::string name(const Kind& kind) {
     std::string text = format_name(kind.format);
     for (const auto& option : kind.options) text += " " + option.name + "=" + option.value.to_string();
-    return text + ": ";
+    return text + (kind.has_minima ? " minima: " : ": ");
 }
 
 std::vector<float> random(std::int64_t count, std::mt19937& generator, float scale = 1) {
@@ -76,6 +82,23 @@ std::vector<float> values_for(const Kind& kind, std::int64_t out, std::int64_t i
     mask24({w.data(), DType::f32, {out, in}}, Mask24::largest, {mask.data(), DType::u8, {out, in}}).value();
     for (std::size_t i = 0; i < w.size(); i++) w[i] = mask[i] ? w[i] : 0;
     return w;
+}
+
+std::vector<float> codes(std::int64_t count, std::mt19937& generator) {
+    std::vector<float> values(static_cast<std::size_t>(count));
+    for (float& v : values) v = static_cast<float>(generator() % 16);
+    return values;
+}
+
+// Scales and minima, one per row and group, as options; the arrays live as long as the program.
+Kind with_minima(Kind kind, std::int64_t out, std::int64_t in, std::mt19937& generator) {
+    static std::deque<std::vector<float>> arrays;
+    const std::int64_t group = kind.options[0].value.integer(), groups = (in + group - 1) / group;
+    for (const char* name : {"scales", "minima"}) {
+        arrays.push_back(random(out * groups, generator, 1 / std::sqrt(static_cast<float>(in)) / 8));
+        kind.options.push_back({name, TensorView(arrays.back().data(), DType::f32, {out, groups})});
+    }
+    return kind;
 }
 
 // One matrix for both sides.
@@ -213,7 +236,7 @@ double rounding_of(DType dtype) { return dtype == DType::bf16 ? 1.0 / 128 : dtyp
 // Where the mean of magnitudes is summed in another order a code may differ by one step.
 bool has_mean(const Kind& kind) {
     for (const auto& option : kind.options)
-        if (option.name == "act") return true;
+        if (option.name == "act" && option.value.to_string() == "int4") return true;
     return false;
 }
 
@@ -228,6 +251,14 @@ TEST(linear_is_the_cpus) {
                     CHECK(apart <= rounding_of(dtype) + (has_mean(kind) ? 0.05 : 0))
                         << name(kind) << tokens << " tokens, dtype " << static_cast<int>(dtype) << ": " << apart;
                 }
+}
+
+TEST(linear_of_many_tokens_is_the_cpus) {
+    for (const Kind& kind : kinds()) {
+        if (kind.format != Format::ternary && kind.format != Format::int4) continue;
+        const double apart = linear_difference(kind, 75, 37, 90, DType::f16, 0, true);
+        CHECK(apart <= rounding_of(DType::f16) + (has_mean(kind) ? 0.05 : 0)) << name(kind) << apart;
+    }
 }
 
 TEST(ffn_is_the_cpus) {

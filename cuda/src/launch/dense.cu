@@ -4,6 +4,7 @@
 #include "kernels/many_tokens.cuh"
 #include "launch/dense_kernels.hpp"
 #include "launch/launch.hpp"
+#include "launch/sm90_dense.hpp"
 
 namespace fastffn::cuda {
 
@@ -80,8 +81,11 @@ cudaError_t launch_f32(DType weights, const DenseArgs& args, cudaStream_t stream
 }
 
 cudaError_t launch_dense(Product product, const DenseArgs& args, cudaStream_t stream) {
-    return args.tokens <= few_tokens_limit ? launch_few_tokens(product, args, stream)
-                                           : launch_many_tokens(product, args, stream);
+    if (args.tokens <= few_tokens_limit) return launch_few_tokens(product, args, stream);
+    if (prefers_sm90_dense(args))
+        if (const cudaError_t status = launch_sm90_dense(product, args, stream); status != cudaErrorNotSupported)
+            return status;
+    return launch_many_tokens(product, args, stream);
 }
 
 }  // namespace fastffn::cuda

@@ -9,6 +9,7 @@
 #include <mutex>
 #include <numeric>
 
+#include "emulator/asynchronous.hpp"
 #include "emulator/control.hpp"
 #include "emulator/memory.hpp"
 #include "emulator/races.hpp"
@@ -42,6 +43,7 @@ void body_of_thread(void* body) {
     for (const auto& group : self.groups)
         if (!group.empty()) fail(group[0].site, "the thread returned without waiting for this cp.async");
     if (!self.open_group.empty()) fail(self.open_group[0].site, "the thread returned without committing this cp.async");
+    check_waited();
     self.state = State::done;
     ++block.done;
 }
@@ -88,6 +90,7 @@ void run_block(const LaunchShape& shape, uint3 index, const std::function<void()
     make_schedule(number);
     prepare_shared_memory(shape.shared_bytes);
     races::begin_block(block.threads);
+    begin_asynchronous();
     for (int i = 0; i < block.threads; i++) {
         Thread& thread = *block.pool[i];
         thread.number = i;
@@ -101,11 +104,15 @@ void run_block(const LaunchShape& shape, uint3 index, const std::function<void()
     blockIdx = index;
     std::int64_t turns = 0;
     while (block.done < block.threads && block.failure.empty()) {
+        end_copies(false);
         Thread* thread = block.choose();
+        if (!thread && end_copies(true)) continue;
         if (!thread) {
-            block.failure = "deadlock: no thread of the block can go on;" + block.describe_waiting();
+            block.failure =
+                "deadlock: no thread of the block can go on;" + block.describe_waiting() + describe_mbarriers();
             break;
         }
+        if (!block.failure.empty()) break;
         if (++turns > most_turns) {
             block.failure = "no end in sight after " + std::to_string(most_turns) +
                             " turns: does the block wait for another one?" + block.describe_waiting();
@@ -121,6 +128,7 @@ void run_block(const LaunchShape& shape, uint3 index, const std::function<void()
         }
     }
     block.running = nullptr;
+    if (const std::string copies = check_copies(); block.failure.empty()) block.failure = copies;
     if (block.failure.empty()) block.failure = check_shared_red_zone();
     release_shared_memory();
 }
@@ -284,6 +292,7 @@ void set_seed(std::uint64_t value) {
 }
 
 const char* last_failure() { return failure.c_str(); }
+int threads_of_last_block() { return block.threads; }
 std::uint64_t launches() { return launch_count; }
 void allow_shared_bytes(const void* kernel, std::size_t bytes) { allowed_shared[kernel] = bytes; }
 

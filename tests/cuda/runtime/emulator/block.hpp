@@ -22,7 +22,7 @@ struct AsyncCopy {
     Site site;
 };
 
-enum class State { ready, barrier, warp, condition, done };
+enum class State { ready, barrier, warp, condition, phase, done };
 
 struct Thread {
     Fiber fiber;
@@ -39,6 +39,9 @@ struct Thread {
     void* argument = nullptr;
     // State::barrier
     int barrier_id = 0, barrier_sum = 0;
+    // State::phase
+    void* mbarrier = nullptr;
+    unsigned parity = 0;
     // cp.async: committed groups, oldest first, and what is not committed yet.
     std::vector<std::vector<AsyncCopy>> groups;
     std::vector<AsyncCopy> open_group;

@@ -14,9 +14,14 @@ void set_multiprocessors(int count);
 // 80, 90, …: how much shared memory a block may ask for, and which instructions exist.
 void set_architecture(int architecture);
 int architecture();
+// Whether the driver can make tensor maps; true at first.
+void set_tensor_maps(bool available);
 
 // Why the last launch failed; empty if it did not.
 const char* last_failure();
+
+// Of the last launch: which kernel a launcher chose.
+int threads_of_last_block();
 
 // Launches of this process so far.
 std::uint64_t launches();

@@ -36,12 +36,6 @@ double value_of(Element e, unsigned word, int i) {
     return 0;
 }
 
-// Tensor cores cut the sum off rather than round it.
-float toward_zero(double sum) {
-    const float f = static_cast<float>(sum);
-    return std::isfinite(f) && std::fabs(static_cast<double>(f)) > std::fabs(sum) ? std::nextafterf(f, 0.0f) : f;
-}
-
 struct Operands {
     const Mma* shape;
     void* acc;
@@ -154,6 +148,13 @@ void run_store(const Lanes& lanes) {
 }
 
 }  // namespace
+
+double half_value(Element e, std::uint16_t bits) { return value_of(e, bits, 0); }
+
+float toward_zero(double sum) {
+    const float f = static_cast<float>(sum);
+    return std::isfinite(f) && std::fabs(static_cast<double>(f)) > std::fabs(sum) ? std::nextafterf(f, 0.0f) : f;
+}
 
 void mma(const Site& site, const Mma& shape, void* acc, const unsigned* a, const unsigned* b, unsigned metadata) {
     Operands operands{&shape, acc, a, b, metadata};

@@ -21,4 +21,8 @@ void mma(const Site& site, const Mma& shape, void* acc, const unsigned* a, const
 void load_matrices(const Site& site, unsigned* registers, int count, const void* row, bool transposed);
 void store_matrices(const Site& site, const unsigned* registers, int count, void* row);
 
+// An f16 or bf16 exactly; the f32 nearest to zero: tensor cores cut the sum off rather than round it.
+double half_value(Element e, std::uint16_t bits);
+float toward_zero(double sum);
+
 }  // namespace emulator

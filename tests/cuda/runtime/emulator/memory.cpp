@@ -122,6 +122,8 @@ void check_shared(const Site& site, const char* name, const void* data, std::siz
 
 unsigned char* dynamic_shared_memory() { return block.dynamic; }
 
+unsigned char* shared_window_begin() { return arena(); }
+
 std::uint32_t shared_window_address(const void* data) {
     return static_cast<std::uint32_t>(static_cast<const unsigned char*>(data) - arena());
 }

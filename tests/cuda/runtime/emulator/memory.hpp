@@ -19,6 +19,9 @@ struct SharedRange {
 SharedRange dynamic_shared_range();
 SharedRange shared_variables_range();
 
+// What shared_window_address counts from.
+unsigned char* shared_window_begin();
+
 // Whether the address is in a variable that kernels declare __shared__, or in dynamic shared memory.
 bool in_shared_memory(const void* data, std::size_t bytes);
 

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <map>
 #include <set>
+#include <string>
 
 #include "emulator/block.hpp"
 #include "emulator/memory.hpp"
@@ -14,7 +15,8 @@ namespace emulator {
 
 namespace {
 
-using Clock = std::vector<std::uint32_t>;
+using races::Agent;
+using races::Clock;
 
 // Who touched a byte, and when by its own clock.
 struct Mark {
@@ -39,6 +41,14 @@ bool instrumented = false;  // set by the first instrumented access
 std::uint64_t launch = 0;
 std::uint32_t block_number = 0;
 std::vector<Clock> clocks;  // of the block's threads
+struct AgentSlot {
+    std::uint32_t time = 0;
+    bool is_free = true;
+    const char* what = "";
+    std::string issuer;
+};
+std::vector<AgentSlot> agents;
+std::size_t first_agent = 0;  // in clocks and marks
 Clock barrier_clocks[16];
 std::map<const void*, Clock> atomic_clocks;
 // Blocks that published with a fence before an atomic of an address, and those that this block has met in the same way.
@@ -56,6 +66,14 @@ void join(Clock& into, const Clock& from) {
     for (std::size_t i = 0; i < from.size(); i++) into[i] = std::max(into[i], from[i]);
 }
 
+std::uint32_t time_in(const Clock& clock, std::size_t i) { return i < clock.size() ? clock[i] : 0; }
+
+std::string name_of(std::size_t thread) {
+    if (thread < first_agent) return thread_name(*block.pool[thread]);
+    const AgentSlot& agent = agents[thread - first_agent];
+    return std::string(agent.what) + " of " + agent.issuer;
+}
+
 Array* find(const unsigned char* p) {
     if (p >= dynamic_memory.mapping && p < dynamic_memory.mapping + dynamic_memory.mapping_bytes)
         return &dynamic_memory;
@@ -66,18 +84,37 @@ Array* find(const unsigned char* p) {
     return p < at->second.mapping + at->second.mapping_bytes ? &at->second : nullptr;
 }
 
-bool ordered(const Mark& mark, int self) {
-    if (mark.time == 0) return true;
-    if (mark.block != block_number) return met.count(mark.block) != 0;
-    return mark.thread == self || clocks[static_cast<std::size_t>(self)][mark.thread] >= mark.time;
+// A thread or an agent, and its clock. Slots of agents are used again: only marks of this very time are its own.
+struct Actor {
+    std::size_t number;
+    std::uint32_t time;
+    const Clock& clock;
+    bool is_agent() const { return number >= first_agent; }
+};
+
+Actor running_thread() {
+    const auto number = static_cast<std::size_t>(block.running->number);
+    return {number, clocks[number][number], clocks[number]};
 }
 
-void check(const Site& site, Access access, const void* data, std::size_t bytes, const void* code) {
+void join_agent(Clock& into, const Agent& agent) {
+    join(into, agent.clock);
+    const auto slot = static_cast<std::size_t>(agent.slot);
+    if (into.size() <= slot) into.resize(slot + 1);
+    into[slot] = std::max(into[slot], agent.time);
+}
+
+bool ordered(const Mark& mark, const Actor& self) {
+    if (mark.time == 0) return true;
+    if (mark.block != block_number) return met.count(mark.block) != 0;
+    if (mark.thread == self.number && (!self.is_agent() || mark.time == self.time)) return true;
+    return time_in(self.clock, mark.thread) >= mark.time;
+}
+
+void check(const Site& site, Access access, const void* data, std::size_t bytes, const void* code, const Actor& self) {
     const auto* const p = static_cast<const unsigned char*>(data);
     Array* const array = find(p);
     if (!array) return;
-    Thread& thread = *block.running;
-    const int self = thread.number;
     const char* const what = access == Access::read ? "reads" : access == Access::write ? "writes" : "changes";
     const std::ptrdiff_t offset = p - array->data;
     const char* const where = array->shared ? "shared memory" : "a device array";
@@ -94,8 +131,7 @@ void check(const Site& site, Access access, const void* data, std::size_t bytes,
         array->marks.assign(array->bytes, Byte{});
         array->launch = launch;
     }
-    const Mark mark = {block_number, clocks[static_cast<std::size_t>(self)][static_cast<std::size_t>(self)],
-                       static_cast<std::uint16_t>(self), access == Access::atomic};
+    const Mark mark = {block_number, self.time, static_cast<std::uint16_t>(self.number), access == Access::atomic};
     for (std::size_t i = 0; i < bytes; i++) {
         Byte& byte = array->marks[static_cast<std::size_t>(offset) + i];
         if (array->shared && access != Access::write && byte.write.time == 0)
@@ -105,11 +141,15 @@ void check(const Site& site, Access access, const void* data, std::size_t bytes,
             if (ordered(other, self)) return;
             if (other.block == block_number)
                 fail(site, "race: %s %zu bytes at %td of %s that %s has %s, and no barrier lies between%s", what, bytes,
-                     offset, where, thread_name(*block.pool[other.thread]).c_str(), did, at);
+                     offset, where, name_of(other.thread).c_str(), did, at);
             fail(site, "race: %s %zu bytes at %td of %s that thread %d of block %u has %s%s", what, bytes, offset,
                  where, other.thread, other.block, did, at);
         };
         race(byte.write, "written");
+        if (self.is_agent() && array->shared && access == Access::read && byte.write.thread < first_agent &&
+            time_in(self.clock, first_agent / 2 + byte.write.thread) < byte.write.time)
+            fail(site, "%s %zu bytes at %td of %s that %s has written with no proxy fence behind%s", what, bytes,
+                 offset, where, name_of(byte.write.thread).c_str(), at);
         if (access == Access::read) {
             byte.reads[ordered(byte.reads[0], self) ? 0 : 1] = mark;
             continue;
@@ -139,6 +179,8 @@ void begin_block(int threads) {
     if (!instrumented) return;
     clocks.assign(static_cast<std::size_t>(threads), Clock(static_cast<std::size_t>(threads), 0));
     for (std::size_t t = 0; t < clocks.size(); t++) clocks[t][t] = 1;
+    agents.clear();
+    first_agent = 2 * clocks.size();
     // Shared memory is new in every block.
     const SharedRange dynamic = dynamic_shared_range(), statics = shared_variables_range();
     dynamic_memory = {dynamic.data, dynamic.mapping, dynamic.bytes, dynamic.mapping_bytes, true, 0, {}};
@@ -176,6 +218,61 @@ void join_warp(int first_thread, unsigned mask) {
 
 void fence() { fenced = true; }
 
+Agent start_agent(const Site& site, const char* what) {
+    Agent agent;
+    if (!instrumented) return agent;
+    std::size_t slot = 0;
+    while (slot < agents.size() && !agents[slot].is_free) slot++;
+    if (first_agent + slot > 65535) fail(site, "%s: too much under way for the race check", what);
+    if (slot == agents.size()) agents.emplace_back();
+    const Thread& self = *block.running;
+    Clock& own = clocks[static_cast<std::size_t>(self.number)];
+    agents[slot] = {agents[slot].time + 1, false, what, thread_name(self)};
+    agent.slot = static_cast<int>(first_agent + slot);
+    agent.time = agents[slot].time;
+    agent.clock = own;
+    ++own[static_cast<std::size_t>(self.number)];
+    return agent;
+}
+
+void note(const Agent& agent, const Site& site, Access access, const void* data, std::size_t bytes) {
+    if (agent.slot >= 0 && bytes > 0)
+        check(site, access, data, bytes, nullptr, {static_cast<std::size_t>(agent.slot), agent.time, agent.clock});
+}
+
+void wait_for_agent(const Agent& agent, int thread) {
+    if (agent.slot >= 0) join_agent(clocks[static_cast<std::size_t>(thread)], agent);
+}
+
+void release_agent(Agent& agent) {
+    if (agent.slot >= 0) agents[static_cast<std::size_t>(agent.slot) - first_agent].is_free = true;
+    agent.slot = -1;
+}
+
+void proxy_fence() {
+    if (!instrumented) return;
+    const auto self = static_cast<std::size_t>(block.running->number);
+    Clock& own = clocks[self];
+    const std::size_t threads = clocks.size();
+    if (own.size() < 2 * threads) own.resize(2 * threads);
+    own[threads + self] = own[self]++;
+}
+
+void release_into(Clock& clock) {
+    if (!instrumented) return;
+    const auto self = static_cast<std::size_t>(block.running->number);
+    join(clock, clocks[self]);
+    ++clocks[self][self];
+}
+
+void release_into(Clock& clock, const Agent& agent) {
+    if (agent.slot >= 0) join_agent(clock, agent);
+}
+
+void acquire_from(const Clock& clock, int thread) {
+    if (instrumented) join(clocks[static_cast<std::size_t>(thread)], clock);
+}
+
 void add_allocation(const void* data, std::size_t bytes, const void* mapping, std::size_t mapping_bytes) {
     const auto* const begin = static_cast<const unsigned char*>(mapping);
     arrays()[begin] = {static_cast<const unsigned char*>(data), begin, bytes, mapping_bytes, false, 0, {}};
@@ -187,7 +284,7 @@ void remove_allocation(const void* mapping) { arrays().erase(static_cast<const u
 
 void note_access(const Site& site, Access access, const void* data, std::size_t bytes) {
     if (!instrumented || !block.running || bytes == 0) return;
-    check(site, access, data, bytes, nullptr);
+    check(site, access, data, bytes, nullptr, running_thread());
     if (access != Access::atomic) return;
     const auto self = static_cast<std::size_t>(block.running->number);
     Clock& clock = atomic_clocks[data];
@@ -206,7 +303,8 @@ namespace {
 
 void seen(Access access, const void* data, std::size_t bytes, const void* code) {
     if (!block.running) return;
-    check(block.running->site.file ? block.running->site : Site{"kernel", 0}, access, data, bytes, code);
+    const Thread& self = *block.running;
+    check(self.site.file ? self.site : Site{"kernel", 0}, access, data, bytes, code, running_thread());
 }
 
 }  // namespace
@@ -242,7 +340,10 @@ void __tsan_read_range(void* p, std::size_t bytes) {
 void __tsan_write_range(void* p, std::size_t bytes) {
     emulator::seen(emulator::Access::write, p, bytes, __builtin_return_address(0));
 }
-// Guards of static variables in the test's own code.
+// Guards of static variables and atomics of the host's code.
+void __tsan_atomic8_store(volatile unsigned char* p, unsigned char value, int) {
+    __atomic_store_n(p, value, __ATOMIC_RELEASE);
+}
 unsigned char __tsan_atomic8_load(const volatile unsigned char* p, int) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
 unsigned __tsan_atomic32_load(const volatile unsigned* p, int) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
 int __tsan_atomic32_fetch_add(volatile int* p, int value, int) {

@@ -5,11 +5,28 @@
 // warp operations and atomics join clocks. Two accesses to one byte of shared or device memory, one of them a write, of which
 // neither thread's clock has seen the other fail the launch; so do accesses outside of an array, and reads of shared memory
 // that nobody wrote. One schedule is enough for that. Without -fsanitize=thread nothing is checked.
+//
+// What goes on beside the threads (bulk copies, wgmma) is an Agent: a thread of its own that has seen what its issuer had seen, and
+// that others have seen once they wait for it. Agents see what a thread stored to shared memory only behind its proxy fence.
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "emulator/device.hpp"
 
 namespace emulator::races {
+
+// Of threads 0 … n - 1: what is seen of each; n … 2n - 1: what of that lies before a proxy fence of theirs; then of agents. Short
+// where the rest is 0.
+using Clock = std::vector<std::uint32_t>;
+
+struct Agent {
+    int slot = -1;  // -1: nothing is checked
+    std::uint32_t time = 0;
+    Clock clock;
+};
 
 void begin_launch();
 void begin_block(int threads);
@@ -18,6 +35,17 @@ void leave_barrier(int id, int thread);
 void reset_barrier(int id);
 void join_warp(int first_thread, unsigned mask);
 void fence();
+
+// The running thread's: one that has seen what it has. `what` and where for messages; released when nobody waits for it any more.
+Agent start_agent(const Site& site, const char* what);
+void note(const Agent& agent, const Site& site, Access access, const void* data, std::size_t bytes);
+void wait_for_agent(const Agent& agent, int thread);
+void release_agent(Agent& agent);
+void proxy_fence();
+// Clocks of mbarriers: what arrives, and what those see who wait.
+void release_into(Clock& clock);
+void release_into(Clock& clock, const Agent& agent);
+void acquire_from(const Clock& clock, int thread);
 
 // [data, data + bytes) inside of a mapping whose other bytes belong to nobody.
 void add_allocation(const void* data, std::size_t bytes, const void* mapping, std::size_t mapping_bytes);

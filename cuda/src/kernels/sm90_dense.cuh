@@ -1,0 +1,252 @@
+// y = x · wᵀ for many tokens on Hopper: wgmma out of shared memory that bulk tensor copies fill. sm_90a only.
+//
+//   block       one per multiprocessor, goes on from tile to tile: 128 tokens × 256 (or 128) weight rows. Gated: the first half
+//               of the rows is gate, the second the same rows of up, so that both sums of an output are in one thread
+//   warpgroup   0 copies: one of its threads keeps all stages under way, over the ends of tiles too
+//               1, 2 multiply: 64 tokens each with all weight rows of the tile, 128 (64) sums a thread
+//   stage       128 bytes of depth of 128 tokens and of the weight rows, as boxes with the 128-byte swizzle. full[stage] counts their
+//               bytes, empty[stage] the eight warps that have done with them
+//   output      each warp takes its 16 tokens through 4 KiB of shared memory, 64 columns at a time: sums come in fragments and
+//               leave as rows; scales, bias, activation on the way
+//
+// Own kernel rather than CUTLASS: the loop is short, every line of it runs in the emulator of tests/cuda, where races between
+// copies and products show, and the gated epilogue would be ours in either case.
+//
+// Estimates, nothing here was timed yet: a stage of the large tile is 1024 cycles of tensor cores for 48 KiB from L2, 48 bytes a
+// cycle; its output about 1000 cycles against 16 · 1024 at a depth of 1024.
+#pragma once
+
+#include "kernels/elements.cuh"
+#include "kernels/sm90_products.cuh"
+#include "launch/dense.hpp"
+#include "ptx/bulk_copy.cuh"
+#include "ptx/registers.cuh"
+
+namespace fastffn::cuda {
+namespace {
+
+template <int tile_rows>
+struct Sm90Dense {
+    static_assert(tile_rows == 128 || tile_rows == 256, "one wgmma");
+    static constexpr int tokens = 128, rows = tile_rows, stage_depth = 128, stages = tile_rows == 256 ? 4 : 6;
+    static constexpr int threads = 384, consumer_warps = 8;
+    static constexpr int x_bytes = tokens * stage_depth, stage_bytes = x_bytes + rows * stage_depth;
+    static constexpr int output_offset = stages * stage_bytes, output_bytes = 16 * 64 * 4;  // of a warp
+    static constexpr int barriers_offset = output_offset + consumer_warps * output_bytes;
+    static constexpr int shared_bytes = barriers_offset + 2 * stages * 8;
+    static_assert(shared_bytes <= 227 * 1024, "what a block may have");
+    // As many weight rows per box: gate and up come from different maps.
+    static constexpr int box_rows = 128;
+    // 8 bands of the large tile and 16 tiles of tokens are about one wave: rows of w and tokens in equal numbers.
+    static constexpr int band = tile_rows == 256 ? 8 : 16;
+    static __host__ __device__ constexpr int outputs(bool is_gated) { return is_gated ? rows / 2 : rows; }
+};
+
+struct Sm90Tile {
+    std::int64_t token0, row0;  // of outputs
+};
+
+// Blocks that run together share rows of w and tokens: they go through bands of this many tiles of rows.
+template <class T>
+__device__ __forceinline__ Sm90Tile sm90_tile(int index, int token_tiles, int row_tiles, int outputs) {
+    const int per_band = T::band * token_tiles, band = index / per_band;
+    const int band_rows = min(T::band, row_tiles - band * T::band), in_band = index - band * per_band;
+    return {static_cast<std::int64_t>(in_band / band_rows) * T::tokens,
+            static_cast<std::int64_t>(band * T::band + in_band % band_rows) * outputs};
+}
+
+// A stage and the parity of the phase that its barriers are in.
+template <int stages>
+struct Sm90Ring {
+    int stage = 0;
+    unsigned parity = 0;
+    __device__ __forceinline__ void next() {
+        if (++stage == stages) {
+            stage = 0;
+            parity ^= 1;
+        }
+    }
+};
+
+__device__ __forceinline__ void load_four(float (&to)[4], const void* data, DType dtype, std::int64_t first,
+                                          std::int64_t count) {
+#pragma unroll
+    for (int c = 0; c < 4; c++) to[c] = data && first + c < count ? load_element(data, dtype, first + c) : 0.0f;
+}
+
+// Four neighbours of a row of y; aligned: to their size.
+__device__ __forceinline__ void store_four(void* data, DType dtype, std::int64_t at, const float (&y)[4]) {
+    if (dtype == DType::f32) {
+        *reinterpret_cast<float4*>(static_cast<float*>(data) + at) = make_float4(y[0], y[1], y[2], y[3]);
+        return;
+    }
+    uint2 bits;
+    if (dtype == DType::bf16) {
+        const __nv_bfloat162 pairs[2] = {__floats2bfloat162_rn(y[0], y[1]), __floats2bfloat162_rn(y[2], y[3])};
+        memcpy(&bits, pairs, 8);
+    } else {
+        const __half2 pairs[2] = {__floats2half2_rn(y[0], y[1]), __floats2half2_rn(y[2], y[3])};
+        memcpy(&bits, pairs, 8);
+    }
+    *reinterpret_cast<uint2*>(static_cast<unsigned short*>(data) + at) = bits;
+}
+
+// The sums of one warp to y: 16 tokens from token0 on, outputs from row0 on.
+template <bool is_gated, class Sum, int sums>
+__device__ __forceinline__ void sm90_output(const DenseArgs& args, const Sum (&acc)[sums], float* rows, int lane,
+                                            std::int64_t token0, std::int64_t row0) {
+    constexpr int parts = sums / 32;  // of 64 columns; gated: 32 of gate, 32 of up
+    constexpr int outputs = is_gated ? 32 : 64, lanes = outputs / 4, tokens_per_pass = 32 / lanes;
+    const int g = lane / 4, t = lane % 4;
+    const int elements_of_four = args.y_dtype == DType::f32 ? 16 : 8;
+    const bool aligned = args.y_stride % 4 == 0 && reinterpret_cast<std::uintptr_t>(args.y) % elements_of_four == 0;
+#pragma unroll 1
+    for (int part = 0; part < parts; part++) {
+        // Pairs of columns, pair p of row r at p ^ (4 · (r % 4)): the half warp of a store then covers all banks once.
+#pragma unroll
+        for (int p = 0; p < parts; p++)
+            if (p == part) {
+#pragma unroll
+                for (int j = 0; j < 8; j++) {
+                    const int tile = !is_gated ? 8 * p + j : j < 4 ? 4 * p + j : sums / 8 + 4 * p + j - 4;
+#pragma unroll
+                    for (int half = 0; half < 2; half++)
+                        *reinterpret_cast<float2*>(rows + (g + 8 * half) * 64 + ((4 * j + t) ^ (4 * (g % 4))) * 2) =
+                            make_float2(static_cast<float>(acc[4 * tile + 2 * half]),
+                                        static_cast<float>(acc[4 * tile + 2 * half + 1]));
+                }
+            }
+        __syncwarp();
+        const std::int64_t first = row0 + part * outputs + lane % lanes * 4;
+        float bias[4], gate_bias[4], w_scales[4], w_gate_scales[4];
+        load_four(bias, args.bias, args.bias_dtype, first, args.out_features);
+        load_four(w_scales, args.x_scales ? args.w_scales : nullptr, DType::f32, first, args.out_features);
+        if (is_gated) {
+            load_four(gate_bias, args.gate_bias, args.gate_bias_dtype, first, args.out_features);
+            load_four(w_gate_scales, args.x_scales ? args.w_gate_scales : nullptr, DType::f32, first,
+                      args.out_features);
+        }
+#pragma unroll 2
+        for (int pass = 0; pass < 16 / tokens_per_pass; pass++) {
+            const int row = pass * tokens_per_pass + lane / lanes;
+            const std::int64_t token = token0 + row;
+            if (token >= args.tokens || first >= args.out_features) continue;
+            const auto four = [&](int column) {
+                return *reinterpret_cast<const float4*>(rows + row * 64 + ((column / 4) ^ (2 * (row % 4))) * 4);
+            };
+            const float4 left = four(lane % lanes * 4);
+            float up[4] = {left.x, left.y, left.z, left.w}, gate[4] = {left.x, left.y, left.z, left.w};
+            if (is_gated) {
+                const float4 right = four(32 + lane % lanes * 4);
+                up[0] = right.x, up[1] = right.y, up[2] = right.z, up[3] = right.w;
+            }
+            const float scale = args.x_scales ? args.x_scales[token] : 1.0f;
+            float y[4];
+#pragma unroll
+            for (int c = 0; c < 4; c++) {
+                if (args.x_scales) {
+                    up[c] *= scale * w_scales[c];
+                    if (is_gated) gate[c] *= scale * w_gate_scales[c];
+                }
+                up[c] += bias[c];
+                if (is_gated) gate[c] += gate_bias[c];
+                y[c] = is_gated ? gated(args.activation, gate[c], up[c]) : activated(args.activation, up[c]);
+            }
+            const std::int64_t at = token * args.y_stride + first;
+            if (aligned && first + 4 <= args.out_features) {
+                store_four(args.y, args.y_dtype, at, y);
+            } else {
+#pragma unroll
+                for (int c = 0; c < 4; c++)
+                    if (first + c < args.out_features) store_element(args.y, args.y_dtype, at + c, y[c]);
+            }
+        }
+        __syncwarp();  // before the next part's sums
+    }
+}
+
+template <class P, int tile_rows, bool is_gated>
+__global__ void __launch_bounds__(Sm90Dense<tile_rows>::threads, 1)
+    sm90_dense_kernel(const __grid_constant__ ptx::TensorMap x_map, const __grid_constant__ ptx::TensorMap w_map,
+                      const __grid_constant__ ptx::TensorMap gate_map, DenseArgs args, int token_tiles, int row_tiles) {
+    using T = Sm90Dense<tile_rows>;
+    unsigned char* const shared = ptx::dynamic_shared();
+    auto* const full = reinterpret_cast<ptx::Mbarrier*>(shared + T::barriers_offset);
+    ptx::Mbarrier* const empty = full + T::stages;
+    if (threadIdx.x == 0) {
+#pragma unroll
+        for (int stage = 0; stage < T::stages; stage++) {
+            ptx::mbarrier_init(full + stage, 1);
+            ptx::mbarrier_init(empty + stage, T::consumer_warps);
+        }
+        ptx::mbarrier_fence_init();
+    }
+    __syncthreads();
+    const int tiles = token_tiles * row_tiles, step_of_tiles = static_cast<int>(gridDim.x);
+    const int steps = static_cast<int>((args.row_bytes + T::stage_depth - 1) / T::stage_depth);
+    // The same in all lanes, and known to be.
+    const int warpgroup = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 128, 0);
+    Sm90Ring<T::stages> ring;
+
+    // 128 threads with 24 registers and 256 with 240 are what 384 with 168 are.
+    if (warpgroup == 0) {
+        ptx::registers_decrease<24>();
+        if (threadIdx.x == 0) {
+            ptx::prefetch_map(&x_map);
+            ptx::prefetch_map(&w_map);
+            for (int index = static_cast<int>(blockIdx.x); index < tiles; index += step_of_tiles) {
+                const Sm90Tile tile = sm90_tile<T>(index, token_tiles, row_tiles, T::outputs(is_gated));
+                const int token0 = static_cast<int>(tile.token0), row0 = static_cast<int>(tile.row0);
+                for (int step = 0; step < steps; step++) {
+                    unsigned char* const x_tile = shared + ring.stage * T::stage_bytes;
+                    unsigned char* const w_tile = x_tile + T::x_bytes;
+                    ptx::Mbarrier* const barrier = full + ring.stage;
+                    ptx::mbarrier_wait(empty + ring.stage, ring.parity ^ 1);
+                    ptx::mbarrier_arrive_expect(barrier, T::stage_bytes);
+                    const int k = step * T::stage_depth;
+                    ptx::bulk_copy_box(x_tile, &x_map, k, token0, barrier);
+                    if (is_gated) {
+                        ptx::bulk_copy_box(w_tile, &gate_map, k, row0, barrier);
+                        ptx::bulk_copy_box(w_tile + T::rows / 2 * T::stage_depth, &w_map, k, row0, barrier);
+                    } else {
+#pragma unroll
+                        for (int box = 0; box < T::rows / T::box_rows; box++)
+                            ptx::bulk_copy_box(w_tile + box * T::box_rows * T::stage_depth, &w_map, k,
+                                               row0 + box * T::box_rows, barrier);
+                    }
+                    ring.next();
+                }
+            }
+        }
+    } else {
+        ptx::registers_increase<240>();
+        const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32 - 4;
+        auto* const rows = reinterpret_cast<float*>(shared + T::output_offset + warp * T::output_bytes);
+        for (int index = static_cast<int>(blockIdx.x); index < tiles; index += step_of_tiles) {
+            typename P::Sum acc[tile_rows / 2] = {};
+            int previous = 0;
+            for (int step = 0; step < steps; step++) {
+                ptx::mbarrier_wait(full + ring.stage, ring.parity);
+                const unsigned char* const stage = shared + ring.stage * T::stage_bytes;
+                const unsigned long long x = ptx::matrix_descriptor(stage + (warpgroup - 1) * 64 * T::stage_depth),
+                                         w = ptx::matrix_descriptor(stage + T::x_bytes);
+                ptx::wgmma_fence();
+#pragma unroll
+                for (int k = 0; k < 4; k++) P::step(acc, x + 2 * k, w + 2 * k);
+                ptx::wgmma_commit();
+                // One group stays under way, so that the tensor cores never wait for this warp.
+                ptx::wgmma_wait<1>();
+                if (step > 0 && lane == 0) ptx::mbarrier_arrive(empty + previous);
+                previous = ring.stage;
+                ring.next();
+            }
+            ptx::wgmma_wait_all(acc);
+            if (lane == 0) ptx::mbarrier_arrive(empty + previous);
+            const Sm90Tile tile = sm90_tile<T>(index, token_tiles, row_tiles, T::outputs(is_gated));
+            sm90_output<is_gated>(args, acc, rows, lane, tile.token0 + warp * 16, tile.row0);
+        }
+    }
+}
+
+}  // namespace
+}  // namespace fastffn::cuda

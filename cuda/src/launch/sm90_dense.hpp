@@ -1,0 +1,20 @@
+// The products of launch/dense.hpp on Hopper (compute capability 9.0, native code for sm_90a).
+#pragma once
+
+#include "launch/dense.hpp"
+
+namespace fastffn::cuda {
+
+// Whether the device that is current, this build and the arguments allow it.
+bool sm90_dense_serves(const DenseArgs& args);
+
+// That, and enough tiles: below, launch_many_tokens' small ones reach more multiprocessors.
+bool prefers_sm90_dense(const DenseArgs& args);
+
+// cudaErrorNotSupported, with nothing launched, where the driver makes no tensor maps.
+cudaError_t launch_sm90_dense(Product product, const DenseArgs& args, cudaStream_t stream);
+
+// False: the process does without Hopper's own kernels; for tests and comparisons. True at first.
+void allow_sm90(bool allowed);
+
+}  // namespace fastffn::cuda
