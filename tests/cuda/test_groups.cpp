@@ -315,4 +315,45 @@ TEST(more_tiles_than_blocks) {
     CHECK(error <= 1) << emulator::last_failure() << " " << error;
 }
 
+TEST(products_of_stacks_on_hopper) {
+    emulator::set_architecture(90);
+    unsigned seed = 40;
+    for (const DType type : {DType::bf16, DType::f16, DType::i8})
+        for (const bool is_gated : {false, true})
+            for (const bool gathers : {false, true}) {
+                if (type != DType::bf16 && gathers != is_gated) continue;
+                // Groups of none, few and more than one tile; weights of a tile and a rest, depth of five stages and a rest.
+                const Problem p = {type,
+                                   type,
+                                   97,
+                                   3,
+                                   4,
+                                   is_gated ? 230 : 210,
+                                   type == DType::i8 ? 680 : 330,
+                                   is_gated,
+                                   gathers,
+                                   128,
+                                   2,
+                                   type != DType::i8};
+                const double error = worst(p, ++seed);
+                CHECK(error <= 1) << static_cast<int>(type) << (is_gated ? ", gated: " : ": ")
+                                  << emulator::last_failure() << " " << error;
+                CHECK(emulator::threads_of_last_block() == 384);
+            }
+    // One matrix; one stage, which ends before its copies are two stages old; narrow matrices, which other kernels take.
+    const Problem one = {DType::bf16, DType::bf16, 50, 1, 1, 200, 30, false, true, 128, 0};
+    CHECK(worst(one, ++seed) <= 1) << emulator::last_failure();
+    CHECK(emulator::threads_of_last_block() == 384);
+    const Problem narrow = {DType::bf16, DType::bf16, 50, 1, 2, 70, 30, false, true, 128, 0};
+    CHECK(worst(narrow, ++seed) <= 1) << emulator::last_failure();
+    CHECK(emulator::threads_of_last_block() != 384);
+    for (unsigned schedule = 0; schedule < 3; schedule++) {
+        emulator::set_seed(schedule);
+        const Problem p = {DType::bf16, DType::bf16, 97, 2, 2, 128, 700, true, true, 128, 2};
+        CHECK(worst(p, 60) <= 1) << emulator::last_failure();
+    }
+    emulator::set_seed(1);
+    emulator::set_architecture(80);
+}
+
 int main(int argc, char** argv) { return check::run_all(argc, argv); }
