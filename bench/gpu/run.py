@@ -188,6 +188,12 @@ class Run:
                 f"-DFASTFFN_CUDA_ARCHITECTURES={architectures}",
                 "-DFASTFFN_CUDA_GPU_TESTS=ON",
             ]
+            headers = [
+                h
+                for place in library_places([])
+                if (h := os.path.join(os.path.dirname(place), "include")) and os.path.isdir(h)
+            ]
+            configure += [f"-DFASTFFN_CUDA_LIBRARY_HEADERS={';'.join(headers)}"]
             targets = ["fastffn_cuda", "fastffn_cuda_bench", "fastffn-bench", "cuda_gpu_tests"]
             build = ["cmake", "--build", str(self.build), "--parallel", str(os.cpu_count()), "--target", *targets]
             # The Python package takes the plugin of that build.
@@ -319,7 +325,7 @@ class Run:
                 errors = parse.sanitizer_errors(text)
                 verdict = "clean" if status == 0 and errors == 0 else "errors"
                 if status is None and not errors:
-                    verdict = f"clean for {PROGRAM_LIMIT} s, then stopped"
+                    verdict = f"stopped after {PROGRAM_LIMIT} s"
                 elif errors is None:
                     verdict = "did not run"
                 if not self.options.dry_run:
