@@ -65,37 +65,39 @@ Buffer plain_weights(const Case& row, DType dtype, std::int64_t count, std::int6
     return plain;
 }
 
+namespace {
+
+Buffer pack_on_cpu(const Case& row, std::int64_t count, std::int64_t out, std::int64_t in, std::uint64_t seed) {
+    std::int64_t bytes = 0;
+    if (row.rank) {
+        const Buffer u = plain_weights(row, row.dtype, 1, row.rank, in, inner_seed(seed)),
+                     v = plain_weights(row, row.dtype, 1, out, row.rank, outer_seed(seed));
+        const TensorView u_view(u.data(), row.dtype, {row.rank, in}), v_view(v.data(), row.dtype, {out, row.rank});
+        fastffn::packed_factors_bytes(u_view, v_view, row.format.format, &bytes).value();
+        Buffer packed(bytes);
+        fastffn::pack_factors(u_view, v_view, row.format.format, packed.data(), bytes).value();
+        return packed;
+    }
+    const Buffer plain = plain_weights(row, row.dtype, count, out, in, seed);
+    const TensorView w = count == 1 ? TensorView(plain.data(), row.dtype, {out, in})
+                                    : TensorView(plain.data(), row.dtype, {count, out, in});
+    fastffn::packed_bytes(w, row.format.format, row.format.options, &bytes).value();
+    Buffer packed(bytes);
+    fastffn::pack(w, row.format.format, row.format.options, packed.data(), bytes).value();
+    return packed;
+}
+
+}  // namespace
+
 Weights::Weights(const Session& session, const Case& row, std::int64_t count, std::int64_t out, std::int64_t in,
                  std::uint64_t seed)
-    : row_(row), count_(count), out_(out), in_(in), seed_(seed) {
-    const Buffer cpu = on_cpu();
-    fastffn::device_packed_bytes(cpu_view(cpu), &bytes_).value();
+    : cpu_(pack_on_cpu(row, count, out, in, seed)) {
+    fastffn::device_packed_bytes(cpu_view(cpu_), &bytes_).value();
     Buffer packed(bytes_);
-    fastffn::pack_for_device(cpu_view(cpu), packed.data(), bytes_).value();
+    fastffn::pack_for_device(cpu_view(cpu_), packed.data(), bytes_).value();
     std::memcpy(&header_, packed.data(), sizeof header_);
     copies_ = make_copies(session, bytes_, 1);
     session.copy(copies_.memory->data(), packed.data(), bytes_);
-}
-
-Buffer Weights::on_cpu() const {
-    std::int64_t bytes = 0;
-    if (row_.rank) {
-        const Buffer u = plain_weights(row_, row_.dtype, 1, row_.rank, in_, inner_seed(seed_)),
-                     v = plain_weights(row_, row_.dtype, 1, out_, row_.rank, outer_seed(seed_));
-        const TensorView u_view(u.data(), row_.dtype, {row_.rank, in_}),
-            v_view(v.data(), row_.dtype, {out_, row_.rank});
-        fastffn::packed_factors_bytes(u_view, v_view, row_.format.format, &bytes).value();
-        Buffer packed(bytes);
-        fastffn::pack_factors(u_view, v_view, row_.format.format, packed.data(), bytes).value();
-        return packed;
-    }
-    const Buffer plain = plain_weights(row_, row_.dtype, count_, out_, in_, seed_);
-    const TensorView w = count_ == 1 ? TensorView(plain.data(), row_.dtype, {out_, in_})
-                                     : TensorView(plain.data(), row_.dtype, {count_, out_, in_});
-    fastffn::packed_bytes(w, row_.format.format, row_.format.options, &bytes).value();
-    Buffer packed(bytes);
-    fastffn::pack(w, row_.format.format, row_.format.options, packed.data(), bytes).value();
-    return packed;
 }
 
 Rows::Rows(const Session& session, DType dtype_, std::int64_t tokens_, std::int64_t in_, std::int64_t out_)

@@ -49,12 +49,11 @@ class Weights {
     std::int64_t bytes() const { return bytes_ - static_cast<std::int64_t>(sizeof header_); }
     void repeat(const Session& session, int variants) { cuda::repeat(session, bytes_, variants, &copies_); }
     fastffn::PackedView packed(int variant) const { return {copies_.at(variant), bytes_, &header_}; }
-    Buffer on_cpu() const;
+    fastffn::PackedView on_cpu() const { return cpu_view(cpu_); }
 
   private:
-    Case row_;
-    std::int64_t count_, out_, in_, bytes_ = 0;
-    std::uint64_t seed_;
+    Buffer cpu_;
+    std::int64_t bytes_ = 0;
     fastffn::PackedHeader header_ = {};
     Copies copies_;
 };

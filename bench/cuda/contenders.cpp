@@ -52,8 +52,7 @@ Contender make_linear(const Session& session, const Case& row) {
     });
     contender.error = [=, &session] {
         return rows->error(session, [&](fastffn::Context& context, const TensorView& x, const TensorView& y) {
-            const Buffer w = weights->on_cpu();
-            fastffn::linear(context, x, cpu_view(w), nullptr, y).value();
+            fastffn::linear(context, x, weights->on_cpu(), nullptr, y).value();
         });
     };
     return contender;
@@ -84,11 +83,10 @@ Contender make_ffn(const Session& session, const Case& row) {
     });
     contender.error = [=, &session] {
         return rows->error(session, [&](fastffn::Context& context, const TensorView& x, const TensorView& y) {
-            const Buffer cpu_up = up->on_cpu(), cpu_down = down->on_cpu(), cpu_gate = gate ? gate->on_cpu() : Buffer();
             fastffn::FfnWeights weights;
-            weights.w_up = cpu_view(cpu_up);
-            weights.w_down = cpu_view(cpu_down);
-            if (gate) weights.w_gate = cpu_view(cpu_gate);
+            weights.w_up = up->on_cpu();
+            weights.w_down = down->on_cpu();
+            if (gate) weights.w_gate = gate->on_cpu();
             weights.activation = activation;
             fastffn::ffn(context, x, weights, y).value();
         });
@@ -150,11 +148,10 @@ Contender make_moe(const Session& session, const Case& row) {
             std::vector<float> two_weights(own_weights, own_weights + slots);
             two_ids.insert(two_ids.end(), own_ids + picks - slots, own_ids + picks);
             two_weights.insert(two_weights.end(), own_weights + picks - slots, own_weights + picks);
-            const Buffer cpu_up = up->on_cpu(), cpu_gate = gate->on_cpu(), cpu_down = down->on_cpu();
             fastffn::MoeExperts experts;
-            experts.w_up = cpu_view(cpu_up);
-            experts.w_gate = cpu_view(cpu_gate);
-            experts.w_down = cpu_view(cpu_down);
+            experts.w_up = up->on_cpu();
+            experts.w_gate = gate->on_cpu();
+            experts.w_down = down->on_cpu();
             const TensorView ids_view(two_ids.data(), DType::i32, {2, slots}),
                 weights_view(two_weights.data(), DType::f32, {2, slots});
             fastffn::moe(context, x, ids_view, &weights_view, layer_of(&experts), y).value();
