@@ -258,7 +258,7 @@ esac""",
     )
     monkeypatch.setattr(run, "PROGRAM_LIMIT", 1)
     state = tmp_path / "work" / "state.json"
-    state.write_text(table.json.dumps({"commit": run.commit(), "emulated": False, "build": {"ok": True}}))
+    state.write_text(table.json.dumps({"sources": run.sources(), "emulated": False, "build": {"ok": True}}))
     arguments = [
         "--work",
         str(tmp_path / "work"),
