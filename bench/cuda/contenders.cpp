@@ -18,8 +18,11 @@ using fastffn::TensorView;
 Element numbers_of(const Packing& format) {
     switch (format.format) {
         case fastffn::Format::int8:
-        case fastffn::Format::ternary:
-        case fastffn::Format::int4: return Element::i8;
+        case fastffn::Format::ternary: return Element::i8;
+        case fastffn::Format::int4:
+            for (const fastffn::PackOption& option : format.options)
+                if (option.name == "act" && option.value.text() == "bf16") return Element::bf16;
+            return Element::i8;
         case fastffn::Format::sparse24: return format.dense() == fastffn::Format::int8 ? Element::i8 : Element::bf16;
         default: return Element::bf16;
     }
@@ -205,6 +208,24 @@ Contender make_fff(const Session& session, const Case& row) {
     return contender;
 }
 
+// Powers of two whole, other lengths in blocks of the largest power of two that divides them, as H-BitLinear does.
+Contender make_hadamard(const Session& session, const Case& row) {
+    auto rows = std::make_shared<Rows>(session, row.dtype, row.tokens, row.in, row.in);
+    const bool whole = (row.in & (row.in - 1)) == 0;
+    const fastffn::HadamardOptions options{whole ? fastffn::Hadamard::pow2 : fastffn::Hadamard::block, 0, false};
+    Contender contender;
+    contender.bytes = rows->bytes();
+    set_call(session, &contender, [=](const fastffn::CudaStream& stream, int) {
+        fastffn::cuda_hadamard(stream, rows->x_view(), options, rows->y_view()).value();
+    });
+    contender.error = [=, &session] {
+        return rows->error(session, [&](fastffn::Context& context, const TensorView& x, const TensorView& y) {
+            fastffn::hadamard(context, x, options, y).value();
+        });
+    };
+    return contender;
+}
+
 }  // namespace
 
 Contender make_ours(const Session& session, const Case& row) {
@@ -213,7 +234,7 @@ Contender make_ours(const Session& session, const Case& row) {
     else if (row.kind == Kind::ffn) contender = make_ffn(session, row);
     else if (row.kind == Kind::moe) contender = make_moe(session, row);
     else if (row.kind == Kind::fff) contender = make_fff(session, row);
-    else throw std::runtime_error(std::string(kind_name(row.kind)) + " has no device row yet");
+    else contender = make_hadamard(session, row);
     contender.name = "fastffn " + row.format.name();
     contender.numbers = numbers_of(row.format);
     return contender;
