@@ -16,9 +16,15 @@ _CUDA = (2, 13)  # DLPack's device types: CUDA, and its managed memory
 
 
 def framework_of(thing: Any) -> str:
-    """The package that an object's type is from: "torch", "cupy", "jax", "cuda", …"""
-    package = type(thing).__module__.partition(".")[0]
-    return "jax" if package == "jaxlib" else package
+    """The package that an object's type, or one that it derives from, is from: "torch", "cupy", "jax", "cuda"; else the type's own."""
+    packages = [base.__module__.partition(".")[0] for base in type(thing).__mro__]
+    for package in packages:
+        if package in _KNOWN:
+            return _KNOWN[package]
+    return packages[0]
+
+
+_KNOWN = {"numpy": "numpy", "torch": "torch", "cupy": "cupy", "jax": "jax", "jaxlib": "jax", "cuda": "cuda"}
 
 
 def is_on_device(array: Any) -> bool:

@@ -69,6 +69,7 @@ def moe(
     sub_norm: Any = None,
     sub_norm_eps: float = 1e-05,
     out: None = None,
+    stream: Any = None,
 ) -> _X: ...
 @overload
 def moe(
@@ -90,6 +91,7 @@ def moe(
     sub_norm: Any = None,
     sub_norm_eps: float = 1e-05,
     out: _Y,
+    stream: Any = None,
 ) -> _Y: ...
 @overload
 def route_topk(

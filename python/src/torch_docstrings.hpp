@@ -32,7 +32,7 @@ Under autocast of the CPU x is cast to its dtype, which is then y's. What happen
 :mod:`fastffn.torch`.)";
 
 constexpr const char* torch_moe_docstring =
-    R"(torch_moe($module, /, x, ids, weights, w_up, w_down, w_gate=None, b_up=None, b_down=None, b_gate=None, *, activation, shared=None, special=None, weights_on_input=False, load=None, out=None, out_features=None)
+    R"(torch_moe($module, /, x, ids, weights, w_up, w_down, w_gate=None, b_up=None, b_down=None, b_gate=None, *, activation, shared=None, special=None, weights_on_input=False, load=None, out=None, stream=None, out_features=None)
 --
 
 :func:`fastffn.moe` for torch tensors, which torch can trace, differentiate, batch and cast.
