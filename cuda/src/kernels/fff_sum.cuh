@@ -139,11 +139,11 @@ __device__ __forceinline__ void sum_columns_of_block(const SumArgs& args, std::i
     }
 }
 
-// A whole block for one token of one tree, in the same order of levels. z: of the path, in shared memory.
+// A whole block for one token of one tree, in the same order of levels. z: of the path, in shared memory; thread t alone has read
+// that of level t so far.
 __device__ __forceinline__ void sum_of_block(const SumArgs& args, std::int64_t token, std::int32_t last, float* z,
                                              int thread, int threads) {
     const TreeArgs& tree = args.tree;
-    __syncthreads();  // z has been read by those who store it
     if (thread < tree.levels) {
         const bool is_lost = args.walkers.forced && forced_leaf(args.walkers, tree.trees, tree.depth, token) < 0;
         z[thread] = is_lost ? __int_as_float(0x7fffffff)
