@@ -9,7 +9,7 @@
 #include "ptx/bulk_copy.cuh"
 #include "ptx/proxy.cuh"
 #include "ptx/registers.cuh"
-#include "ptx/wgmma.cuh"
+#include "ptx/wgmma_sp.cuh"
 #include "support.hpp"
 
 using fastffn::cuda::launch;
@@ -354,6 +354,35 @@ bool stored_tiles_are_wrong(K kernel) {
     return false;
 }
 
+// wgmma.sp of ones with ones. Defect 1: a register of a is written while it is read; 2: positions are; 3: two positions are equal.
+template <int defect>
+__global__ void kept_in_registers(float* y) {
+    auto* const shared = reinterpret_cast<unsigned*>(ptx::dynamic_shared());
+    for (int i = static_cast<int>(threadIdx.x); i < 192 * 32; i += 128) shared[i] = 0x3F803F80u;
+    ptx::fence_proxy_async();
+    __syncthreads();
+    unsigned a[4] = {0x3F803F80u, 0x3F803F80u, 0x3F803F80u, 0x3F803F80u}, positions = 0x44444444u;
+    if (defect == 3 && threadIdx.x == 5) positions = 0x44445444u;
+    float acc[96] = {};
+    ptx::wgmma_fence();
+    ptx::wgmma_sp_m64n192k32_bf16(acc, a, positions, ptx::matrix_descriptor(shared));
+    ptx::wgmma_commit();
+    if (defect == 1 && threadIdx.x == 77) a[2] = 0;
+    if (defect == 2 && threadIdx.x == 77) positions = 0xEEEEEEEEu;
+    ptx::wgmma_wait_all(acc);
+    for (int i = 0; i < 96; i++) y[static_cast<int>(threadIdx.x) * 96 + i] = acc[i];
+}
+
+template <int defect>
+std::string failure_of_kept() {
+    Device<float> y(128 * 96);
+    if (launch(kept_in_registers<defect>, {dim3(1), dim3(128), 192 * 128}, y.data()) != cudaSuccess)
+        return emulator::last_failure();
+    for (const float v : y.host())
+        if (v != 16) return "wrong";
+    return "nothing";
+}
+
 // Defect 1: more registers than there are; 2: a decrease that increases.
 template <int defect>
 __global__ void move_registers(int* y) {
@@ -568,6 +597,15 @@ TEST(stored_tiles_need_a_proxy_fence) {
           }) == seeds)
         << emulator::last_failure();
 #endif
+}
+
+TEST(registers_that_wgmma_reads) {
+    const Hopper hopper;
+    CHECK(failure_of_kept<0>() == "nothing") << emulator::last_failure();
+    CHECK(contains(failure_of_kept<1>(), "lane 13 has written registers of a")) << emulator::last_failure();
+    CHECK(contains(failure_of_kept<2>(), "lane 13 has written registers of a")) << emulator::last_failure();
+    CHECK(contains(failure_of_kept<3>(), "expected ascending ones (lane 5, bit 12)")) << emulator::last_failure();
+    cudaGetLastError();
 }
 
 TEST(registers_that_warpgroups_exchange) {
