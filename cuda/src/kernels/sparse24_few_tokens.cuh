@@ -12,6 +12,7 @@
 #pragma once
 
 #include "kernels/sparse24.cuh"
+#include "ptx/dependent.cuh"
 #include "ptx/memory.cuh"
 
 namespace fastffn::cuda {
@@ -52,6 +53,7 @@ __global__ void __launch_bounds__(Sparse24Few<token_tiles, is_gated>::most_warps
     const int warps = static_cast<int>(blockDim.x) / 32, g = lane / 4, t = lane % 4;
     // Blocks that read the same weights run together.
     const std::int64_t row_block = blockIdx.x / static_cast<unsigned>(blocks_of_tokens);
+    if (tokens.is_grouped) ptx::wait_for_launch();  // for the tables
     TokenTile tile;
     if (!tokens.tile(blockIdx.x % static_cast<unsigned>(blocks_of_tokens), columns, &tile)) return;
 
@@ -75,6 +77,7 @@ __global__ void __launch_bounds__(Sparse24Few<token_tiles, is_gated>::most_warps
     }
 
     typename P::Sum acc[tiles][token_tiles][4] = {};
+    bool is_waiting = true;
     for (; first < pieces; first += step) {
         uint4 w[unroll][tiles];
         unsigned positions[unroll][tiles];
@@ -93,6 +96,8 @@ __global__ void __launch_bounds__(Sparse24Few<token_tiles, is_gated>::most_warps
                         : 0xEEEEEEEEu;
             }
         }
+        if (is_waiting) ptx::wait_for_launch();  // weights were there before, x perhaps not
+        is_waiting = false;
         // x comes later, from near: it would take the registers of as many weights.
 #pragma unroll
         for (int u = 0; u < unroll; u++)
@@ -113,6 +118,8 @@ __global__ void __launch_bounds__(Sparse24Few<token_tiles, is_gated>::most_warps
 #pragma unroll
         for (int n = 0; n < token_tiles; n++) x[n] += step * 64;
     }
+
+    if (is_waiting) ptx::wait_for_launch();
 
     // [warp][tile][token][row]; a row more apart, so that the lanes of a group of four meet different banks.
     __shared__ typename P::Sum sums[Few::most_warps][tiles][columns][sparse24_rows + 1];
