@@ -41,8 +41,12 @@ enum cudaDeviceAttr {
     cudaDevAttrMaxSharedMemoryPerMultiprocessor = 81,
     cudaDevAttrMaxSharedMemoryPerBlockOptin = 97,
 };
+enum cudaLaunchAttributeID { cudaLaunchAttributeClusterDimension = 4 };
 struct cudaLaunchAttribute {
-    int id;
+    cudaLaunchAttributeID id;
+    struct {
+        dim3 clusterDim;
+    } val;
 };
 struct cudaLaunchConfig_t {
     dim3 gridDim, blockDim;
@@ -156,6 +160,13 @@ inline cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, T*
     return *blocks = 1, cudaSuccess;
 }
 
+template <class T>
+inline cudaError_t cudaOccupancyMaxActiveClusters(int* clusters, T*, const cudaLaunchConfig_t* config) {
+    const unsigned blocks = config->numAttrs ? config->attrs[0].val.clusterDim.x : 1;
+    *clusters = emulator::architecture() < 90 ? 0 : emulator::multiprocessors() / static_cast<int>(blocks);
+    return cudaSuccess;
+}
+
 template <class... Parameters, class... Arguments>
 inline cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
                                       Arguments&&... arguments) {
@@ -163,7 +174,8 @@ inline cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*k
     const emulator::LaunchShape shape = {{config->gridDim.x, config->gridDim.y, config->gridDim.z},
                                          {config->blockDim.x, config->blockDim.y, config->blockDim.z},
                                          config->dynamicSmemBytes,
-                                         reinterpret_cast<const void*>(kernel)};
+                                         reinterpret_cast<const void*>(kernel),
+                                         config->numAttrs ? config->attrs[0].val.clusterDim.x : 1};
     const bool ok = emulator::run_launch(shape, [&] { std::apply(kernel, parameters); });
     if (!ok) emulator::pending_error() = cudaErrorLaunchFailure;
     return ok ? cudaSuccess : cudaErrorLaunchFailure;
