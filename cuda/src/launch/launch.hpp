@@ -12,6 +12,7 @@ struct Grid {
     int shared_bytes = 0;  // dynamic
     cudaStream_t stream = nullptr;
     const char* kernel = "";  // its name, for errors
+    unsigned cluster = 1;     // blocks in direction x that run together; sm_90 and later
 };
 
 // The launch of this thread that failed last: what an error says about it.
@@ -20,24 +21,52 @@ inline Grid& failed_launch() {
     return grid;
 }
 
-// Arguments convert to the kernel's parameters. An empty grid is no launch and no error.
-template <class... Parameters, class... Arguments>
-inline cudaError_t launch(void (*kernel)(Parameters...), const Grid& grid, const Arguments&... arguments) {
-    if (grid.blocks.x == 0 || grid.blocks.y == 0 || grid.blocks.z == 0) return cudaSuccess;
-    // More than 48 KiB only for kernels that ask.
-    if (grid.shared_bytes > 48 * 1024) {
-        const cudaError_t status = cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
-                                                        cudaFuncAttributeMaxDynamicSharedMemorySize, grid.shared_bytes);
-        if (status != cudaSuccess) {
-            failed_launch() = grid;
-            return status;
-        }
-    }
+// More than 48 KiB of dynamic shared memory only for kernels that ask.
+template <class... Parameters>
+inline cudaError_t allow_shared(void (*kernel)(Parameters...), const Grid& grid) {
+    if (grid.shared_bytes <= 48 * 1024) return cudaSuccess;
+    const cudaError_t status = cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                                                    cudaFuncAttributeMaxDynamicSharedMemorySize, grid.shared_bytes);
+    if (status != cudaSuccess) failed_launch() = grid;
+    return status;
+}
+
+inline cudaLaunchConfig_t launch_config(const Grid& grid, cudaLaunchAttribute* cluster) {
     cudaLaunchConfig_t config = {};
     config.gridDim = grid.blocks;
     config.blockDim = grid.threads;
     config.dynamicSmemBytes = static_cast<size_t>(grid.shared_bytes);
     config.stream = grid.stream;
+    if (grid.cluster > 1) {
+        cluster->id = cudaLaunchAttributeClusterDimension;
+        cluster->val.clusterDim.x = grid.cluster;
+        cluster->val.clusterDim.y = cluster->val.clusterDim.z = 1;
+        config.attrs = cluster;
+        config.numAttrs = 1;
+    }
+    return config;
+}
+
+// Clusters of this grid that the device holds at once; 0 if it has none.
+template <class... Parameters>
+inline int clusters_at_once(void (*kernel)(Parameters...), const Grid& grid) {
+    cudaLaunchAttribute cluster = {};
+    const cudaLaunchConfig_t config = launch_config(grid, &cluster);
+    int count = 0;
+    if (allow_shared(kernel, grid) == cudaSuccess &&
+        cudaOccupancyMaxActiveClusters(&count, kernel, &config) == cudaSuccess)
+        return count;
+    cudaGetLastError();
+    return 0;
+}
+
+// Arguments convert to the kernel's parameters. An empty grid is no launch and no error.
+template <class... Parameters, class... Arguments>
+inline cudaError_t launch(void (*kernel)(Parameters...), const Grid& grid, const Arguments&... arguments) {
+    if (grid.blocks.x == 0 || grid.blocks.y == 0 || grid.blocks.z == 0) return cudaSuccess;
+    if (const cudaError_t status = allow_shared(kernel, grid); status != cudaSuccess) return status;
+    cudaLaunchAttribute cluster = {};
+    const cudaLaunchConfig_t config = launch_config(grid, &cluster);
     const cudaError_t status = cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...);
     if (status != cudaSuccess) failed_launch() = grid;
     return status;

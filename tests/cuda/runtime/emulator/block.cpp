@@ -314,6 +314,7 @@ void set_seed(std::uint64_t value) {
 
 const char* last_failure() { return failure.c_str(); }
 int threads_of_last_block() { return block.threads_of_block; }
+int blocks_of_last_cluster() { return block.blocks; }
 std::uint64_t launches() { return launch_count; }
 void allow_shared_bytes(const void* kernel, std::size_t bytes) { allowed_shared[kernel] = bytes; }
 

@@ -22,6 +22,7 @@ const char* last_failure();
 
 // Of the last launch: which kernel a launcher chose.
 int threads_of_last_block();
+int blocks_of_last_cluster();
 
 // Launches of this process so far.
 std::uint64_t launches();
