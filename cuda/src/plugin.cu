@@ -6,8 +6,11 @@
 
 #include "abi.hpp"
 #include "fastffn/version.hpp"
+#include "launch/fff.hpp"
 #include "launch/ffn.hpp"
 #include "launch/launch.hpp"
+#include "launch/moe.hpp"
+#include "launch/route.hpp"
 
 namespace fastffn::cuda {
 
@@ -165,10 +168,10 @@ const Plugin table = {
     read,
     operation<LinearCall>(),
     operation<FfnCall>(),
-    {},  // moe
-    {},  // route
-    {},  // fff
-    {},  // fff_route
+    operation<MoeCall>(),
+    operation<RouteCall>(),
+    operation<FffCall>(),
+    operation<FffRouteCall>(),
     {},  // hadamard
     {},  // quantize
 };

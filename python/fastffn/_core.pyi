@@ -8,9 +8,9 @@ _Y = TypeVar("_Y")
 __version__: str
 
 @overload
-def linear(x: _X, w: Any, bias: Any = None, *, out: None = None, stream: Any = None) -> _X: ...
+def linear(x: _X, w: Any, bias: Any = None, *, out: None = None, stream: Any = None, workspace: Any = None) -> _X: ...
 @overload
-def linear(x: Any, w: Any, bias: Any = None, *, out: _Y, stream: Any = None) -> _Y: ...
+def linear(x: Any, w: Any, bias: Any = None, *, out: _Y, stream: Any = None, workspace: Any = None) -> _Y: ...
 @overload
 def ffn(
     x: _X,
@@ -28,6 +28,7 @@ def ffn(
     gate_first: bool | str = "auto",
     out: None = None,
     stream: Any = None,
+    workspace: Any = None,
 ) -> _X: ...
 @overload
 def ffn(
@@ -46,6 +47,7 @@ def ffn(
     gate_first: bool | str = "auto",
     out: _Y,
     stream: Any = None,
+    workspace: Any = None,
 ) -> _Y: ...
 @overload
 def moe(
@@ -67,6 +69,7 @@ def moe(
     sub_norm: Any = None,
     sub_norm_eps: float = 1e-05,
     out: None = None,
+    stream: Any = None,
 ) -> _X: ...
 @overload
 def moe(
@@ -88,6 +91,7 @@ def moe(
     sub_norm: Any = None,
     sub_norm_eps: float = 1e-05,
     out: _Y,
+    stream: Any = None,
 ) -> _Y: ...
 @overload
 def route_topk(
@@ -158,6 +162,8 @@ def fff(
     mix: float | None = None,
     plan: str = "auto",
     out: None = None,
+    stream: Any = None,
+    workspace: Any = None,
 ) -> _X: ...
 @overload
 def fff(
@@ -177,8 +183,12 @@ def fff(
     mix: float | None = None,
     plan: str = "auto",
     out: _Y,
+    stream: Any = None,
+    workspace: Any = None,
 ) -> _Y: ...
-def fff_route(x: Any, tree: Any, z: bool, plan: str) -> tuple[Any, Any, Any]: ...
+def fff_route(
+    x: Any, tree: Any, z: bool, plan: str, stream: Any = None, workspace: Any = None
+) -> tuple[Any, Any, Any]: ...
 def pack_tree(
     w_node: Any, b_node: Any, w_out: Any, threshold: Any, format: str, route_format: str, tie: str
 ) -> Any: ...
@@ -188,7 +198,14 @@ def unpack_tree(tree: Any) -> tuple[Any, Any, Any, Any]: ...
 def fff_workspace(threads: int, *args: Any, **keywords: Any) -> int: ...
 def seconds_per_fff(repeats: int, *args: Any, **keywords: Any) -> float: ...
 def torch_linear(
-    x: _X, w: Any, bias: Any = None, *, out: Any = None, stream: Any = None, out_features: int | None = None
+    x: _X,
+    w: Any,
+    bias: Any = None,
+    *,
+    out: Any = None,
+    stream: Any = None,
+    workspace: Any = None,
+    out_features: int | None = None,
 ) -> _X: ...
 def torch_ffn(
     x: _X,
@@ -206,6 +223,7 @@ def torch_ffn(
     gate_first: bool | str = "auto",
     out: Any = None,
     stream: Any = None,
+    workspace: Any = None,
     out_features: int | None = None,
 ) -> _X: ...
 def torch_moe(
@@ -244,6 +262,8 @@ def torch_fff(
     mix: float | None = None,
     plan: str = "auto",
     out: Any = None,
+    stream: Any = None,
+    workspace: Any = None,
     out_features: int | None = None,
 ) -> _X: ...
 def torch_route_topk(
@@ -308,7 +328,23 @@ class DeviceWeight:
     def header(self) -> bytes: ...
     def copy_to_host(self, stream: Any = None) -> Any: ...
 
+@final
+class DeviceTree:
+    @property
+    def array(self) -> Any: ...
+    @property
+    def device(self) -> int: ...
+    @property
+    def nbytes(self) -> int: ...
+    @property
+    def header(self) -> bytes: ...
+    def copy_to_host(self, stream: Any = None) -> Any: ...
+
+def device_tree(tree: Any, stream: Any = None, header: bytes | None = None) -> DeviceTree: ...
+def tree_to_device_layout(tree: Any) -> Any: ...
+def tree_to_cpu_layout(tree: Any) -> Any: ...
 def device_weight(packed: Any, stream: Any = None, header: bytes | None = None) -> DeviceWeight: ...
+def device_workspace(operation: Any, *args: Any, **keywords: Any) -> int: ...
 def pack_for_device(w: Any, format: str, options: dict[str, Any]) -> Any: ...
 def to_device_layout(packed: Any) -> Any: ...
 def to_cpu_layout(packed: Any) -> Any: ...

@@ -8,8 +8,11 @@
 
 #include "arguments.hpp"
 #include "contexts.hpp"
+#include "device_tree.hpp"
+#include "device_weight.hpp"
 #include "errors.hpp"
 #include "fastffn/cpu.hpp"
+#include "fastffn/cuda.hpp"
 #include "fastffn/fff.hpp"
 #include "fff_docstring.hpp"
 #include "gil.hpp"
@@ -56,6 +59,14 @@ Status parse_plan(const char* name, FffPlan* plan) {
 
 // A tree, with an error that says where packed weights were passed for one.
 void read_tree(const Call& call, PyObject* object, PackedArray* tree) {
+    if (const DeviceTree* on_device = device_tree(object)) {
+        if (!call.on_device)
+            raise(PyExc_ValueError, std::string(call.operation) + ": tree is packed for CUDA device " +
+                                        std::to_string(on_device->device) +
+                                        ", and this call runs on the CPU; pack it without device=");
+        tree->view = on_device->view();
+        return;
+    }
     read_array(call, "tree", object, Role::packed, &tree->array);
     const TensorView& view = tree->array.view;
     if (view.dtype != DType::u8 || view.ndim != 1 || (view.shape[0] > 1 && view.strides[0] != 1))
@@ -82,11 +93,13 @@ struct Fff {
         Mix,
         Plan,
         Out,
+        Stream,
+        Workspace,
         count
     };
     static Parameters parameters;
 
-    Call call{"fff"};
+    Call call;
     Array x;
     PackedArray tree;
     // Rarely there: a call without them need not clear that much memory.
@@ -99,7 +112,7 @@ struct Fff {
     std::optional<Optional> more;
     FffWeights weights;
 
-    explicit Fff(PyObject* const* slots) {
+    explicit Fff(PyObject* const* slots, const Call& how = {"fff"}) : call(how) {
         if (!slots[ActivationName]) {
             std::string names;
             for (int i = 0; i < activation_count; ++i)
@@ -158,25 +171,46 @@ struct Fff {
         }
     }
     Status run(Context& context, const TensorView& y) const { return fff(context, x.view, weights, y); }
+    Status run(CudaStream stream, const TensorView& y) const { return cuda_fff(stream, x.view, weights, y); }
+    Status inspect_parts(TreeInfo* info, std::int64_t* d_out) const {
+        const bool on_device = call.on_device;
+        if (Status status = on_device ? inspect_device_tree(weights.tree, info) : inspect_tree(weights.tree, info);
+            !status.ok())
+            return status;
+        *d_out = info->d_out;
+        if (info->form != TreeForm::leaf) return {};
+        if (on_device) {
+            *d_out = weights.w_down.header ? weights.w_down.header->out_features : 0;
+            return {};
+        }
+        PackedInfo down;
+        const Status status = inspect(weights.w_down, &down);
+        *d_out = status.ok() ? down.out_features : 0;
+        return status;
+    }
+    // Every check but those of the result.
+    Status checks() const {
+        std::int64_t bytes = 0;
+        if (!call.on_device) return fff_workspace(x.view, weights, 1, &bytes);
+        return cuda_fff({call.device, nullptr}, x.view, weights, TensorView());
+    }
 };
-Parameters Fff::parameters{"fff",
-                           {"x", "tree", "w_up", "w_down", "b_up", "b_down", "activation", "leaf", "master_up",
-                            "master_down", "master_b_up", "master_b_down", "mix", "plan", "out", nullptr},
-                           2,
-                           6};
+Parameters Fff::parameters{
+    "fff",
+    {"x", "tree", "w_up", "w_down", "b_up", "b_down", "activation", "leaf", "master_up", "master_down", "master_b_up",
+     "master_b_down", "mix", "plan", "out", "stream", "workspace", nullptr},
+    2,
+    6};
 
 // The result's shape is x's with the layer's output features. Errors come from the query for workspace, which makes every
 // check of the call but those of the result.
 Result new_result(const Fff& f, PyObject* x) {
     const TensorView& view = f.x.view;
     TreeInfo tree;
-    PackedInfo down;
-    const bool open = inspect_tree(f.weights.tree, &tree).ok();
-    std::int64_t d_out = open ? tree.d_out : 0;
-    if (open && tree.form == TreeForm::leaf) d_out = inspect(f.weights.w_down, &down).ok() ? down.out_features : 0;
+    std::int64_t d_out = 0;
+    if (!f.inspect_parts(&tree, &d_out).ok()) d_out = 0;
     if (view.ndim == 0 || d_out == 0) {
-        std::int64_t bytes = 0;
-        check(fff_workspace(view, f.weights, 1, &bytes));
+        check(f.checks());
         raise(PyExc_ValueError, "fff: x has shape (), expected (..., d_model)");
     }
     std::int64_t shape[max_dims];
@@ -185,25 +219,39 @@ Result new_result(const Fff& f, PyObject* x) {
     return {f.call, x, f.x, view.dtype, view.ndim, shape};
 }
 
-// `width` is what the caller expects of the result, or nullptr.
-PyObject* run(PyObject* const* slots, PyObject* width) {
-    const Fff call(slots);
+// Reads or makes the result, has it computed and returns it. `width` is what the caller expects of it, or nullptr.
+template <class Compute>
+PyObject* finish_call(const Fff& call, PyObject* const* slots, PyObject* width, Compute compute) {
     std::optional<Result> result;
     Array out;
     if (slots[Fff::Out]) read_array(call.call, "out", slots[Fff::Out], Role::output, &out);
     else result.emplace(new_result(call, slots[Fff::X]));
     const TensorView& y = result ? result->view : out.view;
     if (width && y.ndim) check_out_features("fff", width, y.shape[y.ndim - 1]);
-    Status status;
-    {
-        const ContextLease context;
-        const GilRelease release(call.more || rows_of(call.x.view) >= gil_release_tokens);
-        status = call.run(*context, y);
-    }
-    check(status);
+    check(compute(y));
     if (result) return result->finish().release().ptr();
     Py_INCREF(slots[Fff::Out]);
     return slots[Fff::Out];
+}
+
+PyObject* run(PyObject* const* slots, PyObject* width) {
+    if (const DeviceTree* tree = device_tree(slots[Fff::Tree])) {
+        // The GIL is kept: a launch takes microseconds.
+        CudaStream stream = call_stream("fff", slots[Fff::Stream], slots[Fff::X], tree->device);
+        const Fff call(slots, {"fff", true, dlpack_stream(stream), tree->device});
+        read_workspace(call.call, slots[Fff::Workspace], &stream);
+        return finish_call(call, slots, width, [&](const TensorView& y) { return call.run(stream, y); });
+    }
+    for (int slot : {Fff::Stream, Fff::Workspace})
+        if (slots[slot])
+            raise(PyExc_ValueError, std::string("fff: ") + (slot == Fff::Stream ? "stream" : "workspace") +
+                                        " is for trees on CUDA devices, and this one is on the CPU");
+    const Fff call(slots);
+    return finish_call(call, slots, width, [&](const TensorView& y) {
+        const ContextLease context;
+        const GilRelease release(call.more || rows_of(call.x.view) >= gil_release_tokens);
+        return call.run(*context, y);
+    });
 }
 
 PyObject* fff_entry(PyObject*, PyObject* const* args, Py_ssize_t count, PyObject* keywords) noexcept {
@@ -265,8 +313,19 @@ double seconds_per_fff(int repeats, const py::args& args, const py::kwargs& keyw
     return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count() / repeats;
 }
 
-py::tuple route(const py::object& x, const py::object& tree, bool wants_z, const std::string& plan_name) {
-    const Call call{"fff_route"};
+py::tuple route(const py::object& x, const py::object& tree, bool wants_z, const std::string& plan_name,
+                const py::object& stream_argument, const py::object& workspace) {
+    Call call{"fff_route"};
+    CudaStream stream;
+    if (const DeviceTree* on_device = device_tree(tree.ptr())) {
+        stream =
+            call_stream("fff_route", stream_argument.is_none() ? nullptr : stream_argument.ptr(), x, on_device->device);
+        call = {"fff_route", true, dlpack_stream(stream), on_device->device};
+        read_workspace(call, workspace.is_none() ? nullptr : workspace.ptr(), &stream);
+    } else if (!stream_argument.is_none() || !workspace.is_none()) {
+        raise(PyExc_ValueError, std::string("fff_route: ") + (workspace.is_none() ? "stream" : "workspace") +
+                                    " is for trees on CUDA devices, and this one is on the CPU");
+    }
     FffPlan plan;
     check(renamed(parse_plan(plan_name.c_str(), &plan), "", "fff_route: "));
     Array source;
@@ -274,7 +333,8 @@ py::tuple route(const py::object& x, const py::object& tree, bool wants_z, const
     PackedArray packed;
     read_tree(call, tree.ptr(), &packed);
     TreeInfo info;
-    check(renamed(inspect_tree(packed.view, &info), "inspect_tree:", "fff_route:"));
+    check(call.on_device ? renamed(inspect_device_tree(packed.view, &info), "inspect_device_tree:", "fff_route:")
+                         : renamed(inspect_tree(packed.view, &info), "inspect_tree:", "fff_route:"));
     const TensorView& view = source.view;
     if (view.ndim == 0 || view.ndim >= max_dims)
         raise(PyExc_ValueError, "fff_route: x has " + std::to_string(view.ndim) + " dimensions, expected 1 to " +
@@ -286,11 +346,14 @@ py::tuple route(const py::object& x, const py::object& tree, bool wants_z, const
     Result leaf(call, x, source, DType::i32, view.ndim, shape), margin(call, x, source, DType::f32, view.ndim, shape);
     std::optional<Result> z;
     if (wants_z) z.emplace(call, x, source, DType::f32, view.ndim + 1, shape);
+    const TensorView* const z_view = z ? &z->view : nullptr;
     Status status;
-    {
+    if (call.on_device) {
+        status = cuda_fff_route(stream, view, packed.view, leaf.view, &margin.view, z_view, plan);
+    } else {
         const ContextLease context;
         const GilRelease release;
-        status = fff_route(*context, view, packed.view, leaf.view, &margin.view, z ? &z->view : nullptr, plan);
+        status = fff_route(*context, view, packed.view, leaf.view, &margin.view, z_view, plan);
     }
     check(status);
     return py::make_tuple(leaf.finish(), margin.finish(), z ? z->finish() : py::none());
@@ -336,10 +399,14 @@ py::object pack_parts(const py::object& w_node, const py::object& b_node, const 
 py::tuple info_of(const py::object& tree) {
     const Call call{"tree_info"};
     check(check_isa());
-    PackedArray packed;
-    read_tree(call, tree.ptr(), &packed);
     TreeInfo info;
-    check(renamed(inspect_tree(packed.view, &info), "inspect_tree:", "tree_info:"));
+    if (const DeviceTree* on_device = device_tree(tree.ptr())) {
+        check(renamed(inspect_device_tree(on_device->view(), &info), "inspect_device_tree:", "tree_info:"));
+    } else {
+        PackedArray packed;
+        read_tree(call, tree.ptr(), &packed);
+        check(renamed(inspect_tree(packed.view, &info), "inspect_tree:", "tree_info:"));
+    }
     return py::make_tuple(info.form == TreeForm::leaf ? "leaf" : "nodes", info.trees, info.depth, info.nodes,
                           info.d_model, info.d_out, format_name(info.format), format_name(info.route_format),
                           info.tie == Tie::right ? "ge" : "gt", info.has_bias, info.has_threshold, info.bytes);
@@ -389,7 +456,8 @@ void register_fff(py::module_& module) {
                                      METH_FASTCALL | METH_KEYWORDS, torch_fff_docstring},
                                     {}};
     if (PyModule_AddFunctions(module.ptr(), methods) != 0) throw py::error_already_set();
-    module.def("fff_route", &route, py::arg("x"), py::arg("tree"), py::arg("z"), py::arg("plan"));
+    module.def("fff_route", &route, py::arg("x"), py::arg("tree"), py::arg("z"), py::arg("plan"),
+               py::arg("stream") = py::none(), py::arg("workspace") = py::none());
     module.def("pack_tree", &pack_parts, py::arg("w_node"), py::arg("b_node"), py::arg("w_out"), py::arg("threshold"),
                py::arg("format"), py::arg("route_format"), py::arg("tie"));
     module.def("tree_info", &info_of, py::arg("tree"));

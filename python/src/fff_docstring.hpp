@@ -4,7 +4,7 @@
 namespace fastffn::python {
 
 constexpr const char* fff_docstring =
-    R"(fff($module, /, x, tree, w_up=None, w_down=None, b_up=None, b_down=None, *, activation, leaf=None, master_up=None, master_down=None, master_b_up=None, master_b_down=None, mix=None, plan='auto', out=None)
+    R"(fff($module, /, x, tree, w_up=None, w_down=None, b_up=None, b_down=None, *, activation, leaf=None, master_up=None, master_down=None, master_b_up=None, master_b_down=None, mix=None, plan='auto', out=None, stream=None, workspace=None)
 --
 
 A fast feedforward layer: a tree chooses the few neurons that run, so time grows with the logarithm of the width.
@@ -30,6 +30,8 @@ Args:
     plan: "auto", "per_token" (each token walks on its own) or "grouped" (tokens share the rows of subtrees).
     out: where to write y: [..., d_out], f32, f16 or bf16, writable, sharing no memory with the inputs. It is returned as
         it is, and the call allocates nothing. None makes a new array.
+    stream, workspace: with a tree on a CUDA device (:class:`fastffn.DeviceTree`; leaves and a master are then :class:`fastffn.DeviceWeight`,
+        and every other array lies there too): as :func:`fastffn.linear`, with :func:`fastffn.fff_workspace` bytes.
 
 Returns:
     y, [..., d_out]: without ``out``, an array of x's kind and dtype.
@@ -38,6 +40,12 @@ Raises:
     ValueError, TypeError, BufferError, RuntimeError, MemoryError: as :func:`fastffn.linear`.
 
 Decisions and sums are in f32 whatever the tree's formats are (leaves: as :func:`fastffn.ffn`); NaN goes left. The result
-has the same bits for any number of threads, and in the all-node form for any plan and any number of tokens.)";
+has the same bits for any number of threads, and in the all-node form for any plan and any number of tokens.
+
+On CUDA devices (never run on a GPU so far: tested on a CUDA runtime for the CPU) decisions are in f32 too; "grouped", which "auto"
+chooses for thousands of tokens, takes z from tensor cores where x and the deciding rows are both bf16 or both f16: sums in another
+order, so a token whose z is within rounding of a threshold may take the other side. All else has the same bits for any plan and any
+number of tokens. Biases and forced leaves are contiguous there, and forced leaves are not checked by the host: a token that is sent
+to a leaf that does not exist gets a row of NaN.)";
 
 }  // namespace fastffn::python

@@ -4,6 +4,7 @@
 #include <exception>
 
 #include "calls.hpp"
+#include "device_tree.hpp"
 #include "device_weight.hpp"
 #include "errors.hpp"
 #include "fff.hpp"
@@ -31,6 +32,7 @@ PYBIND11_MODULE(_core, module) {
     register_owned_array(module);
     register_weights(module);
     register_device_weights(module);
+    register_device_trees(module);
     register_calls(module);
     register_moe(module);
     register_routes(module);

@@ -1,5 +1,6 @@
 // The public C++ API on a device: the emulated plugin, loaded as a user's program loads the real one.
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <vector>
 
@@ -66,6 +67,81 @@ TEST(linear_and_ffn_where_the_weights_are) {
         ffn(context, x_view, host_weights, TensorView(wanted.data(), DType::f32, {tokens, d_model})).value();
         CHECK(differs(y.size()) < 0.01) << format_name(format) << " ffn: " << differs(y.size());
     }
+}
+
+TEST(trees_where_their_bytes_are) {
+    CHECK(cuda_report().available) << cuda_report().reason;
+    constexpr std::int64_t tokens = 5, d_model = 24, d_out = 10, depth = 4, nodes = 31;
+    std::vector<float> w(nodes * d_model), out(nodes * d_out), x(tokens * d_model);
+    for (std::size_t i = 0; i < w.size(); i++) w[i] = std::sin(0.37f * static_cast<float>(i));
+    for (std::size_t i = 0; i < out.size(); i++) out[i] = std::sin(0.53f * static_cast<float>(i));
+    for (std::size_t i = 0; i < x.size(); i++) x[i] = std::cos(0.11f * static_cast<float>(i));
+    const TensorView x_view(x.data(), DType::f32, {tokens, d_model}), w_view(w.data(), DType::f32, {nodes, d_model}),
+        out_view(out.data(), DType::f32, {nodes, d_out});
+    std::int64_t bytes = 0, device_bytes = 0, workspace_bytes = 0;
+    const TreeParts parts{&w_view, nullptr, nullptr, &out_view};
+    tree_bytes(parts, {}, &bytes).value();
+    std::vector<std::byte> host(static_cast<std::size_t>(bytes));
+    pack_tree(parts, {}, host.data(), bytes).value();
+    const PackedView host_view{host.data(), bytes};
+    device_tree_bytes(host_view, &device_bytes).value();
+    // The emulated device's memory is the host's; a device's is aligned.
+    void* device = nullptr;
+    CHECK(posix_memalign(&device, 256, static_cast<std::size_t>(device_bytes)) == 0);
+    tree_for_device(host_view, device, device_bytes).value();
+    DeviceTreeHeader header;
+    read_device_tree({0, nullptr}, device, device_bytes, &header).value();
+    const PackedView tree{device, device_bytes, header.as_header()};
+    TreeInfo info;
+    inspect_device_tree(tree, &info).value();
+    CHECK(info.form == TreeForm::nodes && info.depth == depth && info.d_out == d_out && info.bytes == device_bytes);
+
+    std::vector<std::int32_t> leaf(tokens), host_leaf(tokens);
+    std::vector<float> margin(tokens), z(tokens * (depth + 1)), y(tokens * d_out), wanted(tokens * d_out);
+    const TensorView leaf_view(leaf.data(), DType::i32, {tokens, 1}),
+        margin_view(margin.data(), DType::f32, {tokens, 1}), z_view(z.data(), DType::f32, {tokens, 1, depth + 1}),
+        host_leaf_view(host_leaf.data(), DType::i32, {tokens, 1});
+    cuda_fff_route({0, nullptr}, x_view, tree, leaf_view, &margin_view, &z_view).value();
+    Context context;
+    fff_route(context, x_view, host_view, host_leaf_view, nullptr, nullptr).value();
+    CHECK(leaf == host_leaf);
+    FffWeights weights, host_weights;
+    weights.tree = tree;
+    host_weights.tree = host_view;
+    const TensorView y_view(y.data(), DType::f32, {tokens, d_out}),
+        wanted_view(wanted.data(), DType::f32, {tokens, d_out});
+    cuda_fff({0, nullptr}, x_view, weights, y_view).value();
+    fff(context, x_view, host_weights, wanted_view).value();
+    double apart = 0;
+    for (std::size_t i = 0; i < y.size(); i++)
+        apart = std::fmax(apart, std::fabs(static_cast<double>(y[i]) - static_cast<double>(wanted[i])));
+    CHECK(apart < 1e-5) << apart;
+    // Exactly the workspace that the query says; a byte less is refused.
+    cuda_fff_workspace({0, nullptr}, x_view, weights, y_view, &workspace_bytes).value();
+    std::vector<std::byte> workspace(static_cast<std::size_t>(workspace_bytes));
+    cuda_fff({0, nullptr, workspace.data(), workspace_bytes}, x_view, weights, y_view).value();
+    const auto refused = [&](const Status& status, const char* part) {
+        CHECK(!status.ok() && status.message().find(part) != std::string::npos) << status.message();
+    };
+    refused(cuda_fff({0, nullptr, workspace.data(), workspace_bytes - 1}, x_view, weights, y_view), "workspace has");
+    refused(cuda_fff({0, nullptr}, x_view, host_weights, y_view), "fff: tree has no header on the host");
+    refused(fff(context, x_view, weights, y_view), "fff: tree is packed for CUDA devices");
+    FffWeights misplaced = weights;
+    misplaced.tree.data = static_cast<std::byte*>(device) + 4;
+    refused(cuda_fff({0, nullptr}, x_view, misplaced, y_view), "fff: tree is not 16-byte aligned");
+    refused(cuda_fff({0, nullptr}, w_view, weights, y_view), "fff: out has shape");
+    refused(cuda_fff_route({0, nullptr}, x_view, tree, margin_view, nullptr, nullptr), "fff_route: leaf is f32");
+    refused(read_device_tree({0, nullptr}, host.data(), bytes, &header), "device_tree: tree is packed for the CPU");
+    refused(read_device_tree({0, nullptr}, device, device_bytes - 16, &header), "it was truncated");
+    DeviceTreeHeader forged = header;
+    forged.bytes[16] = std::byte{9};
+    refused(inspect_device_tree({device, device_bytes, forged.as_header()}, &info), "damaged header");
+    static_cast<std::byte*>(device)[400] ^= std::byte{1};
+    std::int64_t back_bytes = 0;
+    cpu_tree_bytes({device, device_bytes}, &back_bytes).value();
+    std::vector<std::byte> back(static_cast<std::size_t>(back_bytes));
+    refused(tree_for_cpu({device, device_bytes}, back.data(), back_bytes), "tree_for_cpu: tree has damaged weights");
+    std::free(device);
 }
 
 int main(int argc, char** argv) { return check::run_all(argc, argv); }

@@ -72,28 +72,35 @@ struct Tables {
         return order;
     }
     std::string wrong() const {
+        const auto bytes = memory.host();
+        const auto read = [&](const std::int32_t* at) {
+            std::int32_t value;
+            std::memcpy(&value, bytes.data() + (reinterpret_cast<const unsigned char*>(at) - memory.data()), 4);
+            return static_cast<std::int64_t>(value);
+        };
         const auto order = sorted();
         std::vector<std::int64_t> offsets(static_cast<std::size_t>(groups + 1), 0);
         for (std::int64_t i : order) offsets[static_cast<std::size_t>(ids[static_cast<std::size_t>(i)] + 1)]++;
         std::partial_sum(offsets.begin(), offsets.end(), offsets.begin());
         for (std::int64_t g = 0; g <= groups; g++)
-            if (tables.offsets[g] != offsets[static_cast<std::size_t>(g)]) return "offset " + std::to_string(g);
+            if (read(tables.offsets + g) != offsets[static_cast<std::size_t>(g)]) return "offset " + std::to_string(g);
         std::vector<std::int64_t> places(ids.size(), -1);
         for (std::size_t p = 0; p < order.size(); p++) {
             places[static_cast<std::size_t>(order[p])] = static_cast<std::int64_t>(p);
-            if (tables.rows[p] != order[p] / slots) return "row " + std::to_string(p);
+            if (read(tables.rows + p) != order[p] / slots) return "row " + std::to_string(p);
         }
         for (std::size_t i = 0; i < places.size(); i++)
-            if (tables.places[i] != places[i]) return "place " + std::to_string(i);
+            if (read(tables.places + i) != places[i]) return "place " + std::to_string(i);
         std::int64_t first = 0;
         for (const TokenGroups& stack : stacks) {
             std::int64_t tile = 0;
             for (std::int64_t g = 0; g < stack.groups; g++)
                 for (std::int64_t p = offsets[static_cast<std::size_t>(first + g)];
                      p < offsets[static_cast<std::size_t>(first + g + 1)]; p += stack.tile_tokens, tile++)
-                    if (tile >= stack.max_tiles || stack.tiles[2 * tile] != g || stack.tiles[2 * tile + 1] != p)
+                    if (tile >= stack.max_tiles || read(stack.tiles + 2 * tile) != g ||
+                        read(stack.tiles + 2 * tile + 1) != p)
                         return "tile " + std::to_string(tile);
-            if (*stack.tile_count != tile) return "number of tiles";
+            if (read(stack.tile_count) != tile) return "number of tiles";
             first += stack.groups;
         }
         return "";

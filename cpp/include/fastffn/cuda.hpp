@@ -16,7 +16,9 @@
 #include <string>
 #include <vector>
 
+#include "fastffn/fff.hpp"
 #include "fastffn/ffn.hpp"
+#include "fastffn/moe.hpp"
 
 namespace fastffn {
 
@@ -59,6 +61,13 @@ Status check_device_weight(const PackedView& packed, const char* operation, cons
 // The same, and compares the checksum of all bytes, in the host's memory.
 Status verify_device_bytes(const PackedView& packed, const char* operation, const char* name);
 
+// The same of trees: from the bytes of pack_tree(), and back, the very same bytes. All trees have a layout for devices. `tree` lies in
+// host memory in both directions.
+Status device_tree_bytes(const PackedView& tree, std::int64_t* bytes);
+Status tree_for_device(const PackedView& tree, void* out, std::int64_t out_bytes);
+Status cpu_tree_bytes(const PackedView& tree, std::int64_t* bytes);
+Status tree_for_cpu(const PackedView& tree, void* out, std::int64_t out_bytes);
+
 struct CudaStream {
     int device = 0;
     void* stream = nullptr;  // cudaStream_t
@@ -66,6 +75,8 @@ struct CudaStream {
     // stream-ordered pool.
     void* workspace = nullptr;
     std::int64_t workspace_bytes = 0;
+    // Not null: a call makes its checks, runs nothing, and raises this to the bytes of workspace that it would use.
+    std::int64_t* query = nullptr;
 };
 
 // Reads the header of weights that lie on a device; waits for the stream. Once, at load.
@@ -79,5 +90,61 @@ Status read_device_bytes(CudaStream stream, const char* operation, const void* d
 Status cuda_linear(CudaStream stream, const TensorView& x, const PackedView& w, const TensorView* bias,
                    const TensorView& y);
 Status cuda_ffn(CudaStream stream, const TensorView& x, const FfnWeights& weights, const TensorView& y);
+
+// moe() on a device: ids, weights, biases, load and what shared and special experts have are device memory too; the descriptions
+// themselves (MoeWeights, kinds) are the host's. Nobody reads ids before the call: those that name no expert are empty slots
+// instead of an error. Rows of x, y, ids and weights must have one stride each, biases no gaps. With bf16 y and more than 16
+// tokens the experts' outputs are rounded to bf16 before weights add them up in f32.
+// On devices: up to 4096 ids per token, 128 special experts.
+Status cuda_moe(CudaStream stream, const TensorView& x, const TensorView& ids, const TensorView* weights,
+                const MoeWeights& layer, const TensorView& y, std::int64_t* load = nullptr);
+
+// Bytes of workspace of the same calls; x and y as they will be, as their alignment counts.
+inline Status cuda_linear_workspace(CudaStream stream, const TensorView& x, const PackedView& w, const TensorView* bias,
+                                    const TensorView& y, std::int64_t* bytes) {
+    *bytes = 0;
+    stream.query = bytes;
+    return cuda_linear(stream, x, w, bias, y);
+}
+inline Status cuda_ffn_workspace(CudaStream stream, const TensorView& x, const FfnWeights& weights, const TensorView& y,
+                                 std::int64_t* bytes) {
+    *bytes = 0;
+    stream.query = bytes;
+    return cuda_ffn(stream, x, weights, y);
+}
+
+inline Status cuda_moe_workspace(CudaStream stream, const TensorView& x, const TensorView& ids,
+                                 const TensorView* weights, const MoeWeights& layer, const TensorView& y,
+                                 std::int64_t* bytes, std::int64_t* load = nullptr) {
+    *bytes = 0;
+    stream.query = bytes;
+    return cuda_moe(stream, x, ids, weights, layer, y, load);
+}
+
+// A copy of the first 128 bytes of a tree that lies on a device. as_header() of it is the `header` of such a tree's PackedView.
+struct DeviceTreeHeader {
+    alignas(8) std::byte bytes[128];
+    const PackedHeader* as_header() const { return reinterpret_cast<const PackedHeader*>(bytes); }
+};
+// Reads it; waits for the stream. Once, at load.
+Status read_device_tree(CudaStream stream, const void* data, std::int64_t bytes, DeviceTreeHeader* header);
+// What such a tree holds, from its header.
+Status inspect_device_tree(const PackedView& tree, TreeInfo* info);
+
+// fff() and fff_route() on a device: as cuda_linear(), and trees as above, 16-byte aligned. Leaves' biases and forced leaves are
+// contiguous. Forced leaves are not read by the host: a token that is sent to one outside of 0 to 2^depth - 1 has a row of NaN.
+// Decisions use x and sums in f32. FffPlan::grouped sorts tokens by subtree, and where x and w_node are both bf16 or both f16 takes
+// z from tensor cores: their sums differ from a walk's by at most (d_model + 8) · 2^-23 · Σ |x · w|, and a z that is nearer to its
+// threshold may go the other way. All other plans give the same bits for a token, whatever tokens are beside it in the call.
+Status cuda_fff(CudaStream stream, const TensorView& x, const FffWeights& weights, const TensorView& y);
+Status cuda_fff_route(CudaStream stream, const TensorView& x, const PackedView& tree, const TensorView& leaf,
+                      const TensorView* margin, const TensorView* z, FffPlan plan = FffPlan::automatic);
+// As the queries above.
+inline Status cuda_fff_workspace(CudaStream stream, const TensorView& x, const FffWeights& weights, const TensorView& y,
+                                 std::int64_t* bytes) {
+    *bytes = 0;
+    stream.query = bytes;
+    return cuda_fff(stream, x, weights, y);
+}
 
 }  // namespace fastffn

@@ -26,18 +26,13 @@ static_assert(cuda::format_f32 == static_cast<int>(Format::f32) && cuda::format_
               "the layout's own numbers of formats");
 static_assert(cuda::layout_zeros_mask == codes_zeros_mask && cuda::layout_zero_points == codes_zero_points &&
                   cuda::layout_minima == codes_minima && cuda::layout_act_mask == codes_act_mask &&
-                  cuda::layout_act_int4 == codes_act_int4 && cuda::layout_scale_mask == codes_scale_mask &&
-                  cuda::layout_order_mask == codes_order_mask,
+                  cuda::layout_act_int4 == codes_act_int4 && cuda::layout_act_bf16 == codes_act_bf16 &&
+                  cuda::layout_scale_mask == codes_scale_mask && cuda::layout_order_mask == codes_order_mask,
               "the layout's own flags of codes");
 
 cuda::DeviceLayout layout_of(const PackedHeader& header) noexcept {
     return cuda::device_layout(header.format, header.flags, header.parameters[0], header.out_features,
                                header.in_features);
-}
-
-void store_code(int bits, std::int64_t k, int code, std::byte* row) {
-    std::byte& byte = row[cuda::codes_byte(bits, k)];
-    byte |= static_cast<std::byte>(code << cuda::codes_shift(bits, k));
 }
 
 template <int bits>
@@ -50,10 +45,12 @@ void pack_codes(const MatrixView& matrix, const cuda::DeviceLayout& device, std:
         for (std::int64_t k = 0; k < matrix.in_features; ++k) {
             const int code = static_cast<int>(host.panels[host.code_byte(row, k)]) >> host.code_shift(row, k) &
                              CodeTraits<bits>::mask;
-            store_code(bits, k, code, payload + row * device.row_bytes);
+            payload[row * device.row_bytes + cuda::codes_byte(bits, k, device.is_bf16)] |=
+                static_cast<std::byte>(code << cuda::codes_shift(bits, k, device.is_bf16));
         }
         for (std::int64_t g = 0; g < host.groups; ++g) {
-            const std::int64_t from = host.entry(row, g * host.group), to = row * host.groups + g;
+            const std::int64_t from = host.entry(row, g * host.group),
+                               to = cuda::codes_entry(matrix.out_features, row, g);
             std::memcpy(payload + device.scales_offset + to * scale_bytes, host.scales + from * scale_bytes,
                         static_cast<std::size_t>(scale_bytes));
             if (zero_bytes)

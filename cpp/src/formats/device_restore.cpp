@@ -7,6 +7,7 @@
 #include "formats/device_layout.hpp"
 #include "formats/int8/layout.hpp"
 #include "formats/lowrank/layout.hpp"
+#include "formats/sparse24/device.hpp"
 
 namespace fastffn {
 
@@ -85,12 +86,14 @@ void restore_codes(const PackedHeader& header, const std::byte* device, const cu
     for (std::int64_t row = 0; row < header.out_features; ++row) {
         const std::byte* codes = device + row * from.row_bytes;
         for (std::int64_t k = 0; k < header.in_features; ++k) {
-            const int code = static_cast<int>(codes[cuda::codes_byte(bits, k)]) >> cuda::codes_shift(bits, k) &
+            const int code = static_cast<int>(codes[cuda::codes_byte(bits, k, from.is_bf16)]) >>
+                                 cuda::codes_shift(bits, k, from.is_bf16) &
                              CodeTraits<bits>::mask;
             payload[layout.code_byte(row, k)] |= static_cast<std::byte>(code << layout.code_shift(row, k));
         }
         for (std::int64_t g = 0; g < layout.groups; ++g) {
-            const std::int64_t to = layout.entry(row, g * layout.group), at = row * layout.groups + g;
+            const std::int64_t to = layout.entry(row, g * layout.group),
+                               at = cuda::codes_entry(header.out_features, row, g);
             std::memcpy(scales + to * scale_bytes, device + from.scales_offset + at * scale_bytes,
                         static_cast<std::size_t>(scale_bytes));
             if (zero_bytes)
@@ -126,6 +129,10 @@ Status restore_matrix(const PackedHeader& header, const FormatDefinition& format
                 payload);
         case Format::ternary: restore_codes<2>(header, device, from, payload); return {};
         case Format::int4: restore_codes<4>(header, device, from, payload); return {};
+        case Format::sparse24:
+            restore_sparse24(device, from, {payload, header.out_features, header.in_features, header.flags, {0, 0}},
+                             payload);
+            return {};
         default: break;
     }
     return {StatusCode::unsupported,

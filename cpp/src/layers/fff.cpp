@@ -12,10 +12,6 @@ namespace {
 // Tokens that go through the tree and then through the master, in f32, at a time.
 constexpr std::int64_t master_span = 4096;
 
-Status fail(const char* operation, const std::string& text) {
-    return {StatusCode::invalid_argument, std::string(operation) + ": " + text};
-}
-
 int resolve_threads(int threads) { return usable_threads(threads > 0 ? threads : default_threads()); }
 
 // Where the parts of a call keep their memory.
@@ -165,37 +161,7 @@ Status fff_route(Context& context, const TensorView& x, const PackedView& tree, 
     TreeCall call;
     RowsView rows;
     if (Status status = open_route("fff_route", tree, x, plan, &call, &rows); !status.ok()) return status;
-    TensorView expected = x;
-    expected.shape[x.ndim - 1] = call.tree.header.trees;
-    struct Wanted {
-        const char* name;
-        const TensorView* array;
-        DType dtype;
-        int extra;
-    };
-    const Wanted wanted[] = {
-        {"leaf", &leaf, DType::i32, 0}, {"margin", margin, DType::f32, 0}, {"z", z, DType::f32, 1}};
-    for (const Wanted& w : wanted) {
-        if (!w.array) continue;
-        TensorView target = expected;
-        if (x.ndim + w.extra > max_dims) return fail("fff_route", "x has too many dimensions for z");
-        target.ndim = x.ndim + w.extra;
-        if (w.extra) target.shape[x.ndim] = call.tree.levels;
-        bool same = w.array->ndim == target.ndim && w.array->dtype == w.dtype;
-        std::int64_t stride = 1;
-        for (int i = target.ndim - 1; same && i >= 0; --i) {
-            same = w.array->shape[i] == target.shape[i] &&
-                   (target.size() == 0 || target.shape[i] == 1 || w.array->strides[i] == stride);
-            stride *= target.shape[i];
-        }
-        if (!same)
-            return fail("fff_route", std::string(w.name) + " is " + dtype_name(w.array->dtype) + " of shape " +
-                                         w.array->shape_string() + ", expected contiguous " + dtype_name(w.dtype) +
-                                         " " + target.shape_string());
-        if (!w.array->data && target.size()) return fail("fff_route", std::string(w.name) + " has no data");
-        if (may_overlap(x, *w.array) || may_overlap(*w.array, tree.data, tree.bytes))
-            return fail("fff_route", std::string(w.name) + " and an input share a range of memory");
-    }
+    if (Status status = check_route_results(x, tree, call, leaf, margin, z); !status.ok()) return status;
     if (rows.rows == 0) return {};
     call.leaf = static_cast<std::int32_t*>(leaf.data);
     call.margin = margin ? static_cast<float*>(margin->data) : nullptr;

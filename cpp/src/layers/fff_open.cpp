@@ -84,7 +84,10 @@ Status open_leaves(const FffWeights& weights, FffCall* call) {
     GroupStack& stack = call->leaves;
     const std::int64_t leaves = tree.header.trees * tree.leaves();
     auto open = [&](const char* name, const PackedView& packed, const TensorView* bias, GroupedOperand* operand) {
-        if (Status status = open_packed(packed, "fff", name, &operand->packed); !status.ok()) return status;
+        if (Status status = open_packed(packed, "fff", name, &operand->packed,
+                                        call->on_device ? device_rows_layout : cpu_panels_layout);
+            !status.ok())
+            return status;
         operand->kernels = &format_kernels(operand->packed, chosen_isa());
         operand->bias = bias;
         const MatrixView matrix = operand->packed.view();
@@ -117,6 +120,7 @@ Status open_master(const TensorView& x, const FffWeights& weights, FffCall* call
         return {};
     }
     RowsView rows;
+    call->master.on_device = call->on_device;
     if (Status status = open_ffn(x, *weights.master, nullptr, &call->master, &rows, nullptr); !status.ok()) {
         std::string text = status.message();
         if (text.rfind("ffn: ", 0) == 0) text = "fff: master: " + text.substr(5);
@@ -173,18 +177,56 @@ std::int64_t forced_at(const TensorView& leaf, std::int64_t index) {
 }  // namespace
 
 Status open_route(const char* operation, const PackedView& packed, const TensorView& x, FffPlan plan, TreeCall* call,
-                  RowsView* x_rows) {
+                  RowsView* x_rows, bool on_device) {
     if (Status status = check_isa(); !status.ok()) return status;
     if (Status status = check_threading(); !status.ok()) return status;
     if (static_cast<int>(plan) > static_cast<int>(FffPlan::grouped))
         return fail(operation, "plan number " + std::to_string(static_cast<int>(plan)) + " is not known");
-    if (Status status = open_tree(packed, operation, &call->tree); !status.ok()) return status;
+    if (Status status = open_tree(packed, operation, &call->tree, on_device ? tree_device_layout : tree_records_layout);
+        !status.ok())
+        return status;
     if (Status status = view_rows(operation, "x", x, x_rows); !status.ok()) return status;
     if (x_rows->cols != call->tree.header.d_model)
         return fail(operation, "x has shape " + x.shape_string() + ", expected (..., " +
                                    std::to_string(call->tree.header.d_model) + ") from " + tree_text(call->tree));
     call->kernels = &tree_kernels(chosen_isa());
     call->elementwise = &elementwise_kernels(chosen_isa());
+    return {};
+}
+
+Status check_route_results(const TensorView& x, const PackedView& tree, const TreeCall& call, const TensorView& leaf,
+                           const TensorView* margin, const TensorView* z) {
+    TensorView expected = x;
+    expected.shape[x.ndim - 1] = call.tree.header.trees;
+    struct Wanted {
+        const char* name;
+        const TensorView* array;
+        DType dtype;
+        int extra;
+    };
+    const Wanted wanted[] = {
+        {"leaf", &leaf, DType::i32, 0}, {"margin", margin, DType::f32, 0}, {"z", z, DType::f32, 1}};
+    for (const Wanted& w : wanted) {
+        if (!w.array) continue;
+        TensorView target = expected;
+        if (x.ndim + w.extra > max_dims) return fail("fff_route", "x has too many dimensions for z");
+        target.ndim = x.ndim + w.extra;
+        if (w.extra) target.shape[x.ndim] = call.tree.levels;
+        bool same = w.array->ndim == target.ndim && w.array->dtype == w.dtype;
+        std::int64_t stride = 1;
+        for (int i = target.ndim - 1; same && i >= 0; --i) {
+            same = w.array->shape[i] == target.shape[i] &&
+                   (target.size() == 0 || target.shape[i] == 1 || w.array->strides[i] == stride);
+            stride *= target.shape[i];
+        }
+        if (!same)
+            return fail("fff_route", std::string(w.name) + " is " + dtype_name(w.array->dtype) + " of shape " +
+                                         w.array->shape_string() + ", expected contiguous " + dtype_name(w.dtype) +
+                                         " " + target.shape_string());
+        if (!w.array->data && target.size()) return fail("fff_route", std::string(w.name) + " has no data");
+        if (may_overlap(x, *w.array) || may_overlap(*w.array, tree.data, tree.bytes))
+            return fail("fff_route", std::string(w.name) + " and an input share a range of memory");
+    }
     return {};
 }
 
@@ -207,7 +249,8 @@ Status open_fff(const TensorView& x, const FffWeights& weights, const TensorView
     if (needs_gate(weights.activation))
         return fail("fff", std::string("activation '") + activation_name(weights.activation) +
                                "' needs a gate, which trees do not have");
-    if (Status status = open_route("fff", weights.tree, x, weights.plan, &call->tree, &call->x); !status.ok())
+    if (Status status = open_route("fff", weights.tree, x, weights.plan, &call->tree, &call->x, call->on_device);
+        !status.ok())
         return status;
     call->tree.activation = weights.activation;
     if (Status status = open_leaves(weights, call); !status.ok()) return status;

@@ -14,6 +14,7 @@ struct FffCall {
     GroupStack leaves;  // leaf form
     GroupedLayer grouped;
     DenseLayer master;
+    bool on_device = false;  // set before the checks: weights and arrays lie on a CUDA device
     bool has_leaves = false, has_master = false;
     float tree_share = 1, master_share = 1;
     std::int64_t d_out = 0;
@@ -22,7 +23,11 @@ struct FffCall {
 
 // What fff() and fff_route() have in common.
 Status open_route(const char* operation, const PackedView& packed, const TensorView& x, FffPlan plan, TreeCall* call,
-                  RowsView* x_rows);
+                  RowsView* x_rows, bool on_device = false);
+
+// Whether the results of fff_route have the shapes that x and the tree ask for, and memory of their own.
+Status check_route_results(const TensorView& x, const PackedView& tree, const TreeCall& call, const TensorView& leaf,
+                           const TensorView* margin, const TensorView* z);
 
 // Every check of a call. y == nullptr: of a query, which has none.
 Status open_fff(const TensorView& x, const FffWeights& weights, const TensorView* y, FffCall* call);

@@ -120,8 +120,8 @@ __global__ void __launch_bounds__(Sparse24Many::threads, 1)
             for (int i = 0; i < 4; i++) P::step(acc[i][j], a[i], b, kept[i]);
         }
     }
-    ptx::cp_async_wait<0>();
 
+    // All copies have come: what was committed last is empty. Stages become sums.
     auto* const sums = reinterpret_cast<typename P::Sum*>(shared);
     constexpr int outputs = T::template outputs<is_gated>;
 #pragma unroll

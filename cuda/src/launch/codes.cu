@@ -1,38 +1,36 @@
 #include "launch/codes.hpp"
 
-#include "kernels/codes_few_tokens.cuh"
+#include "kernels/group_sums.cuh"
 #include "launch/launch.hpp"
 
 namespace fastffn::cuda {
 
 namespace {
 
-template <int bits, int token_tiles, bool is_gated>
-cudaError_t run(const CodesArgs& args, const Grid& grid) {
-    return args.group ? launch(codes_few_tokens_kernel<bits, 8, token_tiles, is_gated, true>, grid, args)
-                      : launch(codes_few_tokens_kernel<bits, 8, token_tiles, is_gated, false>, grid, args);
-}
-
-template <int bits>
-cudaError_t run(const CodesArgs& args, const Grid& grid) {
-    if (args.tokens <= 8) return args.w_gate.codes ? run<bits, 1, true>(args, grid) : run<bits, 1, false>(args, grid);
-    return args.w_gate.codes ? run<bits, 2, true>(args, grid) : run<bits, 2, false>(args, grid);
+// Whether tokens are so few that reading the weights again for each 16 of them (from L2, where several blocks of the same rows run
+// together) is cheaper than tiles of 128 rows, whose time does not fall with the tokens below 64 and of which there should be
+// one for every multiprocessor. By estimate, never timed.
+bool are_few(const CodesArgs& args) {
+    if (args.tokens <= 16) return true;
+    const std::int64_t outputs = args.w_gate.codes ? 64 : 128;
+    const std::int64_t tiles = (args.out_features + outputs - 1) / outputs, passes = (args.tokens + 15) / 16;
+    return passes <= 4 && tiles * passes <= 132;
 }
 
 }  // namespace
 
-cudaError_t launch_codes_few_tokens(const CodesArgs& args, cudaStream_t stream) {
-    if (args.bits != 2 && args.bits != 4) return cudaErrorInvalidValue;
-    if (args.padded_depth % codes_chunk_columns(args.bits) != 0 || args.x_stride % 16 != 0 || args.group % 32 != 0)
-        return cudaErrorInvalidValue;
-    if (!args.group && args.zeros != CodesZeros::fixed) return cudaErrorInvalidValue;
-    if (args.tokens == 0 || args.out_features == 0) return cudaSuccess;
-    const std::int64_t blocks = (args.out_features + codes_rows - 1) / codes_rows,
-                       columns = args.tokens <= 8 ? 1 : (args.tokens + 15) / 16;
-    if (blocks > 0x7fffffff || columns > 65535) return cudaErrorInvalidValue;
-    const Grid grid = {dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(columns)), dim3(256), 0, stream,
-                       "codes_few_tokens"};
-    return args.bits == 2 ? run<2>(args, grid) : run<4>(args, grid);
+cudaError_t launch_codes(const CodesArgs& args, const TokenGroups* groups, cudaStream_t stream) {
+    const bool few = groups ? groups->tile_tokens <= 16 : are_few(args);
+    return few ? launch_codes_few_tokens(args, groups, stream) : launch_codes_many_tokens(args, groups, stream);
+}
+
+cudaError_t launch_group_sums(const void* x, std::int64_t x_stride, std::int64_t rows, std::int64_t depth,
+                              std::int64_t group, std::int64_t groups, float* sums, cudaStream_t stream) {
+    if (rows < 0 || depth < 0 || group <= 0 || groups * group < depth) return cudaErrorInvalidValue;
+    const std::int64_t blocks = (rows * groups + group_sums_warps - 1) / group_sums_warps;
+    const Grid grid = {dim3(static_cast<unsigned>(blocks < 65536 ? blocks : 65536)), dim3(group_sums_warps * 32), 0,
+                       stream, "group_sums"};
+    return launch(group_sums_kernel, grid, x, x_stride, rows, depth, group, groups, sums);
 }
 
 }  // namespace fastffn::cuda

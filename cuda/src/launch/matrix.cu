@@ -1,6 +1,6 @@
 #include "launch/matrix.hpp"
 
-#include "launch/codes.hpp"
+#include "launch/codes_matrix.hpp"
 #include "launch/dense.hpp"
 #include "launch/lowrank.hpp"
 #include "launch/rows.hpp"
@@ -84,6 +84,7 @@ bool shares_rows(const DeviceMatrix& up, const DeviceMatrix& gate) {
 }
 
 DType hidden_dtype(const DeviceMatrix& down, DType x) {
+    if (is_bf16_codes(down)) return DType::bf16;
     if (down.format == format_lowrank)  // its u may be of int8 with scales of its own, made from whole f32 numbers
         return lowrank_outer(down).format == format_int8 ? DType::f32 : row_dtype(lowrank_outer(down), x);
     return is_quantised(down) ? DType::f32 : row_dtype(down, x);
@@ -96,6 +97,7 @@ cudaError_t prepare(const DeviceRows& x, const DeviceMatrix& w, Pieces& pieces, 
     const DeviceLayout layout = layout_of(w);
     const bool launches = !pieces.counts_only();
     input->dtype = dtype;
+    if (is_bf16_codes(w)) return prepare_bf16_codes(x, w, pieces, stream, input);
     if (!is_quantised(w)) {
         const DType to = row_dtype(w, dtype);
         input->row_bytes = round_to(x.cols * bytes_of(to), 16);
@@ -143,36 +145,9 @@ cudaError_t multiply(const Input& x, const DeviceMatrix& w, const DeviceMatrix& 
         return multiply(x, lowrank_outer(w), gate.payload ? lowrank_outer(gate) : DeviceMatrix{}, bias, gate_bias,
                         activation, y, groups ? &positions : nullptr, stream);
     }
+    if (w.format == format_ternary || w.format == format_int4)
+        return multiply_codes(x, w, gate, bias, gate_bias, activation, y, groups, stream);
     const DeviceLayout layout = layout_of(w);
-    if (w.format == format_ternary || w.format == format_int4) {
-        if (groups) return cudaErrorNotSupported;
-        CodesArgs args = {};
-        args.x = x.rows;
-        args.x_stride = x.stride;
-        args.x_scales = x.scales;
-        args.x_sums = x.sums;
-        args.w = {w.payload, part(w, layout.scales_offset), part(w, layout.zeros_offset)};
-        args.w_gate = {gate.payload, part(gate, layout.scales_offset), part(gate, layout.zeros_offset)};
-        args.bits = layout.bits;
-        const std::uint32_t zeros = w.flags & layout_zeros_mask;
-        args.zeros = zeros == layout_zero_points ? CodesZeros::points
-                     : zeros == layout_minima    ? CodesZeros::minima
-                                                 : CodesZeros::fixed;
-        args.padded_depth = layout.padded_depth;
-        args.group = layout.group;
-        args.groups = layout.groups;
-        args.bias = bias.data;
-        args.gate_bias = gate_bias.data;
-        args.bias_dtype = static_cast<DType>(bias.dtype);
-        args.gate_bias_dtype = static_cast<DType>(gate_bias.dtype);
-        args.y = y.data;
-        args.y_stride = y.stride;
-        args.y_dtype = static_cast<DType>(y.dtype);
-        args.tokens = y.rows;
-        args.out_features = w.out_features;
-        args.activation = activation;
-        return launch_codes_few_tokens(args, stream);
-    }
     DenseArgs args = {};
     args.x = x.rows;
     args.x_stride = x.stride;
@@ -209,9 +184,7 @@ cudaError_t multiply(const Input& x, const DeviceMatrix& w, const DeviceMatrix& 
 const char* refusal(const DeviceMatrix& w, bool is_grouped) {
     if (w.format == format_lowrank) return lowrank_refusal(w, is_grouped);
     const DeviceLayout layout = layout_of(w);
-    if (layout.bytes == 0) return layout.reason;
-    if (is_grouped && layout.bits != 0) return "stacks of ternary or int4 matrices have no CUDA kernels yet";
-    return layout.group % 32 != 0 ? "groups of codes on CUDA devices are multiples of 32" : nullptr;
+    return layout.bytes == 0 ? layout.reason : nullptr;
 }
 
 }  // namespace fastffn::cuda

@@ -21,6 +21,7 @@ struct Input {
     float* scales = nullptr;
     std::int32_t* sums = nullptr;
     bool is_by_position = false;  // of groups: already one row per position, not per row of x
+    float* bf16_sums = nullptr;  // of rows that are not quantised
 };
 
 // nullptr: there are kernels; else why not.

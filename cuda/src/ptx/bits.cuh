@@ -26,4 +26,11 @@ __device__ __forceinline__ int dp4a_u8s8(unsigned a, unsigned b, int sum) {
     return result;
 }
 
+// a · b + c of two bf16 each, every result rounded once. Neighbours in the lower and the upper half.
+__device__ __forceinline__ unsigned fma_bf16x2(unsigned a, unsigned b, unsigned c) {
+    unsigned result;
+    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(result) : "r"(a), "r"(b), "r"(c));
+    return result;
+}
+
 }  // namespace fastffn::ptx

@@ -3,6 +3,7 @@
 
 #include "core/checksum.hpp"
 #include "core/convert.hpp"
+#include "cuda/src/layout/tree.hpp"
 
 namespace fastffn {
 
@@ -52,6 +53,11 @@ std::int64_t tree_out_offset(const TreeHeader& header) {
 }
 
 std::int64_t tree_total_bytes(const TreeHeader& header) {
+    if (header.layout == tree_device_layout)
+        return static_cast<std::int64_t>(sizeof header) + cuda::tree_layout(header.format, header.route_format,
+                                                                            header.trees * tree_nodes(header),
+                                                                            header.d_model, header.d_out)
+                                                              .bytes;
     return static_cast<std::int64_t>(sizeof header) + header.trees * tree_nodes(header) * header.record_bytes;
 }
 
@@ -59,7 +65,7 @@ bool is_row_format(std::uint8_t format) {
     return format >= static_cast<std::uint8_t>(Format::f32) && format <= static_cast<std::uint8_t>(Format::int8);
 }
 
-Status open_tree(const PackedView& packed, const char* operation, PackedTree* tree) {
+Status open_tree(const PackedView& packed, const char* operation, PackedTree* tree, TreeLayouts layout) {
     auto damaged = [&](const std::string& text) {
         return Status(StatusCode::corrupt, std::string(operation) + ": tree " + text);
     };
@@ -68,7 +74,8 @@ Status open_tree(const PackedView& packed, const char* operation, PackedTree* tr
         return damaged("has " + std::to_string(packed.bytes) +
                        " bytes, less than the 128-byte header of a packed tree; make it with pack_tree()");
     TreeHeader& header = tree->header;
-    std::memcpy(&header, packed.data, sizeof header);
+    std::memcpy(&header, layout == tree_device_layout ? static_cast<const void*>(packed.header) : packed.data,
+                sizeof header);
     if (std::memcmp(header.magic, tree_magic, sizeof tree_magic) != 0)
         return damaged("is not a packed tree (its first bytes are not 'ffftree'); make it with pack_tree()");
     if (header.header_check != tree_header_checksum(header))
@@ -76,6 +83,10 @@ Status open_tree(const PackedView& packed, const char* operation, PackedTree* tr
     if (header.version != 1)
         return damaged("has header version " + std::to_string(header.version) +
                        ", this library reads version 1; pack the tree again");
+    if (header.layout != layout)
+        return damaged(header.layout == tree_device_layout ? "is packed for CUDA devices; pack it without device="
+                       : layout == tree_device_layout      ? "is packed for the CPU; pack it with device="
+                                                           : "has a layout that is not known; pack the tree again");
     // The checksum is no proof of origin: a forged header must still not lead a kernel out of the payload.
     auto in_range = [](std::int64_t extent) { return extent >= 1 && extent < tree_dimension_limit; };
     const bool leaf = header.form == static_cast<std::uint8_t>(TreeForm::leaf);
@@ -84,8 +95,9 @@ Status open_tree(const PackedView& packed, const char* operation, PackedTree* tr
                  is_row_format(header.route_format) && header.flags < 8 && in_range(header.trees) &&
                  in_range(header.d_model) && header.depth >= 0 && header.depth <= tree_depth_limit &&
                  (leaf ? header.d_out == 0 : in_range(header.d_out));
-    valid = valid && header.record_bytes == tree_record_bytes(header) &&
-            header.trees <= tree_bytes_limit / header.record_bytes / (tree_nodes(header) + 1) &&
+    const std::int64_t record_bytes = valid ? tree_record_bytes(header) : 1;
+    valid = valid && header.record_bytes == (layout == tree_device_layout ? 0 : record_bytes) &&
+            header.trees <= tree_bytes_limit / record_bytes / (tree_nodes(header) + 1) &&
             header.trees <= tree_dimension_limit / 2 / (std::int64_t{1} << header.depth);
     if (!valid) return damaged("has a header whose values contradict each other");
     if (packed.bytes != tree_total_bytes(header))
@@ -99,22 +111,26 @@ Status open_tree(const PackedView& packed, const char* operation, PackedTree* tr
     return {};
 }
 
+TreeInfo info_of(const PackedTree& tree, std::int64_t bytes) {
+    const TreeHeader& h = tree.header;
+    return {static_cast<TreeForm>(h.form),
+            tree.tie(),
+            tree.format(),
+            tree.route_format(),
+            h.trees,
+            h.depth,
+            tree.nodes,
+            h.d_model,
+            h.d_out,
+            (h.flags & tree_has_bias) != 0,
+            (h.flags & tree_has_threshold) != 0,
+            bytes};
+}
+
 Status inspect_tree(const PackedView& packed, TreeInfo* info) {
     PackedTree tree;
     if (Status status = open_tree(packed, "inspect_tree", &tree); !status.ok()) return status;
-    const TreeHeader& h = tree.header;
-    *info = {static_cast<TreeForm>(h.form),
-             tree.tie(),
-             tree.format(),
-             tree.route_format(),
-             h.trees,
-             h.depth,
-             tree.nodes,
-             h.d_model,
-             h.d_out,
-             (h.flags & tree_has_bias) != 0,
-             (h.flags & tree_has_threshold) != 0,
-             packed.bytes};
+    *info = info_of(tree, packed.bytes);
     return {};
 }
 

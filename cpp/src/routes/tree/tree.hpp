@@ -23,8 +23,9 @@ struct TreeHeader {
     std::uint8_t format, route_format;
     std::uint16_t flags;  // TreeFlags
     std::int64_t trees, depth, d_model, d_out;
-    std::int64_t record_bytes;
-    std::uint32_t reserved[16];
+    std::int64_t record_bytes;  // 0 where layout says so
+    std::uint32_t layout;       // TreeLayouts
+    std::uint32_t reserved[15];
     std::uint32_t payload_check;  // checksum of the payload; verify_tree compares it
     std::uint32_t header_check;   // checksum of the 124 bytes before it; every call compares it
 };
@@ -34,6 +35,12 @@ enum TreeFlags : std::uint16_t {
     tree_has_bias = 1,
     tree_has_threshold = 2,
     tree_outputs_finite = 4,  // so that an activation of 0 may skip its row
+};
+
+// Who can read the payload.
+enum TreeLayouts : std::uint32_t {
+    tree_records_layout = 0,  // the CPU: records, as above
+    tree_device_layout = 2,   // CUDA devices: cuda/src/layout/tree.hpp
 };
 
 // How a node's dot product becomes a decision: z = dot · scale + bias.
@@ -79,12 +86,15 @@ std::int64_t tree_nodes(const TreeHeader& header);  // per tree
 std::int64_t tree_record_bytes(const TreeHeader& header);
 std::int64_t tree_out_offset(const TreeHeader& header);
 std::int64_t tree_total_bytes(const TreeHeader& header);
+TreeInfo info_of(const PackedTree& tree, std::int64_t bytes);
 bool is_row_format(std::uint8_t format);  // f32, f16, bf16 or int8
 
 // Writes the header that pack_tree() would, without the payload's checksum: for tests of trees that nobody can fill.
 Status write_tree_header(const TreeParts& parts, const TreeOptions& options, void* out);
 
-// Checks packed bytes as every call does: `operation` goes into the message.
-Status open_tree(const PackedView& packed, const char* operation, PackedTree* tree);
+// Checks packed bytes as every call does: `operation` goes into the message. Trees on a device (tree_device_layout) bring a copy of
+// their header; nothing behind it is read, and `records` and offsets are not set.
+Status open_tree(const PackedView& packed, const char* operation, PackedTree* tree,
+                 TreeLayouts layout = tree_records_layout);
 
 }  // namespace fastffn

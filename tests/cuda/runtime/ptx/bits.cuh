@@ -1,6 +1,7 @@
 // cuda/src/ptx/bits.cuh on the CPU.
 #pragma once
 
+#include <cuda_bf16.h>
 #include <cuda_runtime.h>
 
 namespace fastffn::ptx {
@@ -19,6 +20,17 @@ inline unsigned lop3(unsigned a, unsigned b, unsigned c) {
 inline int dp4a_u8s8(unsigned a, unsigned b, int sum) {
     for (int i = 0; i < 4; i++) sum += static_cast<int>(a >> 8 * i & 255) * static_cast<std::int8_t>(b >> 8 * i);
     return sum;
+}
+
+inline unsigned fma_bf16x2(unsigned a, unsigned b, unsigned c) {
+    unsigned result = 0;
+    for (int shift : {0, 16}) {
+        const auto part = [&](unsigned pair) {
+            return __ushort_as_bfloat16(static_cast<unsigned short>(pair >> shift));
+        };
+        result |= static_cast<unsigned>(__bfloat16_as_ushort(__hfma(part(a), part(b), part(c)))) << shift;
+    }
+    return result;
 }
 
 inline int unknown(int x) { return x; }
