@@ -401,7 +401,8 @@ bool shared_boxes_are_wrong(K kernel) {
     Device<unsigned char> y(blocks * rounds * 3072);
     ptx::TensorMap map = {};
     if (!ptx::make_tensor_map(&map, {x.data(), row_bytes, blocks * 8, row_bytes, 0, 0}, 8)) return true;
-    if (launch(kernel, {dim3(blocks), dim3(64), 3 * 1024 + 16, nullptr, "", 2}, map, rounds, y.data()) != cudaSuccess)
+    if (launch(kernel, {dim3(blocks), dim3(64), 3 * 1024 + 16, nullptr, "", false, 2}, map, rounds, y.data()) !=
+        cudaSuccess)
         return true;
     const auto found = y.host();
     for (int i = 0; i < static_cast<int>(found.size()); i++) {
@@ -640,10 +641,10 @@ TEST(clusters_share_boxes) {
     CHECK(caught([] { return shared_boxes_are_wrong(share_boxes<4>); }) >= least) << emulator::last_failure();
     ptx::TensorMap map = {};
     Device<unsigned char> y(1);
-    CHECK(launch(share_boxes<0>, {dim3(3), dim3(64), 4096, nullptr, "", 2}, map, 1, y.data()) != cudaSuccess);
+    CHECK(launch(share_boxes<0>, {dim3(3), dim3(64), 4096, nullptr, "", false, 2}, map, 1, y.data()) != cudaSuccess);
     CHECK(contains(emulator::last_failure(), "clusters of 2 in a grid of 3 blocks")) << emulator::last_failure();
     emulator::set_architecture(80);
-    CHECK(launch(share_boxes<0>, {dim3(2), dim3(64), 4096, nullptr, "", 2}, map, 1, y.data()) != cudaSuccess);
+    CHECK(launch(share_boxes<0>, {dim3(2), dim3(64), 4096, nullptr, "", false, 2}, map, 1, y.data()) != cudaSuccess);
     CHECK(contains(emulator::last_failure(), "has no clusters")) << emulator::last_failure();
 }
 

@@ -42,7 +42,8 @@ cudaError_t launch_tiles(const DenseArgs& args, int multiprocessors, cudaStream_
         (is_gated && !ptx::make_tensor_map(&gate_map, rows(args.w_gate, args.w_stride, args.out_features), box_rows)))
         return cudaErrorNotSupported;
     const auto kernel = sm90_dense_kernel<P, tile_rows, cluster, is_gated>;
-    Grid grid = {dim3(cluster), dim3(T::threads), T::shared_bytes, stream, "sm90_dense", cluster};
+    Grid grid = {dim3(cluster), dim3(T::threads), T::shared_bytes, stream, "sm90_dense"};
+    grid.cluster = cluster;
     // No more than run at once: a cluster that had to wait for others to return would double the time.
     const std::int64_t at_once = cluster == 1 ? multiprocessors : clusters_at_once(kernel, grid);
     if (at_once <= 0) return cudaErrorNotSupported;

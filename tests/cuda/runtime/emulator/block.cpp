@@ -356,7 +356,7 @@ bool run_launch(const LaunchShape& shape, const std::function<void()>& body) {
     const std::uint64_t first = block.random() % clusters, policy = block.random();
     std::uint64_t stride = clusters > 2 ? 1 + block.random() % (clusters - 1) : 1;
     while (std::gcd(stride, clusters) != 1) ++stride;
-    races::begin_launch();
+    races::begin_launch(shape.is_dependent);
     for (std::uint64_t i = 0; i < clusters; i++) {
         const std::uint64_t b = (first + i * stride) % clusters * shape.cluster;
         const uint3 index = {static_cast<unsigned>(b % shape.grid[0]),

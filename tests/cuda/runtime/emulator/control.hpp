@@ -45,7 +45,8 @@ struct LaunchShape {
     unsigned grid[3], block[3];
     std::size_t shared_bytes;
     const void* kernel;
-    unsigned cluster = 1;  // blocks, in direction x
+    bool is_dependent = false;  // could overlap with the launch before
+    unsigned cluster = 1;       // blocks, in direction x
 };
 bool run_launch(const LaunchShape& shape, const std::function<void()>& body);
 void allow_shared_bytes(const void* kernel, std::size_t bytes);

@@ -41,11 +41,16 @@ enum cudaDeviceAttr {
     cudaDevAttrMaxSharedMemoryPerMultiprocessor = 81,
     cudaDevAttrMaxSharedMemoryPerBlockOptin = 97,
 };
-enum cudaLaunchAttributeID { cudaLaunchAttributeClusterDimension = 4 };
+enum cudaLaunchAttributeID {
+    cudaLaunchAttributeIgnore = 0,
+    cudaLaunchAttributeClusterDimension = 4,
+    cudaLaunchAttributeProgrammaticStreamSerialization = 6
+};
 struct cudaLaunchAttribute {
     cudaLaunchAttributeID id;
     struct {
         dim3 clusterDim;
+        int programmaticStreamSerializationAllowed;
     } val;
 };
 struct cudaLaunchConfig_t {
@@ -147,6 +152,12 @@ inline cudaError_t cudaMemsetAsync(void* to, int value, std::size_t bytes, cudaS
     if (bytes) std::memset(to, value, bytes);
     return cudaSuccess;
 }
+inline cudaError_t cudaMemset2DAsync(void* to, std::size_t pitch, int value, std::size_t width, std::size_t height,
+                                     cudaStream_t = nullptr) {
+    if (width > pitch && height > 1) return cudaErrorInvalidValue;
+    for (std::size_t row = 0; row < height; row++) std::memset(static_cast<char*>(to) + row * pitch, value, width);
+    return cudaSuccess;
+}
 
 template <class T>
 inline cudaError_t cudaFuncSetAttribute(T* kernel, cudaFuncAttribute attribute, int value) {
@@ -162,10 +173,18 @@ inline cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, T*
     return *blocks = 1, cudaSuccess;
 }
 
+namespace emulator {
+inline unsigned cluster_of(const cudaLaunchConfig_t& config) {
+    for (unsigned i = 0; i < config.numAttrs; i++)
+        if (config.attrs[i].id == cudaLaunchAttributeClusterDimension) return config.attrs[i].val.clusterDim.x;
+    return 1;
+}
+}  // namespace emulator
+
 template <class T>
 inline cudaError_t cudaOccupancyMaxActiveClusters(int* clusters, T*, const cudaLaunchConfig_t* config) {
-    const unsigned blocks = config->numAttrs ? config->attrs[0].val.clusterDim.x : 1;
-    *clusters = emulator::architecture() < 90 ? 0 : emulator::multiprocessors() / static_cast<int>(blocks);
+    const auto blocks = static_cast<int>(emulator::cluster_of(*config));
+    *clusters = emulator::architecture() < 90 ? 0 : emulator::multiprocessors() / blocks;
     return cudaSuccess;
 }
 
@@ -173,11 +192,16 @@ template <class... Parameters, class... Arguments>
 inline cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
                                       Arguments&&... arguments) {
     const std::tuple<std::remove_cv_t<Parameters>...> parameters(std::forward<Arguments>(arguments)...);
+    bool is_dependent = false;
+    for (unsigned i = 0; i < config->numAttrs; i++)
+        is_dependent |= config->attrs[i].id == cudaLaunchAttributeProgrammaticStreamSerialization &&
+                        config->attrs[i].val.programmaticStreamSerializationAllowed;
     const emulator::LaunchShape shape = {{config->gridDim.x, config->gridDim.y, config->gridDim.z},
                                          {config->blockDim.x, config->blockDim.y, config->blockDim.z},
                                          config->dynamicSmemBytes,
                                          reinterpret_cast<const void*>(kernel),
-                                         config->numAttrs ? config->attrs[0].val.clusterDim.x : 1};
+                                         is_dependent,
+                                         emulator::cluster_of(*config)};
     const bool ok = emulator::run_launch(shape, [&] { std::apply(kernel, parameters); });
     if (!ok) emulator::pending_error() = cudaErrorLaunchFailure;
     return ok ? cudaSuccess : cudaErrorLaunchFailure;
