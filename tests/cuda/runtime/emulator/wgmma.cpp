@@ -291,8 +291,8 @@ void run_wait(const Lanes& lanes) {
 
 void check_wgmma(const Site& site, const char* name) {
     if (architecture() != 90) fail(site, "%s: sm_%d has none; expected sm_90a", name, architecture());
-    if (block.threads % 128)
-        fail(site, "%s: a block of %d threads has warps outside of warpgroups", name, block.threads);
+    if (block.threads_of_block % 128)
+        fail(site, "%s: a block of %d threads has warps outside of warpgroups", name, block.threads_of_block);
 }
 
 }  // namespace
@@ -300,7 +300,7 @@ void check_wgmma(const Site& site, const char* name) {
 void begin_wgmma() {
     warps = std::vector<Warp>(static_cast<std::size_t>((block.threads + 31) / 32));
     warpgroups.assign(static_cast<std::size_t>((block.threads + 127) / 128), {});
-    registers_of_warp.assign(warpgroups.size() * 4, 0);
+    registers_of_warp.assign(warps.size(), 0);
 }
 
 void wgmma(const Site& site, const Wgmma& shape, void* acc, std::uint64_t a, std::uint64_t b) {
@@ -358,7 +358,9 @@ void set_registers(const Site& site, int registers, bool more) {
             fail(lanes.site, "setmaxnreg: from %d to %d registers", own, count);
         own = count;
         int of_threads = 0;
-        for (const int of_warp : registers_of_warp) of_threads += of_warp * 32;
+        const int warps_of_block = block.threads_of_block / 32, first = block.running->rank * warps_of_block;
+        for (int i = 0; i < warps_of_block; i++)
+            of_threads += registers_of_warp[static_cast<std::size_t>(first + i)] * 32;
         if (of_threads > 65536) fail(lanes.site, "setmaxnreg: %d registers in all; there are 65536", of_threads);
     });
 }
