@@ -1,4 +1,4 @@
-// Hopper's products with ternary weights against plain loops, and when they are chosen.
+// Hopper's products with weights of 2 and 4 bits against plain loops, and when they are chosen.
 #include "codes_problem.hpp"
 #include "launch/sm90_dense.hpp"
 
@@ -25,6 +25,11 @@ struct Hopper {
     }
 };
 
+Problem grouped(std::int64_t tokens, std::int64_t out, std::int64_t depth, std::int64_t group, CodesZeros zeros,
+                bool is_gated) {
+    return {4, false, tokens, out, depth, group, zeros, is_gated, Kernel::sm90};
+}
+
 Problem problem(std::int64_t tokens, std::int64_t out, std::int64_t depth, bool is_gated, Kernel kernel) {
     return {2, false, tokens, out, depth, 0, CodesZeros::fixed, is_gated, kernel};
 }
@@ -46,6 +51,29 @@ TEST(every_shape) {
             const double error = worst(p, ++seed);
             CHECK(error <= 1) << p.name() << error;
         }
+}
+
+TEST(groups_of_every_size) {
+    const Hopper hopper(2);
+    unsigned seed = 50;
+    for (std::int64_t group : {64, 128, 256})
+        for (auto [tokens, out, depth] :
+             {std::tuple<std::int64_t, std::int64_t, std::int64_t>{1, 1, 1}, {130, 150, 300}, {17, 40, 1200}}) {
+            Problem p = grouped(tokens, out, depth, group, seed % 2 ? CodesZeros::points : CodesZeros::fixed,
+                                seed / 3 % 2 == 0);
+            p.activation = p.is_gated ? Activation::silu : Activation::identity;
+            p.y_dtype = seed % 3 == 0 ? DType::f32 : seed % 3 == 1 ? DType::bf16 : DType::f16;
+            p.biases = seed % 4 < 2;
+            const double error = worst(p, ++seed);
+            CHECK(error <= 1) << p.name() << error;
+        }
+    for (unsigned schedule = 0; schedule < 3; schedule++) {
+        emulator::set_seed(schedule);
+        const Problem p = grouped(140, 150, 700, 64, CodesZeros::points, schedule % 2 == 1);
+        const double error = worst(p, 5);
+        CHECK(error <= 1) << p.name() << error;
+    }
+    emulator::set_seed(1);
 }
 
 TEST(same_bits_as_the_other_kernel) {
@@ -86,9 +114,18 @@ TEST(chosen_where_it_is_possible_and_worth_it) {
         CHECK(launches_and_error(false) <= 1 && launches_and_error(true) <= 1);
         args.group = 64;
         CHECK(!sm90_codes_serves(args));
-        args.group = 0;
         args.bits = 4;
+        CHECK(sm90_codes_serves(args));
+        args.group = 32;
         CHECK(!sm90_codes_serves(args));
+        args.group = 64;
+        args.zeros = CodesZeros::minima;
+        CHECK(!sm90_codes_serves(args));
+        args.zeros = CodesZeros::fixed;
+        args.is_bf16 = true;
+        CHECK(!sm90_codes_serves(args));
+        args.is_bf16 = false;
+        args.group = 0;
         args.bits = 2;
         fastffn::cuda::allow_sm90(false);
         CHECK(!sm90_codes_serves(args));

@@ -1,4 +1,6 @@
-// Products with ternary weights without groups on Hopper (compute capability 9.0, native code for sm_90a), for many tokens.
+// Products of x of 8 bits with ternary weights without groups and with weights of 4 bits in groups of 64 and more
+// without minima on Hopper (compute capability
+// 9.0, native code for sm_90a), for many tokens.
 #pragma once
 
 #include "launch/codes.hpp"
