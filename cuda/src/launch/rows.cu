@@ -3,14 +3,11 @@
 #include "kernels/quantize_rows.cuh"
 #include "launch/launch.hpp"
 #include "launch/pieces.hpp"
+#include "launch/transform.hpp"
 
 namespace fastffn::cuda {
 
 namespace {
-
-bool wrong(const RowsArgs& args) {
-    return args.row_bytes % 16 != 0 || args.row_stride % 16 != 0 || args.tokens < 0 || args.depth < 0;
-}
 
 unsigned blocks_for(std::int64_t tokens) { return static_cast<unsigned>(tokens < 65536 ? tokens : 65536); }
 
@@ -38,9 +35,11 @@ cudaError_t quantize_in_registers(const QuantizeArgs& args, cudaStream_t stream)
 }  // namespace
 
 cudaError_t launch_copy_rows(DType to, const RowsArgs& args, cudaStream_t stream) {
-    if (wrong(args) || (to != DType::bf16 && to != DType::f16 && to != DType::f32) ||
-        args.row_bytes < (to == DType::f32 ? 4 : 2) * args.depth)
+    const int element = to == DType::f32 ? 4 : 2;
+    if ((to != DType::bf16 && to != DType::f16 && to != DType::f32) || args.tokens < 0 || args.depth < 0 ||
+        args.row_bytes % element != 0 || args.row_bytes < element * args.depth)
         return cudaErrorInvalidValue;
+    if (args.transform.any()) return launch_transform_rows(to, args, stream);
     // Few tokens: a few columns per thread, as nothing hides the latency of a long loop.
     const std::int64_t columns = args.row_bytes / bytes_of(to) / (2 * rows_threads);
     const auto parts = static_cast<unsigned>(args.tokens > 256 || columns < 1 ? 1 : columns < 64 ? columns : 64);
@@ -50,11 +49,13 @@ cudaError_t launch_copy_rows(DType to, const RowsArgs& args, cudaStream_t stream
 
 cudaError_t launch_quantize_rows(const QuantizeArgs& args, cudaStream_t stream) {
     const RowsArgs& rows = args.rows;
-    if (wrong(rows) || rows.row_bytes < rows.depth) return cudaErrorInvalidValue;
-    if ((args.sums || args.interleaved) && rows.row_bytes % 64 != 0) return cudaErrorInvalidValue;
+    if (rows.tokens < 0 || rows.depth < 0 || rows.row_bytes < rows.depth) return cudaErrorInvalidValue;
+    if ((args.sums || args.interleaved) && (rows.row_bytes % 64 != 0 || rows.row_stride % 16 != 0))
+        return cudaErrorInvalidValue;
     if (args.group % 32 != 0 || args.group < 0) return cudaErrorInvalidValue;
     if (args.sums && (args.group ? args.groups * args.group < rows.depth : args.groups != 1))
         return cudaErrorInvalidValue;
+    if (rows.transform.any()) return launch_transform_quantize(args, stream);
     if (fits_registers(args)) return quantize_in_registers(args, stream);
     return launch(quantize_rows_kernel, {dim3(blocks_for(rows.tokens)), dim3(rows_threads), 0, stream, "quantize_rows"},
                   args);

@@ -147,6 +147,12 @@ inline cudaError_t cudaMemsetAsync(void* to, int value, std::size_t bytes, cudaS
     if (bytes) std::memset(to, value, bytes);
     return cudaSuccess;
 }
+inline cudaError_t cudaMemset2DAsync(void* to, std::size_t pitch, int value, std::size_t width, std::size_t height,
+                                     cudaStream_t = nullptr) {
+    if (width > pitch && height > 1) return cudaErrorInvalidValue;
+    for (std::size_t row = 0; row < height; row++) std::memset(static_cast<char*>(to) + row * pitch, value, width);
+    return cudaSuccess;
+}
 
 template <class T>
 inline cudaError_t cudaFuncSetAttribute(T* kernel, cudaFuncAttribute attribute, int value) {
