@@ -19,6 +19,7 @@
 #include "fastffn/fff.hpp"
 #include "fastffn/ffn.hpp"
 #include "fastffn/moe.hpp"
+#include "fastffn/route.hpp"
 
 namespace fastffn {
 
@@ -96,6 +97,17 @@ Status cuda_ffn(CudaStream stream, const TensorView& x, const FfnWeights& weight
 // On devices: up to 4096 ids per token, 128 special experts.
 Status cuda_moe(CudaStream stream, const TensorView& x, const TensorView& ids, const TensorView* weights,
                 const MoeWeights& layer, const TensorView& y, std::int64_t* load = nullptr);
+
+// The routers of route.hpp on a device: every array lies there, rows of logits have one stride. Values of tokens, tables and ids are
+// not read before the call: a token outside of the table gets empty slots, and ids outside of the experts are dropped by
+// cuda_limit_capacity and not counted by cuda_expert_load.
+Status cuda_route_topk(CudaStream stream, const TensorView& logits, const TopkOptions& options, const TensorView& ids,
+                       const TensorView& weights);
+Status cuda_route_hash(CudaStream stream, const TensorView& tokens, const TensorView& table, const TensorView& ids,
+                       const TensorView& weights);
+Status cuda_limit_capacity(CudaStream stream, const TensorView& ids, const TensorView& weights, std::int64_t experts,
+                           std::int64_t capacity);
+Status cuda_expert_load(CudaStream stream, const TensorView& ids, const TensorView& counts);
 
 // A copy of the first 128 bytes of a tree that lies on a device. as_header() of it is the `header` of such a tree's PackedView.
 struct DeviceTreeHeader {
