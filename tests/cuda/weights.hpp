@@ -115,7 +115,7 @@ struct Weights {
     Weights(const Kind& kind, std::int64_t count, std::int64_t out, std::int64_t in, std::mt19937& generator)
         : Weights(kind, {values_for(kind, count * out, in, generator).data(), DType::f32, {count, out, in}}) {}
     Weights(const Kind& kind, const TensorView& w) : host(pack_host(kind, w)), device(pack_device(kind, w)) {
-        std::memcpy(&header, device.data(), sizeof header);
+        cudaMemcpy(&header, device.data(), sizeof header, cudaMemcpyDeviceToHost);
     }
     static std::vector<std::byte> pack_host(const Kind& kind, const TensorView& w) {
         std::int64_t bytes = 0;
