@@ -313,7 +313,8 @@ py::tuple route(const py::object& x, const py::object& tree, bool wants_z, const
     Call call{"fff_route"};
     CudaStream stream;
     if (const DeviceTree* on_device = device_tree(tree.ptr())) {
-        stream = call_stream("fff_route", stream_argument.is_none() ? nullptr : stream_argument.ptr(), x, on_device->device);
+        stream =
+            call_stream("fff_route", stream_argument.is_none() ? nullptr : stream_argument.ptr(), x, on_device->device);
         call = {"fff_route", true, dlpack_stream(stream), on_device->device};
     } else if (!stream_argument.is_none()) {
         raise(PyExc_ValueError, "fff_route: stream is for trees on CUDA devices, and this one is on the CPU");

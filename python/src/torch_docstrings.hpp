@@ -59,7 +59,7 @@ Under autocast of the CPU x is cast to its dtype, which is then y's. What happen
 :mod:`fastffn.torch`.)";
 
 constexpr const char* torch_route_topk_docstring =
-    R"(torch_route_topk($module, /, logits, k, *, score='softmax', renormalize=False, scale=1.0, bias=None, correction_bias=None, groups=1, topk_groups=None, group_score='max', top_p=1.0, gamma=None, norm_eps=1e-06, capacity_factor=None, out=None)
+    R"(torch_route_topk($module, /, logits, k, *, score='softmax', renormalize=False, scale=1.0, bias=None, correction_bias=None, groups=1, topk_groups=None, group_score='max', top_p=1.0, gamma=None, norm_eps=1e-06, capacity_factor=None, out=None, stream=None)
 --
 
 :func:`fastffn.route_topk` for torch tensors, which torch can trace, differentiate and batch.
