@@ -6,6 +6,7 @@ says none: torch, cupy and jax are asked in this order, those first that are imp
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import sys
 from collections.abc import Callable
@@ -15,9 +16,15 @@ _CUDA = (2, 13)  # DLPack's device types: CUDA, and its managed memory
 
 
 def framework_of(thing: Any) -> str:
-    """The package that an object's type is from: "torch", "cupy", "jax", "cuda", …"""
-    package = type(thing).__module__.partition(".")[0]
-    return "jax" if package == "jaxlib" else package
+    """The package that an object's type, or one that it derives from, is from: "torch", "cupy", "jax", "cuda"; else the type's own."""
+    packages = [base.__module__.partition(".")[0] for base in type(thing).__mro__]
+    for package in packages:
+        if package in _KNOWN:
+            return _KNOWN[package]
+    return packages[0]
+
+
+_KNOWN = {"numpy": "numpy", "torch": "torch", "cupy": "cupy", "jax": "jax", "jaxlib": "jax", "cuda": "cuda"}
 
 
 def is_on_device(array: Any) -> bool:
@@ -50,6 +57,46 @@ def to_host(array: Any) -> Any:
     if kind == "jax":
         return np.asarray(array)
     return np.from_dlpack(_OnHost(array))
+
+
+# What array namespaces call our dtypes.
+_DTYPES = {
+    "f32": "float32", "f16": "float16", "bf16": "bfloat16", "f64": "float64", "i8": "int8", "u8": "uint8", "i32": "int32", "i64": "int64",
+}  # fmt: skip
+
+
+def empty(like: Any, shape: tuple[int, ...], dtype: str, operation: str) -> Any:
+    """A new array beside `like`, which lies on a device: of its framework's own allocation, which follows its streams."""
+    name = _DTYPES[dtype]
+    if framework_of(like) == "cupy":
+        import cupy
+
+        with like.device:
+            return cupy.empty(shape, dtype=_dtype(cupy, name, operation))
+    if not (hasattr(like, "__array_namespace__") and hasattr(like, "device")):
+        raise TypeError(
+            f"{operation}: {type(like).__module__}.{type(like).__qualname__} says no array namespace in which the result could be made;"
+            " pass out="
+        )
+    space = like.__array_namespace__()
+    return space.empty(shape, dtype=_dtype(space, name, operation), device=like.device)
+
+
+def _dtype(space: Any, name: str, operation: str) -> Any:
+    if hasattr(space, name):
+        return getattr(space, name)
+    import numpy as np
+
+    try:
+        if name != "bfloat16":
+            return np.dtype(name)
+        import ml_dtypes
+
+        return np.dtype(ml_dtypes.bfloat16)
+    except ImportError as error:
+        raise RuntimeError(
+            f"{operation}: the result is {name}, which needs ml_dtypes here; install it, or pass out="
+        ) from error
 
 
 class _OnHost:
@@ -180,7 +227,7 @@ def _cuda_core(host: Any, device: Any) -> Any:
     try:
         stream = device.default_stream
         pinned = core.LegacyPinnedMemoryResource().allocate(host.nbytes)
-        np.from_dlpack(pinned).view(np.uint8)[:] = host
+        ctypes.memmove(np.from_dlpack(pinned).ctypes.data, host.ctypes.data, host.nbytes)  # NumPy calls it read-only
         made = device.allocate(host.nbytes, stream=stream)
         made.copy_from(pinned, stream=stream)
         stream.sync()

@@ -8,9 +8,9 @@ _Y = TypeVar("_Y")
 __version__: str
 
 @overload
-def linear(x: _X, w: Any, bias: Any = None, *, out: None = None, stream: Any = None) -> _X: ...
+def linear(x: _X, w: Any, bias: Any = None, *, out: None = None, stream: Any = None, workspace: Any = None) -> _X: ...
 @overload
-def linear(x: Any, w: Any, bias: Any = None, *, out: _Y, stream: Any = None) -> _Y: ...
+def linear(x: Any, w: Any, bias: Any = None, *, out: _Y, stream: Any = None, workspace: Any = None) -> _Y: ...
 @overload
 def ffn(
     x: _X,
@@ -28,6 +28,7 @@ def ffn(
     gate_first: bool | str = "auto",
     out: None = None,
     stream: Any = None,
+    workspace: Any = None,
 ) -> _X: ...
 @overload
 def ffn(
@@ -46,6 +47,7 @@ def ffn(
     gate_first: bool | str = "auto",
     out: _Y,
     stream: Any = None,
+    workspace: Any = None,
 ) -> _Y: ...
 @overload
 def moe(
@@ -163,6 +165,7 @@ def fff(
     plan: str = "auto",
     out: None = None,
     stream: Any = None,
+    workspace: Any = None,
 ) -> _X: ...
 @overload
 def fff(
@@ -183,8 +186,11 @@ def fff(
     plan: str = "auto",
     out: _Y,
     stream: Any = None,
+    workspace: Any = None,
 ) -> _Y: ...
-def fff_route(x: Any, tree: Any, z: bool, plan: str, stream: Any = None) -> tuple[Any, Any, Any]: ...
+def fff_route(
+    x: Any, tree: Any, z: bool, plan: str, stream: Any = None, workspace: Any = None
+) -> tuple[Any, Any, Any]: ...
 def pack_tree(
     w_node: Any, b_node: Any, w_out: Any, threshold: Any, format: str, route_format: str, tie: str
 ) -> Any: ...
@@ -194,7 +200,14 @@ def unpack_tree(tree: Any) -> tuple[Any, Any, Any, Any]: ...
 def fff_workspace(threads: int, *args: Any, **keywords: Any) -> int: ...
 def seconds_per_fff(repeats: int, *args: Any, **keywords: Any) -> float: ...
 def torch_linear(
-    x: _X, w: Any, bias: Any = None, *, out: Any = None, stream: Any = None, out_features: int | None = None
+    x: _X,
+    w: Any,
+    bias: Any = None,
+    *,
+    out: Any = None,
+    stream: Any = None,
+    workspace: Any = None,
+    out_features: int | None = None,
 ) -> _X: ...
 def torch_ffn(
     x: _X,
@@ -212,6 +225,7 @@ def torch_ffn(
     gate_first: bool | str = "auto",
     out: Any = None,
     stream: Any = None,
+    workspace: Any = None,
     out_features: int | None = None,
 ) -> _X: ...
 def torch_moe(
@@ -250,6 +264,8 @@ def torch_fff(
     mix: float | None = None,
     plan: str = "auto",
     out: Any = None,
+    stream: Any = None,
+    workspace: Any = None,
     out_features: int | None = None,
 ) -> _X: ...
 def torch_route_topk(
@@ -330,6 +346,7 @@ def device_tree(tree: Any, stream: Any = None, header: bytes | None = None) -> D
 def tree_to_device_layout(tree: Any) -> Any: ...
 def tree_to_cpu_layout(tree: Any) -> Any: ...
 def device_weight(packed: Any, stream: Any = None, header: bytes | None = None) -> DeviceWeight: ...
+def device_workspace(operation: Any, *args: Any, **keywords: Any) -> int: ...
 def pack_for_device(w: Any, format: str, options: dict[str, Any]) -> Any: ...
 def to_device_layout(packed: Any) -> Any: ...
 def to_cpu_layout(packed: Any) -> Any: ...

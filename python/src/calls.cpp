@@ -37,7 +37,7 @@ bool worth_releasing_gil(const TensorView& x, std::int64_t weight_bytes) {
 
 struct Linear {
     static constexpr const char* operation = "linear";
-    enum { X, W, Bias, Out, Stream, count };
+    enum { X, W, Bias, Out, Stream, Workspace, count };
     static constexpr int first_weight = W;
     static Parameters parameters;
 
@@ -64,7 +64,7 @@ struct Linear {
         return cuda_linear(stream, x.view, w.view, bias_view, y);
     }
 };
-Parameters Linear::parameters{"linear", {"x", "w", "bias", "out", "stream", nullptr}, 2, 3};
+Parameters Linear::parameters{"linear", {"x", "w", "bias", "out", "stream", "workspace", nullptr}, 2, 3};
 
 Activation activation_argument(PyObject* object) {
     // Source code's strings are interned, so the same name is mostly the same object.
@@ -108,6 +108,7 @@ struct Ffn {
         GateFirstChoice,
         Out,
         Stream,
+        Workspace,
         count
     };
     static constexpr int first_weight = WUp;
@@ -191,7 +192,7 @@ struct Ffn {
 };
 Parameters Ffn::parameters{"ffn",
                            {"x", "w_up", "w_down", "w_gate", "b_up", "b_down", "b_gate", "activation", "segments",
-                            "sub_norm", "sub_norm_eps", "gate_first", "out", "stream", nullptr},
+                            "sub_norm", "sub_norm_eps", "gate_first", "out", "stream", "workspace", nullptr},
                            3,
                            7};
 
@@ -205,7 +206,7 @@ Result new_result(const Operation& operation, PyObject* x) {
         info.out_features = header->out_features;
     } else if (view.ndim == 0 || !inspect(operation.last(), &info).ok()) {
         std::int64_t bytes = 0;
-        check(operation.workspace(1, &bytes));
+        if (!operation.last().header) check(operation.workspace(1, &bytes));
         raise(PyExc_ValueError, std::string(Operation::operation) + ": x has shape (), expected (..., in_features)");
     }
     std::int64_t shape[max_dims];
@@ -232,9 +233,9 @@ PyObject* finish_call(const Operation& operation, PyObject* const* slots, PyObje
 // A call whose weights are on a CUDA device. The GIL is kept: a launch takes microseconds.
 template <class Operation>
 PyObject* run_on_device(const DeviceWeight& first, PyObject* const* slots, PyObject* width) {
-    const CudaStream stream =
-        call_stream(Operation::operation, slots[Operation::Stream], slots[Operation::X], first.device);
+    CudaStream stream = call_stream(Operation::operation, slots[Operation::Stream], slots[Operation::X], first.device);
     const Operation operation(slots, {Operation::operation, true, dlpack_stream(stream), first.device});
+    read_workspace(operation.call, slots[Operation::Workspace], &stream);
     return finish_call(operation, slots, width, [&](const TensorView& y) { return operation.run(stream, y); });
 }
 
@@ -242,9 +243,11 @@ template <class Operation>
 PyObject* run(PyObject* const* slots, PyObject* width) {
     if (const DeviceWeight* weight = device_weight(slots[Operation::first_weight]))
         return run_on_device<Operation>(*weight, slots, width);
-    if (slots[Operation::Stream])
-        raise(PyExc_ValueError,
-              std::string(Operation::operation) + ": stream is for weights on CUDA devices, and these are on the CPU");
+    for (int slot : {Operation::Stream, Operation::Workspace})
+        if (slots[slot])
+            raise(PyExc_ValueError, std::string(Operation::operation) + ": " +
+                                        (slot == Operation::Stream ? "stream" : "workspace") +
+                                        " is for weights on CUDA devices, and these are on the CPU");
     const Operation operation(slots);
     return finish_call(operation, slots, width, [&](const TensorView& y) {
         const ContextLease context;

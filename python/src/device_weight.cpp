@@ -166,7 +166,16 @@ int cuda_device_of(py::handle array) {
     return py::cast<int>(device[0]) == dlpack::device_cuda ? py::cast<int>(device[1]) : -1;
 }
 
-CudaStream call_stream(const char* operation, PyObject* stream, py::handle x, int device) {
+namespace {
+
+// Where a query of this thread wants the bytes of workspace of the call that it makes, and whether one ran on a device.
+struct WorkspaceQuery {
+    std::int64_t bytes = 0;
+    bool answered = false;
+};
+thread_local WorkspaceQuery* workspace_query = nullptr;
+
+CudaStream find_stream(const char* operation, PyObject* stream, py::handle x, int device) {
     if (stream) return {device, handle_of(stream_number(operation, stream))};
     const TypeEntry& entry = type_entry(Py_TYPE(x.ptr()));
     if (entry.exchange && entry.exchange->current_work_stream) {
@@ -179,7 +188,52 @@ CudaStream call_stream(const char* operation, PyObject* stream, py::handle x, in
         const py::object current = py::module_::import("torch").attr("cuda").attr("current_stream")(device);
         return {device, handle_of(py::cast<long long>(current.attr("cuda_stream")))};
     }
+    // The one of other packages that has a stream of its own per thread; looked up by name, as it may not be there.
+    if (entry.kind == Kind::other && type_name(x).rfind("cupy.", 0) == 0) {
+        const py::object current = py::module_::import("cupy").attr("cuda").attr("get_current_stream")();
+        return {device, handle_of(py::cast<long long>(current.attr("ptr")))};
+    }
     return {device, handle_of(1)};
+}
+
+// The workspace of a call with these very arguments: all its checks run, and nothing else does.
+std::int64_t device_workspace(const py::object& operation, const py::args& args, const py::kwargs& keywords) {
+    struct Scope {
+        WorkspaceQuery query;
+        WorkspaceQuery* const before = workspace_query;
+        Scope() { workspace_query = &query; }
+        ~Scope() { workspace_query = before; }
+    } scope;
+    operation(*args, **keywords);
+    if (!scope.query.answered)
+        raise(PyExc_ValueError, "device_workspace: the call ran on the CPU, as no weight of it is on a CUDA device");
+    return scope.query.bytes;
+}
+
+}  // namespace
+
+CudaStream call_stream(const char* operation, PyObject* stream, py::handle x, int device) {
+    CudaStream found = find_stream(operation, stream, x, device);
+    if (workspace_query) {
+        workspace_query->answered = true;
+        found.query = &workspace_query->bytes;
+    }
+    return found;
+}
+
+void read_workspace(const Call& call, PyObject* workspace, CudaStream* stream) {
+    if (!workspace) return;
+    Array array;
+    read_array(call, "workspace", workspace, Role::packed, &array);
+    const std::string which = std::string(call.operation) + ": workspace is a " + describe(array.view);
+    const bool bytes = array.view.dtype == DType::u8 || array.view.dtype == DType::i8;
+    if (!bytes || array.view.ndim != 1 || (array.view.shape[0] > 1 && array.view.strides[0] != 1))
+        raise(PyExc_ValueError, which + ", expected a contiguous one-dimensional uint8 array");
+    if (reinterpret_cast<std::uintptr_t>(array.view.data) % 256 != 0)
+        raise(PyExc_ValueError, which + " whose memory does not begin at a multiple of 256 bytes");
+    static std::byte none;  // an empty one must not reach the plugin as "take what you need"
+    stream->workspace = array.view.shape[0] ? array.view.data : &none;
+    stream->workspace_bytes = array.view.shape[0];
 }
 
 long long dlpack_stream(CudaStream stream) {
@@ -220,6 +274,7 @@ void register_device_weights(py::module_& module) {
     Py_INCREF(weight_type);  // outlives the module's attribute
     module.def("device_weight", &open_device_weight, py::arg("packed"), py::arg("stream") = py::none(),
                py::arg("header") = py::none());
+    module.def("device_workspace", &device_workspace, py::arg("operation"));
     module.def("pack_for_device", &pack_for_devices, py::arg("w"), py::arg("format"), py::arg("options"));
     module.def(
         "to_device_layout",

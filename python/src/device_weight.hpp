@@ -23,6 +23,8 @@ int cuda_device_of(py::handle array);
 // The stream of a call: what `stream=` says (an int as __dlpack__ takes it, or an object with __cuda_stream__), else the one that
 // the framework of x works on, else the legacy default stream.
 CudaStream call_stream(const char* operation, PyObject* stream, py::handle x, int device);
+// What `workspace=` brings, nullptr for none: a contiguous array of bytes on the call's device, aligned to 256 bytes.
+void read_workspace(const Call& call, PyObject* workspace, CudaStream* stream);
 // The number by which __dlpack__ knows it.
 long long dlpack_stream(CudaStream stream);
 

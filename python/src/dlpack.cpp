@@ -67,15 +67,14 @@ py::object call_dlpack(const Call& call, py::handle object, Role role) {
     return method();
 }
 
-// Arrays of these packages are immutable, but their capsules do not say so (measured: jax 0.10).
+}  // namespace
+
 bool is_immutable(py::handle object) {
     const std::string name = type_name(object);
     for (const char* package : {"jax.", "jaxlib.", "tensorflow."})
         if (name.rfind(package, 0) == 0) return true;
     return false;
 }
-
-}  // namespace
 
 void read_dlpack(const Call& call, const char* name, py::handle object, Role role, Array* array) {
     const std::string prefix = std::string(call.operation) + ": " + name;

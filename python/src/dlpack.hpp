@@ -11,6 +11,9 @@ const dlpack::ExchangeApi* exchange_api(PyTypeObject* type);
 // Through the object's __dlpack__ method, in either capsule version.
 void read_dlpack(const Call& call, const char* name, py::handle object, Role role, Array* array);
 
+// Whether arrays of this package are immutable, though their capsules do not say so (measured: jax 0.10).
+bool is_immutable(py::handle object);
+
 // Throws for memory that a CPU cannot address, naming the device.
 void check_device(const Call& call, const char* name, dlpack::Device device);
 

@@ -3,7 +3,8 @@
 
 namespace fastffn::python {
 
-constexpr const char* linear_docstring = R"(linear($module, /, x, w, bias=None, *, out=None, stream=None)
+constexpr const char* linear_docstring =
+    R"(linear($module, /, x, w, bias=None, *, out=None, stream=None, workspace=None)
 --
 
 y = x · wᵀ + bias, with packed weights.
@@ -17,8 +18,10 @@ Args:
         returned as it is, and the call allocates nothing. None makes a new array.
     stream: with weights on a CUDA device (:class:`fastffn.DeviceWeight`; every other array then lies there too): the stream to
         run on, an int (0 or 1: the legacy default, 2: per thread, else a handle) or an object with ``__cuda_stream__``. None is
-        the stream that x's framework works on. The call does not wait for the device; on a stream of your own keep the
-        arrays alive until it is done.
+        the stream that x's framework works on. The call does not wait for the device (but for results of jax, which knows
+        no streams); on a stream of your own keep the arrays alive until it is done.
+    workspace: there, device memory for the call alone until it is done: a contiguous uint8 array of at least
+        :func:`fastffn.linear_workspace` bytes, aligned to 256. None takes it from the device's stream-ordered pool.
 
 Returns:
     y, [..., out_features]: without ``out``, an array of x's kind and dtype.
@@ -35,7 +38,7 @@ Sums are f32 (int32 for int8). f32 and f16 weights use x in f32, bf16 weights ro
 each token of x to [-127, 127] with scale absmax / 127. The result has the same bits for any number of threads.)";
 
 constexpr const char* ffn_docstring =
-    R"(ffn($module, /, x, w_up, w_down, w_gate=None, b_up=None, b_down=None, b_gate=None, *, activation, segments=None, sub_norm=None, sub_norm_eps=1e-05, gate_first="auto", out=None, stream=None)
+    R"(ffn($module, /, x, w_up, w_down, w_gate=None, b_up=None, b_down=None, b_gate=None, *, activation, segments=None, sub_norm=None, sub_norm_eps=1e-05, gate_first="auto", out=None, stream=None, workspace=None)
 --
 
 The feed-forward layer of a transformer, with packed weights, in one pass.
@@ -72,7 +75,7 @@ Args:
         (Where more than half of the gates of several tokens live, all rows are read after all.) With w_down packed with order="columns", its columns are skipped too, in either order.
     out: where to write y: [..., d_model_out], f32, f16 or bf16, writable, sharing no memory with the inputs. It is
         returned as it is, and the call allocates nothing. None makes a new array.
-    stream: as :func:`fastffn.linear`.
+    stream, workspace: as :func:`fastffn.linear`, with :func:`fastffn.ffn_workspace` bytes.
 
 Returns:
     y, [..., d_model_out]: without ``out``, an array of x's kind and dtype.

@@ -6,6 +6,7 @@
 
 #include "dlpack.hpp"
 #include "errors.hpp"
+#include "fastffn/cuda.hpp"
 #include "owned_array.hpp"
 
 namespace fastffn::python {
@@ -121,17 +122,20 @@ void Result::allocate_torch_slow(py::handle like) {
     view = array.view;
 }
 
-// The framework's own allocation, which follows its streams; of the dtype of `like`.
+// The framework's own allocation, which follows its streams.
 void Result::allocate_on_device(py::handle like) {
-    if (!PyObject_HasAttrString(like.ptr(), "__array_namespace__") || !PyObject_HasAttrString(like.ptr(), "device"))
-        raise(PyExc_TypeError, std::string(call_.operation) + ": " + type_name(like) +
-                                   " says no array namespace in which the result could be made; pass out=");
     py::tuple shape(view.ndim);
     for (int i = 0; i < view.ndim; ++i) shape[i] = view.shape[i];
-    object_ = like.attr("__array_namespace__")().attr("empty")(shape, py::arg("dtype") = like.attr("dtype"),
-                                                               py::arg("device") = like.attr("device"));
+    object_ = py::module_::import("fastffn._copies")
+                  .attr("empty")(like, shape, dtype_name(view.dtype), std::string(call_.operation));
+    // An immutable array is written once, before anyone reads it.
+    wait_ = is_immutable(object_);
     Array array;
-    read_dlpack(call_, "the result", object_, Role::output, &array);
+    read_dlpack(call_, "the result", object_, wait_ ? Role::packed : Role::output, &array);
+    if (array.view.dtype != view.dtype)
+        raise(PyExc_TypeError, std::string(call_.operation) + ": " + type_name(like) + " made a result of dtype " +
+                                   dtype_name(array.view.dtype) + ", expected " + dtype_name(view.dtype) +
+                                   "; pass out=");
     view = array.view;
 }
 
@@ -144,6 +148,13 @@ void Result::allocate_owned(py::handle like) {
     if (PyObject_HasAttrString(space.ptr(), "from_dlpack")) from_dlpack_ = space.attr("from_dlpack");
 }
 
-py::object Result::finish() { return from_dlpack_ ? from_dlpack_(object_) : object_; }
+py::object Result::finish() {
+    if (wait_ && view.size() > 0) {
+        std::byte first;
+        const auto stream = reinterpret_cast<void*>(static_cast<std::uintptr_t>(call_.stream));
+        check(read_device_bytes({call_.device, stream}, call_.operation, view.data, 1, &first));
+    }
+    return from_dlpack_ ? from_dlpack_(object_) : object_;
+}
 
 }  // namespace fastffn::python

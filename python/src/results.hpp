@@ -24,6 +24,7 @@ class Result {
     void allocate_owned(py::handle like);
 
     const Call& call_;
+    bool wait_ = false;  // the framework knows no streams: what it gets must be done
     py::object object_;
     py::object from_dlpack_;  // where set: makes the framework's own array from object_, once that holds its values
 };

@@ -4,7 +4,7 @@
 namespace fastffn::python {
 
 constexpr const char* torch_linear_docstring =
-    R"(torch_linear($module, /, x, w, bias=None, *, out=None, stream=None, out_features=None)
+    R"(torch_linear($module, /, x, w, bias=None, *, out=None, stream=None, workspace=None, out_features=None)
 --
 
 :func:`fastffn.linear` for torch tensors, which torch can trace, differentiate, batch and cast.
@@ -19,7 +19,7 @@ Under autocast of the CPU x is cast to its dtype, which is then y's. What happen
 :mod:`fastffn.torch`.)";
 
 constexpr const char* torch_ffn_docstring =
-    R"(torch_ffn($module, /, x, w_up, w_down, w_gate=None, b_up=None, b_down=None, b_gate=None, *, activation, segments=None, sub_norm=None, sub_norm_eps=1e-05, gate_first="auto", out=None, stream=None, out_features=None)
+    R"(torch_ffn($module, /, x, w_up, w_down, w_gate=None, b_up=None, b_down=None, b_gate=None, *, activation, segments=None, sub_norm=None, sub_norm_eps=1e-05, gate_first="auto", out=None, stream=None, workspace=None, out_features=None)
 --
 
 :func:`fastffn.ffn` for torch tensors, which torch can trace, differentiate, batch and cast.
@@ -46,7 +46,7 @@ Under autocast of the CPU x is cast to its dtype, which is then y's; weights are
 see :mod:`fastffn.torch`.)";
 
 constexpr const char* torch_fff_docstring =
-    R"(torch_fff($module, /, x, tree, w_up=None, w_down=None, b_up=None, b_down=None, *, activation, leaf=None, master_up=None, master_down=None, master_b_up=None, master_b_down=None, mix=None, plan='auto', out=None, out_features=None)
+    R"(torch_fff($module, /, x, tree, w_up=None, w_down=None, b_up=None, b_down=None, *, activation, leaf=None, master_up=None, master_down=None, master_b_up=None, master_b_down=None, mix=None, plan='auto', out=None, stream=None, workspace=None, out_features=None)
 --
 
 :func:`fastffn.fff` for torch tensors, which torch can trace, batch and cast.

@@ -77,6 +77,9 @@ class DeviceArray:
     def shape(self):
         return self.values.shape
 
+    def __getitem__(self, key):
+        return DeviceArray(self.values[key], self.device, self.kind)
+
     def __array_namespace__(self, api_version=None):
         return Namespace
 
@@ -123,7 +126,7 @@ class Backend:
         return self.put(np.full(shape, value, DTYPES[dtype]))
 
     def bytes(self, count: int) -> Any:
-        """uint8 memory on the device, for workspace=."""
+        """uint8 memory on the device, for workspace=; frameworks align theirs to 256 bytes or more."""
         return self.put(np.full(count, 0xA5, np.uint8))
 
     def weight(self, w: np.ndarray, fmt: str) -> ff.DeviceWeight:
@@ -153,6 +156,10 @@ class Emulated(Backend):
 
     def strided(self, values, rows, cols):
         return DeviceArray(np.array(values, order="C")[..., rows, cols])
+
+    def bytes(self, count):
+        memory = np.full(count + 256, 0xA5, np.uint8)
+        return DeviceArray(memory[-memory.ctypes.data % 256 :][:count])
 
     def get(self, array):
         assert isinstance(array, DeviceArray) and array.device.id == 0

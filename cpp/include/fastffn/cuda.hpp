@@ -76,6 +76,8 @@ struct CudaStream {
     // stream-ordered pool.
     void* workspace = nullptr;
     std::int64_t workspace_bytes = 0;
+    // Not null: a call makes its checks, runs nothing, and raises this to the bytes of workspace that it would use.
+    std::int64_t* query = nullptr;
 };
 
 // Reads the header of weights that lie on a device; waits for the stream. Once, at load.
@@ -97,6 +99,28 @@ Status cuda_ffn(CudaStream stream, const TensorView& x, const FfnWeights& weight
 // On devices: up to 4096 ids per token, 128 special experts.
 Status cuda_moe(CudaStream stream, const TensorView& x, const TensorView& ids, const TensorView* weights,
                 const MoeWeights& layer, const TensorView& y, std::int64_t* load = nullptr);
+
+// Bytes of workspace of the same calls; x and y as they will be, as their alignment counts.
+inline Status cuda_linear_workspace(CudaStream stream, const TensorView& x, const PackedView& w, const TensorView* bias,
+                                    const TensorView& y, std::int64_t* bytes) {
+    *bytes = 0;
+    stream.query = bytes;
+    return cuda_linear(stream, x, w, bias, y);
+}
+inline Status cuda_ffn_workspace(CudaStream stream, const TensorView& x, const FfnWeights& weights, const TensorView& y,
+                                 std::int64_t* bytes) {
+    *bytes = 0;
+    stream.query = bytes;
+    return cuda_ffn(stream, x, weights, y);
+}
+
+inline Status cuda_moe_workspace(CudaStream stream, const TensorView& x, const TensorView& ids,
+                                 const TensorView* weights, const MoeWeights& layer, const TensorView& y,
+                                 std::int64_t* bytes, std::int64_t* load = nullptr) {
+    *bytes = 0;
+    stream.query = bytes;
+    return cuda_moe(stream, x, ids, weights, layer, y, load);
+}
 
 // The routers of route.hpp on a device: every array lies there, rows of logits have one stride. Values of tokens, tables and ids are
 // not read before the call: a token outside of the table gets empty slots, and ids outside of the experts are dropped by
@@ -127,8 +151,12 @@ Status inspect_device_tree(const PackedView& tree, TreeInfo* info);
 Status cuda_fff(CudaStream stream, const TensorView& x, const FffWeights& weights, const TensorView& y);
 Status cuda_fff_route(CudaStream stream, const TensorView& x, const PackedView& tree, const TensorView& leaf,
                       const TensorView* margin, const TensorView* z, FffPlan plan = FffPlan::automatic);
-// Exact bytes of device workspace that such a call takes.
-Status cuda_fff_workspace(CudaStream stream, const TensorView& x, const FffWeights& weights, const TensorView& y,
-                          std::int64_t* bytes);
+// As the queries above.
+inline Status cuda_fff_workspace(CudaStream stream, const TensorView& x, const FffWeights& weights, const TensorView& y,
+                                 std::int64_t* bytes) {
+    *bytes = 0;
+    stream.query = bytes;
+    return cuda_fff(stream, x, weights, y);
+}
 
 }  // namespace fastffn

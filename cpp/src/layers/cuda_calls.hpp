@@ -23,12 +23,17 @@ Status cuda_bias(const char* operation, const char* name, const TensorView* bias
 cuda::DeviceMatrix cuda_matrix(const PackedView& packed);
 Status check_cuda_header(const char* operation, const char* name, const PackedView& packed);
 
-// Runs one operation of the plugin; a plugin without it says so.
+// Runs one operation of the plugin, or asks how much workspace it would use; a plugin without it says so.
 template <class Call>
 Status run_cuda(const char* operation, const cuda::Operation<Call>& entry, CudaStream stream, const Call& call) {
     if (!entry.run)
         return {StatusCode::unsupported, std::string(operation) + ": this CUDA plugin has no kernels for it"};
     cuda::PluginError error;
+    if (stream.query) {
+        const std::int64_t bytes = entry.workspace ? entry.workspace(call) : 0;
+        if (bytes > *stream.query) *stream.query = bytes;
+        return {};
+    }
     entry.run(stream.device, stream.stream, {stream.workspace, stream.workspace_bytes}, call, &error);
     return cuda_status(operation, error);
 }

@@ -9,7 +9,7 @@ import torch
 
 import fastffn as ff
 
-from ._formats import PARTS, as_tensor, is_pair, pack_weight, parse_formats
+from ._formats import PARTS, as_tensor, info, is_pair, pack_weight, parse_formats
 from ._functions import cast, refuse_tangents, visible
 from ._packed_module import PackedModule, absent_last
 
@@ -23,7 +23,8 @@ class FFN(PackedModule):
     y = (activation(x · w_gateᵀ + b_gate) ⊙ (x · w_upᵀ + b_up)) · w_downᵀ + b_down.
 
     The weights are uint8 buffers, biases float buffers: `state_dict`, safetensors, deepcopy and pickle carry both, `to(dtype)`
-    casts the biases, and `load_state_dict` takes weights of any format, after comparing their checksum. Gradients reach x.
+    casts the biases, `to("cuda")` brings the weights into the order that GPUs read (and `cpu()` back, bit for bit), and
+    `load_state_dict` takes weights of any format, after comparing their checksum. Gradients reach x.
     With ``trainable=True`` weights and biases are plain parameters instead, packed anew in every forward pass: y is what the
     format makes of them, and gradients pass its rounding straight through. ``packed()`` ends the training.
 
@@ -201,11 +202,11 @@ class FFN(PackedModule):
         sub_norm_eps: float = 1e-5,
     ) -> FFN:
         """A layer of weights that :func:`fastffn.pack` packed; it holds these arrays themselves."""
-        up, down = ff.info(w_up), ff.info(w_down)
         weights = {"w_up": w_up, "w_down": w_down, "w_gate": w_gate}
         weights = {name: None if w is None else as_tensor(w) for name, w in weights.items()}
+        up, down = info(weights["w_up"]), info(weights["w_down"])
         formats = {
-            part: parse_formats(ff.info(weights[f"w_{part}"]).format, "FFN")[part]
+            part: parse_formats(info(weights[f"w_{part}"]).format, "FFN")[part]
             for part in ("up", "down", "gate")
             if weights[f"w_{part}"] is not None
         }
@@ -239,7 +240,7 @@ class FFN(PackedModule):
         # Attributes of a module that are buffers take 0.5 µs each to find.
         held = self._buffers
         return visible("ffn")(
-            x, held["w_up"], held["w_down"], held["w_gate"], held["b_up"], held["b_down"], held["b_gate"],
+            x, *self.held_weights("w_up", "w_down", "w_gate"), held["b_up"], held["b_down"], held["b_gate"],
             activation=self.activation, segments=segments, sub_norm=held["sub_norm"], sub_norm_eps=self.sub_norm_eps,
             out_features=self.d_out, out=out,
         )  # fmt: skip

@@ -8,6 +8,8 @@ import torch
 
 import fastffn as ff
 
+from ._device_weights import tensor, weight
+
 PARTS = ("up", "down", "gate")
 
 
@@ -64,17 +66,25 @@ def parse_formats(given: Any, operation: str) -> dict[str, Format]:
 
 def is_pair(w: Any) -> bool:
     """Whether w is a pair of factors (u, v) rather than one weight."""
-    return not isinstance(w, torch.Tensor) and (isinstance(w, (tuple, list)) or (hasattr(w, "u") and hasattr(w, "v")))
+    return not isinstance(w, (torch.Tensor, ff.DeviceWeight)) and (
+        isinstance(w, (tuple, list)) or (hasattr(w, "u") and hasattr(w, "v"))
+    )
 
 
 def as_tensor(value: Any) -> Any:
-    """A torch tensor of any array, sharing its memory where it can."""
+    """A torch tensor of any array, sharing its memory where it can; of a weight on a device its bytes."""
+    value = tensor(value)
     return value if isinstance(value, torch.Tensor) else torch.as_tensor(value)
 
 
 def pack_weight(w: Any, format: Format) -> Any:
-    """A packed uint8 tensor of a weight, a stack of them, or a pair of factors."""
+    """A packed uint8 tensor of a weight, a stack of them, or a pair of factors; where they are."""
     if is_pair(w):
         pair = w if isinstance(w, (tuple, list)) else (w.u, w.v)
-        return ff.pack(tuple(as_tensor(part).detach() for part in pair), format.name, **format.options)
-    return ff.pack(as_tensor(w).detach(), format.name, **format.options)
+        return tensor(ff.pack(tuple(as_tensor(part).detach() for part in pair), format.name, **format.options))
+    return tensor(ff.pack(as_tensor(w).detach(), format.name, **format.options))
+
+
+def info(packed: Any) -> ff.PackedInfo:
+    """:func:`fastffn.info` of a packed tensor, wherever it is."""
+    return ff.info(weight(packed))

@@ -21,14 +21,16 @@ import fastffn as ff
 from fastffn import _core
 
 from . import _ops
+from ._device_weights import device_weight, tensor
 
 _operators = torch.ops.fastffn
 
 
 def cast(x: Any) -> Any:
-    """x as autocast wants it: on the CPU in its dtype, which is then y's."""
-    if torch.is_autocast_enabled("cpu") and x.is_floating_point():
-        return x.to(torch.get_autocast_dtype("cpu"))
+    """x as its device's autocast wants it: in its dtype, which is then y's."""
+    kind = x.device.type
+    if kind in ("cpu", "cuda") and torch.is_autocast_enabled(kind) and x.is_floating_point():
+        return x.to(torch.get_autocast_dtype(kind))
     return x
 
 
@@ -57,8 +59,8 @@ def _width(operation: str, out_features: int | None, packed: Any, default: Any =
     """The result's width: as told, else as the header says, else, where there is none to read, the default."""
     if out_features is not None:
         return out_features
-    if not torch.compiler.is_compiling() and _is_plain(packed) and packed.device.type == "cpu":
-        return ff.info(packed).out_features
+    if not torch.compiler.is_compiling() and _is_plain(packed) and packed.device.type in ("cpu", "cuda"):
+        return device_weight(packed).out_features if packed.is_cuda else ff.info(packed).out_features
     if default is None:
         raise TypeError(
             f"{operation}: out_features is needed where a call is traced: the width of y stands in the packed weight's"
@@ -68,7 +70,7 @@ def _width(operation: str, out_features: int | None, packed: Any, default: Any =
 
 
 def _linear(x: Any, w: Any, bias: Any = None, *, out: Any = None, out_features: int | None = None) -> Any:
-    x = cast(x)
+    x, w = cast(x), tensor(w)
     if out is not None:
         _refuse_out("linear", x, bias, out)
         _operators.linear_out(x, w, bias, out)
@@ -96,7 +98,7 @@ def _ffn(
     if gate_first not in (True, False, "auto"):
         raise ValueError(f"ffn: gate_first is {gate_first!r}, expected 'auto', True or False")
     gate_first = None if gate_first == "auto" else gate_first
-    x = cast(x)
+    x, w_up, w_down, w_gate = cast(x), tensor(w_up), tensor(w_down), tensor(w_gate)
     arguments = (
         x, w_up, w_down, w_gate, b_up, b_down, b_gate, activation, _ops.flat_segments(segments), sub_norm, float(sub_norm_eps),
         gate_first,
@@ -109,7 +111,7 @@ def _ffn(
 
 
 def _listed(part: Any) -> list[Any]:
-    return [] if part is None else list(part) if isinstance(part, (list, tuple)) else [part]
+    return [] if part is None else [tensor(t) for t in part] if isinstance(part, (list, tuple)) else [tensor(part)]
 
 
 def _moe(
@@ -187,7 +189,7 @@ def _fff(
     out: Any = None,
     out_features: int | None = None,
 ) -> Any:
-    x = cast(x)
+    x, w_up, w_down, master_up, master_down = cast(x), *map(tensor, (w_up, w_down, master_up, master_down))
     arguments = (
         x, tree, w_up, w_down, b_up, b_down, activation, leaf, master_up, master_down, master_b_up, master_b_down,
         None if mix is None else float(mix), plan,
@@ -242,6 +244,7 @@ def router_logits(x: Any, w: Any, bias: Any = None, *, experts: int | None = Non
             in f32.
         experts: how many there are; needed where a call is traced.
     """
+    w = tensor(w)
     return _operators.router_logits(x, w, bias, _width("router_logits", experts, w))
 
 
@@ -262,6 +265,8 @@ def _needs_torch(t: Any) -> bool:
         return True
     if t.requires_grad and torch.is_grad_enabled():
         return True
+    if t.is_cuda:  # packed bytes, or rows that have to be copied
+        return t.dtype == torch.uint8 or not t.is_contiguous()
     return t.layout == torch.strided and t.dim() > 0 and t.stride(-1) != 1 and t.device.type == "cpu"
 
 

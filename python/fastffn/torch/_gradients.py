@@ -15,6 +15,7 @@ import fastffn as ff
 
 from . import _ops
 from ._derivatives import Gradients, Layer, ffn_backward, route_backward
+from ._device_weights import weight
 from ._library import LIBRARY, define, like, refuse_second_derivatives
 
 _operators = torch.ops.fastffn
@@ -31,7 +32,12 @@ def weight_of(packed: Any) -> list[Any]:
 
 
 def dequantised(packed: Any) -> Any:
-    """What a packed weight multiplies x with, f32. Weights that were given rotated are unpacked so, and turned back here."""
+    """What a packed weight multiplies x with, f32. Weights that were given rotated are unpacked so, and turned back here.
+
+    One on a device is unpacked on the host: backward passes wait for the copies there and back.
+    """
+    if isinstance(packed := weight(packed), ff.DeviceWeight):
+        return dequantised(ff.to_cpu(packed)).to(packed.array.device)
     w, options = ff.unpack(packed), ff.info(packed).options
     if not options.get("rotated"):
         return w
@@ -162,7 +168,7 @@ class MoeGradients:
 
     def __init__(self, grad: Any, x: Any, ids: Any, weights: Any, weights_on_input: bool) -> None:
         self.grad, self.rows, self.ids = rows_of(grad), rows_of(x), ids.reshape(-1, ids.shape[-1])
-        self.shares = torch.ones(self.ids.shape) if weights is None else rows_of(weights)
+        self.shares = torch.ones(self.ids.shape, device=x.device) if weights is None else rows_of(weights)
         self.weights_on_input = weights_on_input
         self.x, self.weights = torch.zeros_like(self.rows), torch.zeros_like(self.shares)
 

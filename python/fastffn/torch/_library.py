@@ -1,8 +1,8 @@
-"""The library of registered operators, torch.ops.fastffn, and what their fake and CPU kernels share.
+"""The library of registered operators, torch.ops.fastffn, and what their fake kernels and those for the CPU and CUDA share.
 
 Registered from outside: neither fastffn nor this package links to torch. A packed weight is uint8 memory whose header says its
 shape, which a fake tensor does not have; so operators that make a result take its width as an argument, `out_features`, and
-the CPU kernels compare it with the header (a result of another width is refused before any work).
+the kernels compare it with the header (a result of another width is refused before any work).
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ LIBRARY = torch.library.Library("fastffn", "DEF")
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
 
-def define(schema: str, cpu: Callable[..., Any], fake: Callable[..., Any]) -> str:
-    """Registers an operator with its CPU kernel and its fake one; returns its qualified name."""
+def define(schema: str, kernel: Callable[..., Any], fake: Callable[..., Any]) -> str:
+    """Registers an operator with its kernel for the CPU and CUDA and its fake one; returns its qualified name."""
     name = schema[: schema.index("(")]
 
     def on_one_device(*arguments: Any) -> Any:
@@ -29,7 +29,8 @@ def define(schema: str, cpu: Callable[..., Any], fake: Callable[..., Any]) -> st
         return made
 
     LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
-    LIBRARY.impl(name, cpu, "CPU")
+    LIBRARY.impl(name, kernel, "CPU")
+    LIBRARY.impl(name, kernel, "CUDA")
     torch.library.register_fake(f"fastffn::{name}", on_one_device, lib=LIBRARY)
     return f"fastffn::{name}"
 
@@ -59,7 +60,15 @@ def readable(x: Any) -> Any:
         x = x.resolve_neg()
     if x.dim() and x.stride(-1) != 1 and x.shape[-1] > 1:
         return x.contiguous()
+    if x.is_cuda and not _one_stride(x):
+        return x.contiguous()
     return x
+
+
+def _one_stride(x: Any) -> bool:
+    """Whether x's rows have one stride, as kernels on devices take them."""
+    rows = [(n, s) for n, s in zip(x.shape[:-1], x.stride()[:-1], strict=True) if n != 1]
+    return all(outer == n * inner for (_, outer), (n, inner) in zip(rows, rows[1:], strict=False))
 
 
 def check_input(operation: str, x: Any, *packed: tuple[str, Any]) -> None:

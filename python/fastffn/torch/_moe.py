@@ -10,7 +10,7 @@ import torch
 import fastffn as ff
 
 from ._ffn import FFN
-from ._formats import PARTS, as_tensor, pack_weight, parse_formats
+from ._formats import PARTS, as_tensor, info, pack_weight, parse_formats
 from ._functions import cast, refuse_tangents, visible
 from ._packed_module import PackedModule, absent_last
 
@@ -171,8 +171,8 @@ class MoE(PackedModule):
             raise ValueError("MoE: w_up is packed, expected plain weights with trainable=True")
         shape = tuple(stacks["w_up"].shape)
         if packed:
-            info = ff.info(stacks["w_up"])
-            shape = (info.count, info.out_features, info.in_features)
+            found = info(stacks["w_up"])
+            shape = (found.count, found.out_features, found.in_features)
         if len(shape) != 3:
             raise ValueError(f"MoE: w_up has shape {shape}, expected (experts, d_ff, d_model)")
         count, d_ff, d_model = shape
@@ -190,7 +190,7 @@ class MoE(PackedModule):
             )
         if shared is not None and shared.sub_norm is not None:
             raise ValueError("MoE: shared has a sub_norm, which this module does not run; call it beside the experts")
-        formats = parse_formats(ff.info(stacks["w_up"]).format if packed else format, "MoE")
+        formats = parse_formats(info(stacks["w_up"]).format if packed else format, "MoE")
         biases = {n: None if b is None else as_tensor(b) for n, b in zip(_BIASES, (b_up, b_down, b_gate), strict=True)}
         made = cls.__new__(cls)
         made._build(
@@ -229,7 +229,7 @@ class MoE(PackedModule):
 
     def logits(self, x: Any) -> Any:
         """The router's logits, [..., experts] f32, whatever x's dtype and autocast say."""
-        with torch.autocast("cpu", enabled=False):
+        with torch.autocast(x.device.type, enabled=False):
             logits = torch.nn.functional.linear(x.float(), self.router.float())
             return logits if self.router_bias is None else logits + self.router_bias.float()
 
@@ -247,9 +247,10 @@ class MoE(PackedModule):
         shared = None
         if self.shared is not None:
             s = self.shared
-            shared = ff.SharedExperts(s.w_up, s.w_down, s.w_gate, s.b_up, s.b_down, s.b_gate, self.shared_gate)
+            up, down, gate = s.held_weights(*_WEIGHTS)
+            shared = ff.SharedExperts(up, down, gate, s.b_up, s.b_down, s.b_gate, self.shared_gate)
         return visible("moe")(
-            x, ids, weights, self.w_up, self.w_down, self.w_gate, self.b_up, self.b_down, self.b_gate,
+            x, ids, weights, *self.held_weights(*_WEIGHTS), self.b_up, self.b_down, self.b_gate,
             activation=self.activation, shared=shared, weights_on_input=self.weights_on_input, out_features=self.d_model,
         )  # fmt: skip
 

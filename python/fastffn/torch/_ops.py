@@ -11,6 +11,7 @@ import torch
 
 from fastffn import SharedExperts, SpecialExperts, _core
 
+from ._device_weights import all_weights, tensor, weight
 from ._library import check_input, define, like, readable, result_like
 
 _SHARED = 7  # tensors of one shared expert in the flat list of the moe operators
@@ -29,13 +30,14 @@ def flat_shared(shared: Any) -> list[Any]:
     """SharedExperts, or a list of them, as one list of tensors, seven for each."""
     items = [] if shared is None else list(shared) if isinstance(shared, (list, tuple)) else [shared]
     return [
-        part for s in items for part in (s.w_up, s.w_down, s.w_gate, s.b_up, s.b_down, s.b_gate, s.gate)
+        tensor(part) for s in items for part in (s.w_up, s.w_down, s.w_gate, s.b_up, s.b_down, s.b_gate, s.gate)
     ]  # fmt: skip
 
 
 def shared_of(flat: list[Any]) -> list[SharedExperts]:
     """The inverse of flat_shared."""
-    return [SharedExperts(*flat[i : i + _SHARED]) for i in range(0, len(flat), _SHARED)]
+    shares = [flat[i : i + _SHARED] for i in range(0, len(flat), _SHARED)]
+    return [SharedExperts(*all_weights(share[:3]), *share[3:]) for share in shares]
 
 
 def _special(kinds: list[str], vectors: Any, mix: Any) -> Any:
@@ -47,11 +49,11 @@ def _special(kinds: list[str], vectors: Any, mix: Any) -> Any:
 
 def _linear(x: Any, w: Any, bias: Any, out_features: int) -> Any:
     with torch.no_grad():
-        return _core.linear(readable(x), w, bias, out=result_like(x, out_features))
+        return _core.linear(readable(x), weight(w), bias, out=result_like(x, out_features))
 
 
 def _linear_out(x: Any, w: Any, bias: Any, out: Any) -> None:
-    _core.linear(readable(x), w, bias, out=out)
+    _core.linear(readable(x), weight(w), bias, out=out)
 
 
 def _linear_fake(x: Any, w: Any, bias: Any, out_features: int) -> Any:
@@ -70,7 +72,7 @@ define("linear_out(Tensor x, Tensor w, Tensor? bias, Tensor(a!) out) -> ()", _li
 def _router_logits(x: Any, w: Any, bias: Any, experts: int) -> Any:
     out = x.new_empty((*x.shape[:-1], experts), dtype=torch.float32)
     with torch.no_grad():
-        return _core.router_logits(readable(x), w, bias, None, None, out)
+        return _core.router_logits(readable(x), weight(w), bias, None, None, out)
 
 
 def _router_logits_fake(x: Any, w: Any, bias: Any, experts: int) -> Any:
@@ -91,7 +93,7 @@ def _run_ffn(
     sub_norm: Any, sub_norm_eps: float, gate_first: bool | None, out: Any,
 ) -> Any:  # fmt: skip
     return _core.ffn(
-        readable(x), w_up, w_down, w_gate, b_up, b_down, b_gate,
+        readable(x), weight(w_up), weight(w_down), weight(w_gate), b_up, b_down, b_gate,
         activation=activation, segments=_pairs(segments), sub_norm=sub_norm, sub_norm_eps=sub_norm_eps,
         gate_first="auto" if gate_first is None else gate_first, out=out,
     )  # fmt: skip
@@ -129,7 +131,9 @@ def _run_moe(
     x: Any, ids: Any, weights: Any, w_up: Any, w_down: Any, w_gate: Any, b_up: Any, b_down: Any, b_gate: Any,
     activation: str, shared: Any, special: Any, vectors: Any, mix: Any, weights_on_input: bool, out: Any,
 ) -> Any:  # fmt: skip
-    stacks = [[*part] or None for part in (w_up, w_down, w_gate, b_up, b_down, b_gate)]
+    stacks = [all_weights(part) or None for part in (w_up, w_down, w_gate)] + [
+        [*part] or None for part in (b_up, b_down, b_gate)
+    ]
     return _core.moe(
         readable(x), ids, weights, *stacks, activation=activation, shared=shared_of(shared) or None,
         special=_special(special, vectors, mix), weights_on_input=weights_on_input, out=out,
@@ -181,8 +185,8 @@ def _run_fff(
     master_down: Any, master_b_up: Any, master_b_down: Any, mix: Any, plan: str, out: Any,
 ) -> Any:  # fmt: skip
     return _core.fff(
-        readable(x), tree, w_up, w_down, b_up, b_down, activation=activation, leaf=leaf, master_up=master_up,
-        master_down=master_down, master_b_up=master_b_up, master_b_down=master_b_down, mix=mix, plan=plan, out=out,
+        readable(x), tree, weight(w_up), weight(w_down), b_up, b_down, activation=activation, leaf=leaf,
+        master_up=weight(master_up), master_down=weight(master_down), master_b_up=master_b_up, master_b_down=master_b_down, mix=mix, plan=plan, out=out,
     )  # fmt: skip
 
 

@@ -9,6 +9,8 @@ from torch import nn
 
 import fastffn as ff
 
+from ._device_weights import Held, tensor, weight
+
 
 def absent_last(module: nn.Module) -> None:
     """Absent buffers after those that are there: torch.export counts absent ones in one of two lists that it matches."""
@@ -37,6 +39,25 @@ class PackedModule(nn.Module):
         else:
             self.register_buffer(name, value.detach())
 
+    def held_weights(self, *names: str) -> list[Any]:
+        """The packed weights of these names, as eager calls take them fastest; None for one that is not there."""
+        held = self._buffers
+        given = [held[name] for name in names]
+        if torch.compiler.is_compiling() or not given[0].is_cuda:
+            return given
+        mine: Held = self.__dict__.setdefault("_on_device", Held())
+        return [mine.get_weight(name, w) for name, w in zip(names, given, strict=True)]
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        # `to`, `cuda`, `cpu`: packed weights are other bytes on the other kind of device.
+        before = {name: self._buffers.get(name) for name in self._expected()}
+        super()._apply(fn, recurse)
+        for name, w in before.items():
+            moved = self._buffers.get(name)
+            if w is not None and moved is not None and not w.is_meta and w.numel():
+                self._buffers[name] = in_layout_of(w, moved.device)
+        return self
+
     def _check_packed(self, key: str, name: str, packed: Any, verify: bool) -> None:
         """ValueError, naming the key, unless these are the bytes of a weight that belongs here."""
         where = f"{type(self).__name__}: {key}"
@@ -51,9 +72,10 @@ class PackedModule(nn.Module):
         if packed.device.type == "meta" or not packed.numel():
             return  # a shell, before its weights are loaded
         try:
-            found = ff.info(packed).shape
+            on_device = weight(packed)
+            found = ff.info(on_device).shape
             if verify:
-                ff.verify(packed)
+                ff.verify(on_device)
         except (ValueError, BufferError) as error:
             raise ValueError(f"{where}: {error}") from error
         expected = self._expected()[name]
@@ -80,9 +102,18 @@ class PackedModule(nn.Module):
             try:
                 if isinstance(given, torch.Tensor) and given.device.type != "meta" and not given.numel():
                     raise ValueError(f"{type(self).__name__}: {prefix + name} is empty, expected packed weights")
+                if isinstance(given, torch.Tensor) and given.dtype == torch.uint8 and not given.is_meta:
+                    # Bytes of a module elsewhere: in the order that this one, or with assign=True their own device, reads.
+                    keeps = local_metadata.get("assign_to_params_buffers", False) or mine.is_meta
+                    given = in_layout_of(given, given.device if keeps else mine.device)
+                    if given is not state_dict[prefix + name]:
+                        state_dict = {**state_dict, prefix + name: given}
                 self._check_packed(prefix + name, name, given, verify=True)
-            except ValueError as error:
-                error_msgs.append(str(error))
+            except (ValueError, RuntimeError) as error:
+                text = str(error)
+                error_msgs.append(
+                    text if text.startswith(type(self).__name__) else f"{type(self).__name__}: {prefix + name}: {text}"
+                )
                 continue
             if mine.shape != given.shape:
                 self._buffers[name] = torch.empty_like(given, device=mine.device)
@@ -102,5 +133,21 @@ class PackedModule(nn.Module):
         names = []
         for name, value in held.items():
             loaded = value.device.type != "meta" and value.numel() and value.dtype == torch.uint8
-            names.append(f"{name}={ff.info(value).format if loaded else 'nothing yet'}")
+            names.append(f"{name}={ff.info(weight(value)).format if loaded else 'nothing yet'}")
         return ", ".join(names)
+
+
+def is_for_devices(packed: Any) -> bool:
+    """Whether bytes in the host's memory are in the order that devices read."""
+    return packed.numel() >= 64 and bytes(packed[:8].tolist()) == b"fastffn\0" and int(packed[11]) == 2
+
+
+def in_layout_of(w: Any, device: Any) -> Any:
+    """Packed bytes, wherever and in whichever order they are, on `device` in its order."""
+    if w.is_cuda:
+        if device.type == "cuda":
+            return w if w.device == device else tensor(ff.to_device(weight(w), device))
+        return ff.to_cpu(weight(w)) if device.type == "cpu" else w.to(device)
+    if device.type == "cuda":
+        return tensor(ff.to_device(w, device))
+    return ff.to_cpu(w) if device.type == "cpu" and is_for_devices(w) else w

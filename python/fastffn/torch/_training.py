@@ -14,6 +14,7 @@ import torch
 from fastffn import _core
 
 from ._derivatives import Layer, ffn_backward, held
+from ._device_weights import weight
 from ._formats import pack_weight, parse_format
 from ._gradients import MoeGradients, _register, f32, rows_of
 from ._library import check_devices, check_input, define, like, readable, refuse_second_derivatives, result_like
@@ -26,7 +27,7 @@ def _packed(weights: list[Any], format: str) -> Any:
     if not weights:
         return None
     parsed = parse_format(format, "fastffn.torch")
-    return pack_weight(weights[0] if len(weights) == 1 else tuple(weights), parsed)
+    return weight(pack_weight(weights[0] if len(weights) == 1 else tuple(weights), parsed))
 
 
 def _all_packed(w_up: Any, w_down: Any, w_gate: Any, formats: list[str]) -> list[Any]:
