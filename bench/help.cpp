@@ -67,7 +67,7 @@ suites
 on a GPU
   --device cuda[:N]     rows of a CUDA device, timed on it, with a baseline's calls in turns, and what is asked of each.
                         Takes these options alone: --suite quick (default), decode, prefill or all; --shape INxOUT with
-                        --format and --tokens: products of those shapes; --only TEXT: rows whose name contains it;
+                        --format and --tokens: products of those shapes; --only TEXT: rows whose name contains it; --first N: from row N on;
                         --library PATH: a file or folder of libcublasLt or libcusparseLt, to hold rows against (else where the
                         system finds them); --seconds, --rounds, --json, --list, --smoke
 

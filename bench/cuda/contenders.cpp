@@ -34,7 +34,8 @@ double difference(const std::vector<float>& wanted, const std::vector<float>& fo
     for (std::size_t i = 0; i < wanted.size(); ++i) {
         largest = std::max(largest, std::fabs(static_cast<double>(wanted[i])));
         const double difference = std::fabs(static_cast<double>(wanted[i]) - static_cast<double>(found[i]));
-        if (!(difference <= apart)) apart = difference;  // NaN stays
+        if (std::isnan(difference)) return difference;
+        apart = std::max(apart, difference);
     }
     return apart / largest;
 }
@@ -77,17 +78,18 @@ Buffer plain_weights(const Case& row, DType dtype, std::int64_t count, std::int6
     return plain;
 }
 
-// Weights packed for the device, `variants` times; and for the CPU when it is asked.
+PackedView cpu_view(const Buffer& packed) { return {packed.data(), packed.bytes()}; }
+
+// Weights packed for the device, `variants` times; and for the CPU when it is asked. With a rank: pairs of factors.
 class Weights {
   public:
     Weights(const Session& session, const Case& row, std::int64_t count, std::int64_t out, std::int64_t in,
             std::uint64_t seed)
         : row_(row), count_(count), out_(out), in_(in), seed_(seed) {
-        const Buffer plain = plain_weights(row, row.dtype, count, out, in, seed);
-        const TensorView w = view(plain);
-        fastffn::device_packed_bytes(w, row.format.format, row.format.options, &bytes_).value();
+        const Buffer cpu = on_cpu();
+        fastffn::device_packed_bytes(cpu_view(cpu), &bytes_).value();
         Buffer packed(bytes_);
-        fastffn::pack_for_device(w, row.format.format, row.format.options, packed.data(), bytes_).value();
+        fastffn::pack_for_device(cpu_view(cpu), packed.data(), bytes_).value();
         std::memcpy(&header_, packed.data(), sizeof header_);
         copies_ = make_copies(session, bytes_, 1);
         session.copy(copies_.memory->data(), packed.data(), bytes_);
@@ -101,27 +103,34 @@ class Weights {
     }
     PackedView packed(int variant) const { return {copies_.at(variant), bytes_, &header_}; }
     Buffer on_cpu() const {
-        const Buffer plain = plain_weights(row_, row_.dtype, count_, out_, in_, seed_);
         std::int64_t bytes = 0;
-        fastffn::packed_bytes(view(plain), row_.format.format, row_.format.options, &bytes).value();
+        if (row_.rank) {
+            // As Chain::add_product makes them.
+            const Buffer u = plain_weights(row_, row_.dtype, 1, row_.rank, in_, 2 * seed_),
+                         v = plain_weights(row_, row_.dtype, 1, out_, row_.rank, 2 * seed_ + 1);
+            const TensorView u_view(u.data(), row_.dtype, {row_.rank, in_}),
+                v_view(v.data(), row_.dtype, {out_, row_.rank});
+            fastffn::packed_factors_bytes(u_view, v_view, row_.format.format, &bytes).value();
+            Buffer packed(bytes);
+            fastffn::pack_factors(u_view, v_view, row_.format.format, packed.data(), bytes).value();
+            return packed;
+        }
+        const Buffer plain = plain_weights(row_, row_.dtype, count_, out_, in_, seed_);
+        const TensorView w = count_ == 1 ? TensorView(plain.data(), row_.dtype, {out_, in_})
+                                         : TensorView(plain.data(), row_.dtype, {count_, out_, in_});
+        fastffn::packed_bytes(w, row_.format.format, row_.format.options, &bytes).value();
         Buffer packed(bytes);
-        fastffn::pack(view(plain), row_.format.format, row_.format.options, packed.data(), bytes).value();
+        fastffn::pack(w, row_.format.format, row_.format.options, packed.data(), bytes).value();
         return packed;
     }
 
   private:
-    TensorView view(const Buffer& plain) const {
-        if (count_ == 1) return {plain.data(), row_.dtype, {out_, in_}};
-        return {plain.data(), row_.dtype, {count_, out_, in_}};
-    }
     Case row_;
     std::int64_t count_, out_, in_, bytes_ = 0;
     std::uint64_t seed_;
     fastffn::PackedHeader header_ = {};
     Copies copies_;
 };
-
-PackedView cpu_view(const Buffer& packed) { return {packed.data(), packed.bytes()}; }
 
 // Rows of x on both sides, and y on the device.
 struct Rows {
@@ -206,7 +215,8 @@ Contender make_ffn(const Session& session, const Case& row) {
     for (Weights* weights : {up.get(), down.get(), gate.get()})
         if (weights) weights->repeat(session, contender.variants);
     contender.bytes = static_cast<double>(bytes) + rows->bytes();
-    contender.operations = 2.0 * static_cast<double>(row.tokens * row.in * row.hidden * (gate ? 3 : 2));
+    const std::int64_t matrix = row.rank ? row.rank * (row.in + row.hidden) : row.in * row.hidden;
+    contender.operations = 2.0 * static_cast<double>(row.tokens * matrix * (gate ? 3 : 2));
     const fastffn::Activation activation = gate ? fastffn::Activation::silu : fastffn::Activation::gelu;
     contender.call = [=, &session](int variant, void* stream) {
         fastffn::FfnWeights weights;
@@ -388,10 +398,8 @@ Contender make_library(const Session& session, const Case& row, Library library,
 Contender make_ours(const Session& session, const Case& row) {
     Contender contender;
     if (row.kind == Kind::linear) contender = make_linear(session, row);
-    else if (row.kind == Kind::ffn && row.rank == 0) contender = make_ffn(session, row);
-    else
-        throw std::runtime_error(std::string(kind_name(row.kind)) + (row.rank ? " of low-rank pairs" : "") +
-                                 " has no device row yet");
+    else if (row.kind == Kind::ffn) contender = make_ffn(session, row);
+    else throw std::runtime_error(std::string(kind_name(row.kind)) + " has no device row yet");
     contender.name = "fastffn " + row.format.name();
     contender.numbers = numbers_of(row.format);
     return contender;

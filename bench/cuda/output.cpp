@@ -21,6 +21,15 @@ std::string version_text(int version) {
     return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10);
 }
 
+// What is asked, as people say it: 80 %, 3.2x.
+std::string plain(double value) {
+    std::string text = format_digits(value, 3);
+    if (text.find('.') == std::string::npos) return text;
+    text.erase(text.find_last_not_of('0') + 1);
+    if (text.back() == '.') text.pop_back();
+    return text;
+}
+
 const char* bar_kind(Bar::Of of) {
     const char* names[] = {"of_copy", "of_peak", "speed", "memory_saved"};
     return names[static_cast<int>(of)];
@@ -59,13 +68,12 @@ void case_json(Json& json, const Case& row) {
 
 std::string bar_text(const Bar& bar, const Case& row) {
     switch (bar.of) {
-        case Bar::Of::bandwidth: return "≥ " + percent(bar.at_least) + " of copy";
-        case Bar::Of::peak: return "≥ " + percent(bar.at_least) + " of peak";
+        case Bar::Of::bandwidth: return "≥ " + plain(100 * bar.at_least) + " %" + " of copy";
+        case Bar::Of::peak: return "≥ " + plain(100 * bar.at_least) + " %" + " of peak";
         case Bar::Of::speed:
-            return "≥ " + format_digits(bar.at_least, 3) + "x " +
-                   row.rivals.at(static_cast<std::size_t>(bar.rival)).name();
+            return "≥ " + plain(bar.at_least) + "x " + row.rivals.at(static_cast<std::size_t>(bar.rival)).name();
         case Bar::Of::memory:
-            return "≥ " + percent(bar.at_least) + " less memory than " +
+            return "≥ " + plain(100 * bar.at_least) + " %" + " less memory than " +
                    row.rivals.at(static_cast<std::size_t>(bar.rival)).name();
     }
     return "";

@@ -67,6 +67,7 @@ int device_of(const std::vector<std::string>& arguments) {
 Options parse_options(const std::vector<std::string>& arguments) {
     Options options;
     options.suite = std::find(arguments.begin(), arguments.end(), "--smoke") == arguments.end() ? "quick" : "all";
+    std::int64_t first = 1;
     std::vector<std::string> shapes, formats = {"bf16"}, tokens = {"1", "4096"};
     for (std::size_t i = 0; i < arguments.size(); ++i) {
         std::string name = arguments[i], inline_value;
@@ -93,6 +94,9 @@ Options parse_options(const std::vector<std::string>& arguments) {
             options.row_seconds = 1e-3;
         } else if (name == "--only") {
             options.only = value();
+        } else if (name == "--first") {
+            const std::string text = value();
+            if (!parse_int(text, &first) || first < 1) refuse(name, "the number of a row, from 1", text);
         } else if (name == "--shape") {
             shapes = split(value(), ',');
         } else if (name == "--format") {
@@ -128,7 +132,10 @@ Options parse_options(const std::vector<std::string>& arguments) {
         if (row.name().find(options.only) != std::string::npos) chosen.push_back(row);
     if (chosen.empty())
         throw std::invalid_argument("--only: no row's name contains '" + options.only + "'; --list shows them");
-    options.cases = chosen;
+    // One behind the last: nothing is left of a list that was measured in parts.
+    if (first > static_cast<std::int64_t>(chosen.size()) + 1)
+        refuse("--first", "one of " + std::to_string(chosen.size()) + " rows", std::to_string(first));
+    options.cases.assign(chosen.begin() + (first - 1), chosen.end());
     return options;
 }
 

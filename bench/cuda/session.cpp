@@ -130,7 +130,8 @@ Session::Session(int device, const std::string& places) : device_(device) {
         state.found = module_->load(library, places.c_str(), text, &error) == 0;
         state.text = state.found ? text : error.message;
     }
-    workspace_ = DeviceBuffer(*this, std::min<std::int64_t>(facts_.free_bytes / 16, std::int64_t{1} << 30));
+    workspace_ = DeviceBuffer(
+        *this, facts_.emulated ? std::int64_t{4} << 20 : std::min(facts_.free_bytes / 16, std::int64_t{1} << 30));
 }
 
 fastffn::CudaStream Session::call_on(void* stream) const {

@@ -9,6 +9,8 @@
 #include "launch/fff.hpp"
 #include "launch/ffn.hpp"
 #include "launch/launch.hpp"
+#include "launch/moe.hpp"
+#include "launch/route.hpp"
 
 namespace fastffn::cuda {
 
@@ -166,8 +168,8 @@ const Plugin table = {
     read,
     operation<LinearCall>(),
     operation<FfnCall>(),
-    {},  // moe
-    {},  // route
+    operation<MoeCall>(),
+    operation<RouteCall>(),
     operation<FffCall>(),
     operation<FffRouteCall>(),
     {},  // hadamard

@@ -12,8 +12,9 @@ Weights have the layout of ``torch.nn.Linear``: [out_features, in_features]. Pac
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from fastffn._core import DeviceWeight, __version__, fff, ffn, linear, moe, route_topk
+from fastffn._core import DeviceTree, DeviceWeight, __version__, fff, ffn, linear, moe, route_topk
 from fastffn._device import device_weight, to_cpu, to_device
+from fastffn._device_tree import device_tree
 from fastffn._fff import FffRoute, TreeInfo, fff_route, fff_workspace, pack_tree, tree_info, unpack_tree, verify_tree
 from fastffn._hadamard import hadamard, quantize
 from fastffn._machine import active_kernel, get_num_threads, set_num_threads
@@ -66,6 +67,7 @@ _LATER = {
 
 __all__ = [
     "Covariance",
+    "DeviceTree",
     "DeviceWeight",
     "ExpertLoad",
     "Factors",
@@ -86,6 +88,7 @@ __all__ = [
     "check24",
     "cmake_dir",
     "convert",
+    "device_tree",
     "device_weight",
     "device_workspace",
     "expert_load",

@@ -69,6 +69,7 @@ def moe(
     sub_norm: Any = None,
     sub_norm_eps: float = 1e-05,
     out: None = None,
+    stream: Any = None,
 ) -> _X: ...
 @overload
 def moe(
@@ -90,6 +91,7 @@ def moe(
     sub_norm: Any = None,
     sub_norm_eps: float = 1e-05,
     out: _Y,
+    stream: Any = None,
 ) -> _Y: ...
 @overload
 def route_topk(
@@ -161,6 +163,7 @@ def fff(
     plan: str = "auto",
     out: None = None,
     stream: Any = None,
+    workspace: Any = None,
 ) -> _X: ...
 @overload
 def fff(
@@ -181,8 +184,11 @@ def fff(
     plan: str = "auto",
     out: _Y,
     stream: Any = None,
+    workspace: Any = None,
 ) -> _Y: ...
-def fff_route(x: Any, tree: Any, z: bool, plan: str, stream: Any = None) -> tuple[Any, Any, Any]: ...
+def fff_route(
+    x: Any, tree: Any, z: bool, plan: str, stream: Any = None, workspace: Any = None
+) -> tuple[Any, Any, Any]: ...
 def pack_tree(
     w_node: Any, b_node: Any, w_out: Any, threshold: Any, format: str, route_format: str, tie: str
 ) -> Any: ...
@@ -256,6 +262,8 @@ def torch_fff(
     mix: float | None = None,
     plan: str = "auto",
     out: Any = None,
+    stream: Any = None,
+    workspace: Any = None,
     out_features: int | None = None,
 ) -> _X: ...
 def torch_route_topk(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fastffn import _copies, _core
+from fastffn._device_tree import is_tree, tree_to_cpu, tree_to_device
 from fastffn._weights import pack_pair
 
 
@@ -25,20 +26,25 @@ def device_weight(packed: Any, stream: Any = None) -> _core.DeviceWeight:
     return _core.device_weight(packed, stream)
 
 
-def to_device(packed: Any, device: Any = "cuda", stream: Any = None) -> _core.DeviceWeight:
+def to_device(packed: Any, device: Any = "cuda", stream: Any = None) -> Any:
     """Packed weights on a CUDA device: the same codes and scales in the order that GPUs read; nothing is rounded.
 
     Args:
-        packed: what :func:`fastffn.pack` or :func:`to_cpu` made, in the host's memory; bytes that are in the devices' order
-            already are copied as they are. A DeviceWeight goes to the other device.
+        packed: what :func:`fastffn.pack`, :func:`fastffn.pack_tree` or :func:`to_cpu` made, in the host's memory; bytes that are in the devices' order
+            already are copied as they are. A DeviceWeight or DeviceTree goes to the other device.
         device: "cuda", "cuda:1"; a device of torch, cupy, jax or ``cuda.core``; or an array that lies there. The framework that
             says it makes the array; a name is for torch, cupy or jax, which of them is imported.
         stream: as :func:`device_weight`, which this waits for like it.
+
+    Returns:
+        A :class:`fastffn.DeviceWeight`; of a tree, a :class:`fastffn.DeviceTree`.
 
     Raises:
         ValueError: damaged or foreign bytes, no CUDA device.
         RuntimeError: a format without kernels on devices; no framework to copy with; CUDA is unavailable.
     """
+    if is_tree(packed):
+        return tree_to_device(packed, device, stream)
     host = packed.copy_to_host() if isinstance(packed, _core.DeviceWeight) else _host_bytes(packed, "to_device")
     if not _is_for_devices(host):
         host = _core.to_device_layout(host)
@@ -49,7 +55,7 @@ def to_cpu(packed: Any) -> Any:
     """Packed weights as the CPU reads them, from a device: byte for byte what :func:`fastffn.pack` gives there.
 
     Args:
-        packed: a :class:`fastffn.DeviceWeight`, for whose device this waits; or its bytes in the host's memory, as a file or
+        packed: a :class:`fastffn.DeviceWeight` or DeviceTree, for whose device this waits; or its bytes in the host's memory, as a file or
             ``state_dict`` brings them.
 
     Returns:
@@ -58,6 +64,8 @@ def to_cpu(packed: Any) -> Any:
     Raises:
         ValueError: damaged bytes, or some that are not packed for devices.
     """
+    if is_tree(packed):
+        return tree_to_cpu(packed)
     if not isinstance(packed, _core.DeviceWeight):
         return _core.to_cpu_layout(packed)
     restored = _core.to_cpu_layout(packed.copy_to_host())

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from fastffn import _core
+from fastffn import _copies, _core
 from fastffn._core import fff
+from fastffn._device_tree import device_of, tree_to_cpu, tree_to_device
 
 __all__ = [
     "FffRoute", "TreeInfo", "fff", "fff_route", "fff_workspace", "pack_tree", "tree_info", "unpack_tree", "verify_tree"
@@ -79,6 +80,7 @@ def pack_tree(
     format: str = "f32",
     route_format: str | None = None,
     tie: str | None = None,
+    device: Any = None,
 ) -> Any:
     """Trees in the order and format that the kernels read.
 
@@ -96,9 +98,11 @@ def pack_tree(
         route_format: the same of w_node. None: `format`. (The leaf form has only these rows; keep them "f32".)
         tie: where a token goes whose z equals the threshold: "ge" right, "gt" left. None: as the form's reference does,
             "ge" in the leaf form, "gt" in the all-node form.
+        device: a CUDA device for the tree, as :func:`fastffn.pack` takes it; the default is where w_node is.
 
     Returns:
-        A contiguous one-dimensional uint8 array of w_node's kind, as :func:`fastffn.pack` makes them.
+        A contiguous one-dimensional uint8 array of w_node's kind, as :func:`fastffn.pack` makes them; a
+        :class:`fastffn.DeviceTree` on a CUDA device.
 
     Raises:
         ValueError: shapes, dtypes, formats or names that do not fit; finite weights beyond the range of the format; for
@@ -107,9 +111,15 @@ def pack_tree(
         BufferError: an array that cannot be read where it is.
     """
     chosen = tie if tie is not None else "ge" if w_out is None else "gt"
-    return _core.pack_tree(
+    place = device_of(w_node, device)
+    if place is not None:
+        w_node, b_node, w_out, threshold = (
+            part if part is None else _copies.to_host(part) for part in (w_node, b_node, w_out, threshold)
+        )
+    packed = _core.pack_tree(
         w_node, b_node, w_out, threshold, format, format if route_format is None else route_format, chosen
     )
+    return packed if place is None else tree_to_device(packed, place, operation="pack_tree")
 
 
 def tree_info(tree: Any) -> TreeInfo:
@@ -127,11 +137,13 @@ def verify_tree(tree: Any) -> None:
     Raises:
         ValueError: as :func:`tree_info`, or weights whose checksum differs.
     """
+    if isinstance(tree, _core.DeviceTree):
+        tree = tree_to_cpu(tree)
     _core.verify_tree(tree)
 
 
 def unpack_tree(tree: Any) -> dict[str, Any]:
-    """The parts of ``tree``, dequantised, as f32 arrays of its kind.
+    """The parts of ``tree``, dequantised, as f32 arrays of its kind, on its device.
 
     Returns:
         "w_node" [trees, nodes, d_model], "b_node" and "threshold" [trees, nodes], "w_out" [trees, nodes, d_out] or None.
@@ -139,17 +151,27 @@ def unpack_tree(tree: Any) -> dict[str, Any]:
     Raises:
         ValueError: damaged, truncated or foreign bytes (the checksum of all of them is compared).
     """
-    return dict(zip(("w_node", "b_node", "threshold", "w_out"), _core.unpack_tree(tree), strict=True))
+    names = ("w_node", "b_node", "threshold", "w_out")
+    if not isinstance(tree, _core.DeviceTree):
+        return dict(zip(names, _core.unpack_tree(tree), strict=True))
+    parts = _core.unpack_tree(_core.tree_to_cpu_layout(tree.copy_to_host()))
+    return {
+        name: part if part is None else _copies.to_device(part, tree.array, "unpack_tree")
+        for name, part in zip(names, parts, strict=True)
+    }
 
 
-def fff_route(x: Any, tree: Any, *, z: bool = False, plan: str = "auto") -> FffRoute:
+def fff_route(
+    x: Any, tree: Any, *, z: bool = False, plan: str = "auto", stream: Any = None, workspace: Any = None
+) -> FffRoute:
     """Where the tokens of x go, as :func:`fastffn.fff` would send them.
 
     Args:
         x: [..., d_model], as :func:`fastffn.fff`.
-        tree: bytes of :func:`pack_tree`, of either form.
+        tree: of :func:`pack_tree`, of either form.
         z: also return z of every node visited.
-        plan: as :func:`fastffn.fff`; all give the same bits.
+        plan: as :func:`fastffn.fff`; all give the same bits on the CPU.
+        stream, workspace: as :func:`fastffn.fff`.
 
     Returns:
         :class:`FffRoute`, arrays of x's kind.
@@ -157,7 +179,7 @@ def fff_route(x: Any, tree: Any, *, z: bool = False, plan: str = "auto") -> FffR
     Raises:
         ValueError, TypeError, BufferError, RuntimeError, MemoryError: as :func:`fastffn.linear`.
     """
-    return FffRoute(*_core.fff_route(x, tree, z, plan))
+    return FffRoute(*_core.fff_route(x, tree, z, plan, stream, workspace))
 
 
 def fff_workspace(x: Any, tree: Any, *weights: Any, threads: int = 0, **options: Any) -> int:
@@ -165,7 +187,12 @@ def fff_workspace(x: Any, tree: Any, *weights: Any, threads: int = 0, **options:
 
     Args:
         x, tree, weights, options: as :func:`fastffn.fff`; of x only the shape and dtype matter.
-        threads: for this many threads; 0 for what a call would use now.
+        threads: for this many threads; 0 for what a call would use now. On a CUDA device, where ``workspace=`` takes so many bytes,
+            leave it out.
     """
     options.setdefault("activation", "identity")
+    if isinstance(tree, _core.DeviceTree):
+        if threads:
+            raise ValueError(f"fff_workspace: threads is {threads}, and the tree is on a CUDA device; leave it out")
+        return _core.device_workspace(_core.fff, x, tree, *weights, **options)
     return _core.fff_workspace(threads, x, tree, *weights, **options)

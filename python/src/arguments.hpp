@@ -8,7 +8,7 @@
 
 namespace fastffn::python {
 
-constexpr std::size_t max_parameters = 20;
+constexpr std::size_t max_parameters = 24;
 
 struct Parameters {
     const char* function;

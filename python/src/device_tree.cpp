@@ -117,11 +117,12 @@ const DeviceTree* device_tree(PyObject* object) {
 }
 
 void register_device_trees(py::module_& module) {
-    py::class_<DeviceTree> tree(module, "DeviceTree",
-                                "A packed tree in the memory of a CUDA device; see fastffn.pack_tree and "
-                                "fastffn.device_tree.\n\n"
-                                "``array`` is the uint8 array on the device, which state_dict or safetensors may carry; "
-                                "``device`` its number. fastffn.tree_info says what it holds.");
+    py::class_<DeviceTree> tree(
+        module, "DeviceTree",
+        "A packed tree in the memory of a CUDA device; see fastffn.pack_tree and "
+        "fastffn.device_tree.\n\n"
+        "``array`` is the uint8 array on the device, which state_dict or safetensors may carry; "
+        "``device`` its number. fastffn.tree_info says what it holds.");
     tree.def_readonly("array", &DeviceTree::array)
         .def_readonly("device", &DeviceTree::device)
         .def_readonly("nbytes", &DeviceTree::bytes)
@@ -152,7 +153,9 @@ void register_device_trees(py::module_& module) {
         py::arg("tree"));
     module.def(
         "tree_to_cpu_layout",
-        [](py::object packed) { return convert_layout("tree_for_cpu", std::move(packed), &cpu_tree_bytes, &tree_for_cpu); },
+        [](py::object packed) {
+            return convert_layout("tree_for_cpu", std::move(packed), &cpu_tree_bytes, &tree_for_cpu);
+        },
         py::arg("tree"));
 }
 

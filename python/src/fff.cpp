@@ -94,6 +94,7 @@ struct Fff {
         Plan,
         Out,
         Stream,
+        Workspace,
         count
     };
     static Parameters parameters;
@@ -194,11 +195,12 @@ struct Fff {
         return cuda_fff({call.device, nullptr}, x.view, weights, TensorView());
     }
 };
-Parameters Fff::parameters{"fff",
-                           {"x", "tree", "w_up", "w_down", "b_up", "b_down", "activation", "leaf", "master_up",
-                            "master_down", "master_b_up", "master_b_down", "mix", "plan", "out", "stream", nullptr},
-                           2,
-                           6};
+Parameters Fff::parameters{
+    "fff",
+    {"x", "tree", "w_up", "w_down", "b_up", "b_down", "activation", "leaf", "master_up", "master_down", "master_b_up",
+     "master_b_down", "mix", "plan", "out", "stream", "workspace", nullptr},
+    2,
+    6};
 
 // The result's shape is x's with the layer's output features. Errors come from the query for workspace, which makes every
 // check of the call but those of the result.
@@ -235,12 +237,15 @@ PyObject* finish_call(const Fff& call, PyObject* const* slots, PyObject* width, 
 PyObject* run(PyObject* const* slots, PyObject* width) {
     if (const DeviceTree* tree = device_tree(slots[Fff::Tree])) {
         // The GIL is kept: a launch takes microseconds.
-        const CudaStream stream = call_stream("fff", slots[Fff::Stream], slots[Fff::X], tree->device);
+        CudaStream stream = call_stream("fff", slots[Fff::Stream], slots[Fff::X], tree->device);
         const Fff call(slots, {"fff", true, dlpack_stream(stream), tree->device});
+        read_workspace(call.call, slots[Fff::Workspace], &stream);
         return finish_call(call, slots, width, [&](const TensorView& y) { return call.run(stream, y); });
     }
-    if (slots[Fff::Stream])
-        raise(PyExc_ValueError, "fff: stream is for trees on CUDA devices, and this one is on the CPU");
+    for (int slot : {Fff::Stream, Fff::Workspace})
+        if (slots[slot])
+            raise(PyExc_ValueError, std::string("fff: ") + (slot == Fff::Stream ? "stream" : "workspace") +
+                                        " is for trees on CUDA devices, and this one is on the CPU");
     const Fff call(slots);
     return finish_call(call, slots, width, [&](const TensorView& y) {
         const ContextLease context;
@@ -309,14 +314,17 @@ double seconds_per_fff(int repeats, const py::args& args, const py::kwargs& keyw
 }
 
 py::tuple route(const py::object& x, const py::object& tree, bool wants_z, const std::string& plan_name,
-                const py::object& stream_argument) {
+                const py::object& stream_argument, const py::object& workspace) {
     Call call{"fff_route"};
     CudaStream stream;
     if (const DeviceTree* on_device = device_tree(tree.ptr())) {
-        stream = call_stream("fff_route", stream_argument.is_none() ? nullptr : stream_argument.ptr(), x, on_device->device);
+        stream =
+            call_stream("fff_route", stream_argument.is_none() ? nullptr : stream_argument.ptr(), x, on_device->device);
         call = {"fff_route", true, dlpack_stream(stream), on_device->device};
-    } else if (!stream_argument.is_none()) {
-        raise(PyExc_ValueError, "fff_route: stream is for trees on CUDA devices, and this one is on the CPU");
+        read_workspace(call, workspace.is_none() ? nullptr : workspace.ptr(), &stream);
+    } else if (!stream_argument.is_none() || !workspace.is_none()) {
+        raise(PyExc_ValueError, std::string("fff_route: ") + (workspace.is_none() ? "stream" : "workspace") +
+                                    " is for trees on CUDA devices, and this one is on the CPU");
     }
     FffPlan plan;
     check(renamed(parse_plan(plan_name.c_str(), &plan), "", "fff_route: "));
@@ -449,7 +457,7 @@ void register_fff(py::module_& module) {
                                     {}};
     if (PyModule_AddFunctions(module.ptr(), methods) != 0) throw py::error_already_set();
     module.def("fff_route", &route, py::arg("x"), py::arg("tree"), py::arg("z"), py::arg("plan"),
-               py::arg("stream") = py::none());
+               py::arg("stream") = py::none(), py::arg("workspace") = py::none());
     module.def("pack_tree", &pack_parts, py::arg("w_node"), py::arg("b_node"), py::arg("w_out"), py::arg("threshold"),
                py::arg("format"), py::arg("route_format"), py::arg("tie"));
     module.def("tree_info", &info_of, py::arg("tree"));

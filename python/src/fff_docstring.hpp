@@ -4,7 +4,7 @@
 namespace fastffn::python {
 
 constexpr const char* fff_docstring =
-    R"(fff($module, /, x, tree, w_up=None, w_down=None, b_up=None, b_down=None, *, activation, leaf=None, master_up=None, master_down=None, master_b_up=None, master_b_down=None, mix=None, plan='auto', out=None, stream=None)
+    R"(fff($module, /, x, tree, w_up=None, w_down=None, b_up=None, b_down=None, *, activation, leaf=None, master_up=None, master_down=None, master_b_up=None, master_b_down=None, mix=None, plan='auto', out=None, stream=None, workspace=None)
 --
 
 A fast feedforward layer: a tree chooses the few neurons that run, so time grows with the logarithm of the width.
@@ -30,8 +30,8 @@ Args:
     plan: "auto", "per_token" (each token walks on its own) or "grouped" (tokens share the rows of subtrees).
     out: where to write y: [..., d_out], f32, f16 or bf16, writable, sharing no memory with the inputs. It is returned as
         it is, and the call allocates nothing. None makes a new array.
-    stream: with a tree on a CUDA device (:class:`fastffn.DeviceTree`; leaves and a master are then :class:`fastffn.DeviceWeight`,
-        and every other array lies there too): as :func:`fastffn.linear`.
+    stream, workspace: with a tree on a CUDA device (:class:`fastffn.DeviceTree`; leaves and a master are then :class:`fastffn.DeviceWeight`,
+        and every other array lies there too): as :func:`fastffn.linear`, with :func:`fastffn.fff_workspace` bytes.
 
 Returns:
     y, [..., d_out]: without ``out``, an array of x's kind and dtype.

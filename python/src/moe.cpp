@@ -9,7 +9,9 @@
 
 #include "arguments.hpp"
 #include "contexts.hpp"
+#include "device_weight.hpp"
 #include "errors.hpp"
+#include "fastffn/cuda.hpp"
 #include "fastffn/ffn.hpp"
 #include "fastffn/moe.hpp"
 #include "gil.hpp"
@@ -46,16 +48,17 @@ struct Moe {
         WeightsOnInput,
         Load,
         Out,
+        Stream,
         count
     };
     static Parameters parameters;
 
-    Call call{operation};
+    Call call;
     Array x, ids, weights, load;
     MoeWeights layer;
     std::int64_t weight_bytes = 0;
 
-    explicit Moe(PyObject* const* slots) {
+    explicit Moe(PyObject* const* slots, const Call& how = {operation}) : call(how) {
         if (!slots[Activation])
             raise(PyExc_TypeError, "moe() missing required keyword argument: 'activation' (a name such as 'silu')");
         layer.activation =
@@ -85,6 +88,9 @@ struct Moe {
     std::int64_t* load_data() const { return static_cast<std::int64_t*>(load.view.data); }
     Status run(Context& context, const TensorView& y) const {
         return moe(context, x.view, ids.view, weight_view(), layer, y, load_data());
+    }
+    Status run(CudaStream stream, const TensorView& y) const {
+        return cuda_moe(stream, x.view, ids.view, weight_view(), layer, y, load_data());
     }
 
   private:
@@ -241,42 +247,66 @@ struct Moe {
 Parameters Moe::parameters{
     "moe",
     {"x", "ids", "weights", "w_up", "w_down", "w_gate", "b_up", "b_down", "b_gate", "sub_norm", "sub_norm_eps",
-     "activation", "shared", "special", "weights_on_input", "load", "out", nullptr},
+     "activation", "shared", "special", "weights_on_input", "load", "out", "stream", nullptr},
     5,
     9};
 
 Result new_result(const Moe& call, PyObject* x) {
     const TensorView& view = call.x.view;
-    PackedInfo info;
-    std::int64_t bytes = 0;
-    const std::int64_t picks = call.ids.view.ndim ? call.ids.view.shape[call.ids.view.ndim - 1] : 1;
-    check(moe_workspace(view, picks, call.layer, 1, &bytes));
-    check(inspect(call.last(), &info));
+    std::int64_t out_features = 0;
+    if (const PackedHeader* header = call.last().header) {
+        if (view.ndim == 0) raise(PyExc_ValueError, "moe: x has shape (), expected (..., d_model)");
+        out_features = header->out_features;
+    } else {
+        PackedInfo info;
+        std::int64_t bytes = 0;
+        const std::int64_t picks = call.ids.view.ndim ? call.ids.view.shape[call.ids.view.ndim - 1] : 1;
+        check(moe_workspace(view, picks, call.layer, 1, &bytes));
+        check(inspect(call.last(), &info));
+        out_features = info.out_features;
+    }
     std::int64_t shape[max_dims];
     for (int i = 0; i + 1 < view.ndim; ++i) shape[i] = view.shape[i];
-    shape[view.ndim - 1] = info.out_features;
+    shape[view.ndim - 1] = out_features;
     return {call.call, x, call.x, view.dtype, view.ndim, shape};
 }
 
-// `width` is what the caller expects of the result, or nullptr.
-PyObject* run(PyObject* const* slots, PyObject* width) {
-    const Moe call(slots);
+// Reads or makes the result, has it computed and returns it. `width` is what the caller expects of it, or nullptr.
+template <class Compute>
+PyObject* finish(const Moe& call, PyObject* const* slots, PyObject* width, Compute compute) {
     std::optional<Result> result;
     Array out;
     if (slots[Moe::Out]) read_array(call.call, "out", slots[Moe::Out], Role::output, &out);
     else result.emplace(new_result(call, slots[Moe::X]));
     const TensorView& y = result ? result->view : out.view;
     if (width && y.ndim) check_out_features(operation, width, y.shape[y.ndim - 1]);
-    Status status;
-    {
-        const ContextLease context;
-        const GilRelease release;
-        status = call.run(*context, y);
-    }
-    check(status);
+    check(compute(y));
     if (result) return result->finish().release().ptr();
     Py_INCREF(slots[Moe::Out]);
     return slots[Moe::Out];
+}
+
+// The first stack's w_up, if it is on a device.
+const DeviceWeight* first_weight(PyObject* w_up) {
+    if (w_up && is_list(w_up)) w_up = PySequence_Fast_GET_SIZE(w_up) ? PySequence_Fast_GET_ITEM(w_up, 0) : nullptr;
+    return device_weight(w_up);
+}
+
+PyObject* run(PyObject* const* slots, PyObject* width) {
+    if (const DeviceWeight* weight = first_weight(slots[Moe::FirstPart + WUp])) {
+        // The GIL is kept: launches take microseconds.
+        const CudaStream stream = call_stream(operation, slots[Moe::Stream], slots[Moe::X], weight->device);
+        const Moe call(slots, {operation, true, dlpack_stream(stream), weight->device});
+        return finish(call, slots, width, [&](const TensorView& y) { return call.run(stream, y); });
+    }
+    if (slots[Moe::Stream])
+        raise(PyExc_ValueError, "moe: stream is for weights on CUDA devices, and these are on the CPU");
+    const Moe call(slots);
+    return finish(call, slots, width, [&](const TensorView& y) {
+        const ContextLease context;
+        const GilRelease release;
+        return call.run(*context, y);
+    });
 }
 
 PyObject* moe_entry(PyObject*, PyObject* const* args, Py_ssize_t count, PyObject* keywords) noexcept {

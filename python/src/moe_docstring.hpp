@@ -4,7 +4,7 @@
 namespace fastffn::python {
 
 constexpr const char* moe_docstring =
-    R"(moe($module, /, x, ids, weights, w_up, w_down, w_gate=None, b_up=None, b_down=None, b_gate=None, *, activation, shared=None, special=None, weights_on_input=False, load=None, sub_norm=None, sub_norm_eps=1e-05, out=None)
+    R"(moe($module, /, x, ids, weights, w_up, w_down, w_gate=None, b_up=None, b_down=None, b_gate=None, *, activation, shared=None, special=None, weights_on_input=False, load=None, sub_norm=None, sub_norm_eps=1e-05, out=None, stream=None)
 --
 
 A mixture of experts, after any router, over experts in any weight format.
@@ -35,6 +35,7 @@ Args:
     load: [E + special] int64, sharing no memory with the others: overwritten with how many slots named each expert.
     out: where to write y: [..., d_model_out], f32, f16 or bf16, writable, sharing no memory with the inputs. It is
         returned as it is, and the call allocates no array. None makes a new array.
+    stream: with weights on a CUDA device (every array lies there then): as :func:`fastffn.linear`.
 
 Returns:
     y, [..., d_model_out]: without ``out``, an array of x's kind and dtype.
@@ -44,6 +45,10 @@ Raises:
         of range.
 
 Experts are added in f32: special ones by slot, then the others in ascending order of their ids, then shared ones. The hidden activations and the picks' results
-exist only as tiles. The result has the same bits for any number of threads, and rounding is that of :func:`fastffn.ffn`.)";
+exist only as tiles. The result has the same bits for any number of threads, and rounding is that of :func:`fastffn.ffn`.
+
+On CUDA devices ids are not read before the call: those that name no expert are empty slots. With bf16 results and more than
+16 tokens, experts' outputs are rounded to bf16 before weights add them up in f32. Up to 4096 ids per token and 128 special
+experts. Never run on a GPU so far: the kernels' logic is tested on the CPU.)";
 
 }  // namespace fastffn::python

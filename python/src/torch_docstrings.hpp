@@ -32,7 +32,7 @@ Under autocast of the CPU x is cast to its dtype, which is then y's. What happen
 :mod:`fastffn.torch`.)";
 
 constexpr const char* torch_moe_docstring =
-    R"(torch_moe($module, /, x, ids, weights, w_up, w_down, w_gate=None, b_up=None, b_down=None, b_gate=None, *, activation, shared=None, special=None, weights_on_input=False, load=None, out=None, out_features=None)
+    R"(torch_moe($module, /, x, ids, weights, w_up, w_down, w_gate=None, b_up=None, b_down=None, b_gate=None, *, activation, shared=None, special=None, weights_on_input=False, load=None, out=None, stream=None, out_features=None)
 --
 
 :func:`fastffn.moe` for torch tensors, which torch can trace, differentiate, batch and cast.
@@ -46,7 +46,7 @@ Under autocast of the CPU x is cast to its dtype, which is then y's; weights are
 see :mod:`fastffn.torch`.)";
 
 constexpr const char* torch_fff_docstring =
-    R"(torch_fff($module, /, x, tree, w_up=None, w_down=None, b_up=None, b_down=None, *, activation, leaf=None, master_up=None, master_down=None, master_b_up=None, master_b_down=None, mix=None, plan='auto', out=None, out_features=None)
+    R"(torch_fff($module, /, x, tree, w_up=None, w_down=None, b_up=None, b_down=None, *, activation, leaf=None, master_up=None, master_down=None, master_b_up=None, master_b_down=None, mix=None, plan='auto', out=None, stream=None, workspace=None, out_features=None)
 --
 
 :func:`fastffn.fff` for torch tensors, which torch can trace, batch and cast.

@@ -10,8 +10,17 @@
 
 #include "../cpp/check.hpp"
 #include "cuda_runtime.h"
+#ifdef FASTFFN_ON_GPU
+#include "gpu/device.hpp"
+#endif
 
 namespace support {
+
+#ifdef FASTFFN_ON_GPU
+constexpr bool on_gpu = true;
+#else
+constexpr bool on_gpu = false;  // on the emulated device
+#endif
 
 // An array in device memory: a guard page, or AddressSanitizer's red zone, follows its last element.
 template <class T>

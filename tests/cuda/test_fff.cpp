@@ -47,7 +47,7 @@ std::string name(const Shape& s, FffPlan plan) {
 struct Tree {
     std::int64_t trees, depth, nodes, levels, d_model, d_out;
     std::vector<float> w_node, b_node, threshold, w_out;
-    std::vector<std::byte> host;
+    std::vector<std::byte> host, converted;
     Device<std::byte> device;
 
     Tree(const Shape& s, std::vector<float> w, std::vector<float> b, std::vector<float> t, std::vector<float> o)
@@ -62,7 +62,8 @@ struct Tree {
           threshold(std::move(t)),
           w_out(std::move(o)),
           host(pack_host(s)),
-          device(convert(host)) {
+          converted(convert(host)),
+          device(converted) {
         // What the formats made of them.
         const TensorView w_view(w_node.data(), DType::f32, {trees, nodes, d_model}),
             o_view(w_out.data(), DType::f32, {trees, nodes, d_out});
@@ -103,7 +104,7 @@ struct Tree {
     PackedView view() const { return {host.data(), static_cast<std::int64_t>(host.size())}; }
     DeviceTree on_device() const {
         TreeHeader h;
-        std::memcpy(&h, device.data(), sizeof h);
+        std::memcpy(&h, converted.data(), sizeof h);
         return {device.data() + sizeof h,
                 d_out ? 1 : 0,
                 h.tie == 1,

@@ -33,15 +33,15 @@ std::vector<std::byte> bytes_as(const std::vector<float>& values, DType dtype) {
 
 // A matrix, or a stack of them, for both sides.
 struct Weights {
-    std::vector<std::byte> host;
+    std::vector<std::byte> host, converted;
     Device<std::byte> device;
     PackedHeader header;
 
     Weights(Format format, std::int64_t count, std::int64_t out, std::int64_t in, std::mt19937& generator)
         : Weights(format, values_for(format, (count ? count : 1) * out * in, in, generator), count, out, in) {}
     Weights(Format format, const std::vector<float>& w, std::int64_t count, std::int64_t out, std::int64_t in)
-        : host(pack_host(format, view_of(w, count, out, in))), device(pack_device(host)) {
-        std::memcpy(&header, device.data(), sizeof header);
+        : host(pack_host(format, view_of(w, count, out, in))), converted(pack_device(host)), device(converted) {
+        std::memcpy(&header, converted.data(), sizeof header);
     }
     static std::vector<float> values_for(Format format, std::int64_t count, std::int64_t in, std::mt19937& generator) {
         auto w = random(count, generator, 1 / std::sqrt(static_cast<float>(in)));

@@ -46,7 +46,7 @@ struct Pair {
     Pair(const std::vector<float>& u, const std::vector<float>& v, std::int64_t out, std::int64_t rank, std::int64_t in,
          Format factors)
         : host(pack(u, v, out, rank, in, factors)), device(for_device(host)) {
-        std::memcpy(&header, device.data(), sizeof header);
+        cudaMemcpy(&header, device.data(), sizeof header, cudaMemcpyDeviceToHost);
     }
     static std::vector<std::byte> pack(const std::vector<float>& u, const std::vector<float>& v, std::int64_t out,
                                        std::int64_t rank, std::int64_t in, Format factors) {

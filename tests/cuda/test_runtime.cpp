@@ -505,6 +505,19 @@ TEST(a_block_that_waits_for_another_is_an_error) {
     cudaGetLastError();
 }
 
+TEST(host_code_cannot_touch_device_memory) {
+    if (!std::getenv("FASTFFN_CUDA_HIDE")) return check::skip("FASTFFN_CUDA_HIDE=1");
+    Device<int> total(std::vector<int>{0});
+    Device<unsigned> order(std::vector<unsigned>(161));
+    CHECK(run_ok(launch(count_atomically, {dim3(5), dim3(32)}, total.data(), order.data())));
+    CHECK(total.host()[0] == 160);
+    CHECK(support::dies([&] { std::fprintf(stderr, "%d", *total.data()); }));
+    CHECK(support::dies([&] { *total.data() = 1; }));
+    Device<int> unused(3);
+    CHECK(support::dies([&] { unused.data()[2] = 1; }));
+    CHECK(total.host()[0] == 160);
+}
+
 TEST(refused_launches) {
     Device<int> y(1);
     CHECK(launch(indices, {dim3(1), dim3(1025)}, y.data()) != cudaSuccess);

@@ -306,8 +306,8 @@ bool pipeline_is_wrong() {
     Device<float> y(tile_rows * tile_columns);
     ptx::TensorMap x_map = {}, w_map = {};
     // The last four columns of a row are beyond the tensor, and so zeros.
-    if (!ptx::make_tensor_map(&x_map, {device_x.data(), depth * 2, tile_rows, padded * 2, 1, 0}, tile_rows) ||
-        !ptx::make_tensor_map(&w_map, {device_w.data(), depth * 2, tile_columns, padded * 2, 1, 0}, tile_columns))
+    if (!ptx::make_tensor_map(&x_map, {device_x.data(), depth * 2, tile_rows, padded * 2, 0, 0}, tile_rows) ||
+        !ptx::make_tensor_map(&w_map, {device_w.data(), depth * 2, tile_columns, padded * 2, 0, 0}, tile_columns))
         return true;
     if (launch(pipeline<defect>, {dim3(1), dim3(160 + 96), stages * stage_bytes + 2 * stages * 8}, x_map, w_map, steps,
                y.data()) != cudaSuccess)
@@ -405,7 +405,7 @@ TEST(boxes_of_a_tensor) {
     for (const bool is_stack : {false, true}) {
         ptx::TensorMap map = {};
         CHECK(
-            ptx::make_tensor_map(&map, {x.data(), row_bytes, rows, stride, is_stack ? matrices : 1, matrix_bytes}, 16));
+            ptx::make_tensor_map(&map, {x.data(), row_bytes, rows, stride, is_stack ? matrices : 0, matrix_bytes}, 16));
         for (const auto& at : {CopyArgs{16, 0, 0, 2},
                                {16, 128, 3, 1},
                                {16, 256, 8, 0},
@@ -444,14 +444,14 @@ TEST(maps_that_the_driver_refuses) {
     const Hopper hopper;
     const Device<unsigned char> x(4096);
     ptx::TensorMap map = {};
-    CHECK(ptx::make_tensor_map(&map, {x.data(), 100, 8, 112, 1, 0}, 8));
-    CHECK(!ptx::make_tensor_map(&map, {x.data() + 8, 100, 8, 112, 1, 0}, 8));
-    CHECK(!ptx::make_tensor_map(&map, {x.data(), 100, 8, 104, 1, 0}, 8));
-    CHECK(!ptx::make_tensor_map(&map, {x.data(), 0, 8, 112, 1, 0}, 8));
-    CHECK(!ptx::make_tensor_map(&map, {x.data(), 100, 8, 112, 1, 0}, 257));
+    CHECK(ptx::make_tensor_map(&map, {x.data(), 100, 8, 112, 0, 0}, 8));
+    CHECK(!ptx::make_tensor_map(&map, {x.data() + 8, 100, 8, 112, 0, 0}, 8));
+    CHECK(!ptx::make_tensor_map(&map, {x.data(), 100, 8, 104, 0, 0}, 8));
+    CHECK(!ptx::make_tensor_map(&map, {x.data(), 0, 8, 112, 0, 0}, 8));
+    CHECK(!ptx::make_tensor_map(&map, {x.data(), 100, 8, 112, 0, 0}, 257));
     CHECK(!ptx::make_tensor_map(&map, {x.data(), 100, 8, 112, 2, 1000}, 8));
     emulator::set_tensor_maps(false);
-    CHECK(!ptx::make_tensor_map(&map, {x.data(), 100, 8, 112, 1, 0}, 8));
+    CHECK(!ptx::make_tensor_map(&map, {x.data(), 100, 8, 112, 0, 0}, 8));
 }
 
 TEST(bulk_copies_end_at_their_mbarrier) {

@@ -34,6 +34,12 @@ class Tree:
         self.fmt = fmt
         self.values = {n: None if a is None else a.astype(np.float64) for n, a in ff.unpack_tree(self.packed).items()}
 
+    def route(self, x, **keywords):
+        return ff.fff_route(x, self.packed, z=True, **keywords)
+
+    def run(self, x, **keywords):
+        return ff.fff(x, self.packed, **keywords)
+
     def way(self, x, leaf=None):
         """The oracle's way, through the last level too."""
         v = self.values
@@ -54,7 +60,7 @@ class Tree:
 
     def check_route(self, x, **keywords):
         """Leaves are the oracle's but where a decision is within the error of z; returns them."""
-        route = ff.fff_route(x, self.packed, z=True, **keywords)
+        route = self.route(x, **keywords)
         wide = x.astype(np.float64)
         leaf = np.asarray(route.leaf)
         assert leaf.dtype == np.int32 and leaf.shape == (len(x), self.trees)
@@ -97,11 +103,11 @@ class Tree:
         """Both plans against the oracle, and against each other bit for bit; returns y."""
         leaf = self.check_route(x, plan="per_token")
         expected = self.bounded(x, leaf, activation)
-        outputs = [ff.fff(x, self.packed, activation=activation, plan=plan, **keywords) for plan in PLANS]
+        outputs = [self.run(x, activation=activation, plan=plan, **keywords) for plan in PLANS]
         for y in outputs:
             check(y, expected, str(x.dtype))
         assert outputs[0].tobytes() == outputs[1].tobytes()
-        routes = [ff.fff_route(x, self.packed, z=True, plan=plan) for plan in PLANS]
+        routes = [self.route(x, plan=plan) for plan in PLANS]
         for a, b in zip(*routes, strict=True):
             assert a.tobytes() == b.tobytes()
         return outputs[0]

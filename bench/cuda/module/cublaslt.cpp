@@ -35,10 +35,12 @@ int type_of(Element element) {
 // Rows that are contiguous here are columns there: yᵀ [out, tokens] = (wᵀ)ᵀ · xᵀ.
 class DenseProduct : public Product {
   public:
-    DenseProduct(const ProductShape& shape, const void* w, const void* x, void* y, cudaStream_t stream) : shape_(shape) {
+    DenseProduct(const ProductShape& shape, const void* w, const void* x, void* y, cudaStream_t stream)
+        : shape_(shape) {
         const bool integers = shape.element == Element::i8;
         const int type = type_of(shape.element), y_type = integers ? r_32i : type;
-        const auto out = static_cast<std::uint64_t>(shape.out_features), in = static_cast<std::uint64_t>(shape.in_features),
+        const auto out = static_cast<std::uint64_t>(shape.out_features),
+                   in = static_cast<std::uint64_t>(shape.in_features),
                    tokens = static_cast<std::uint64_t>(shape.tokens);
         check(functions.desc_create(&desc_, integers ? compute_32i : compute_32f, integers ? r_32i : r_32f),
               "cublasLtMatmulDescCreate");
@@ -108,7 +110,8 @@ class DenseProduct : public Product {
                 reason = error.what();
             }
         }
-        if (best == std::numeric_limits<double>::infinity()) throw std::runtime_error("cuBLASLt: no algorithm ran; " + reason);
+        if (best == std::numeric_limits<double>::infinity())
+            throw std::runtime_error("cuBLASLt: no algorithm ran; " + reason);
         algo_ = chosen;
     }
 

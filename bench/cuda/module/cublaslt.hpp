@@ -45,9 +45,9 @@ struct Functions {
     Status (*preference_set)(Preference, int attribute, const void* value, std::size_t bytes);
     Status (*heuristic)(Handle, MatmulDesc, Layout a, Layout b, Layout c, Layout d, Preference, int wanted,
                         HeuristicResult*, int* found);
-    Status (*matmul)(Handle, MatmulDesc, const void* alpha, const void* a, Layout, const void* b, Layout, const void* beta,
-                     const void* c, Layout, void* d, Layout, const Algo*, void* workspace, std::size_t workspace_bytes,
-                     cudaStream_t);
+    Status (*matmul)(Handle, MatmulDesc, const void* alpha, const void* a, Layout, const void* b, Layout,
+                     const void* beta, const void* c, Layout, void* d, Layout, const Algo*, void* workspace,
+                     std::size_t workspace_bytes, cudaStream_t);
 };
 
 }  // namespace bench::cuda::lt

@@ -24,16 +24,18 @@ void check(Status status, const char* what) {
 // w is the structured matrix, as rows; the rows of x and y are columns there.
 class SparseProduct : public Product {
   public:
-    SparseProduct(const ProductShape& shape, const void* w, const void* x, void* y, cudaStream_t stream) : shape_(shape) {
+    SparseProduct(const ProductShape& shape, const void* w, const void* x, void* y, cudaStream_t stream)
+        : shape_(shape) {
         const bool integers = shape.element == Element::i8;
         const int type = integers ? lt::r_8i : shape.element == Element::f16 ? lt::r_16f : lt::r_16bf;
         if (shape.element == Element::f32 || shape.element == Element::i32)
             throw std::runtime_error("cuSPARSELt: f16, bf16 and i8 only");
         constexpr std::uint32_t alignment = 16;
-        check(functions.structured(&handle, &w_, shape.out_features, shape.in_features, shape.in_features, alignment, type,
-                                   order_row, sparsity_50_percent),
+        check(functions.structured(&handle, &w_, shape.out_features, shape.in_features, shape.in_features, alignment,
+                                   type, order_row, sparsity_50_percent),
               "cusparseLtStructuredDescriptorInit");
-        check(functions.dense(&handle, &x_, shape.in_features, shape.tokens, shape.in_features, alignment, type, order_col),
+        check(functions.dense(&handle, &x_, shape.in_features, shape.tokens, shape.in_features, alignment, type,
+                              order_col),
               "cusparseLtDenseDescriptorInit");
         check(functions.dense(&handle, &y_, shape.out_features, shape.tokens, shape.out_features, alignment,
                               integers ? lt::r_32i : type, order_col),
@@ -53,7 +55,8 @@ class SparseProduct : public Product {
         check(functions.search(&handle, &plan_, &one, encoded.data(), x, &zero, y, y, scratch_->data(), &stream, 1),
               "cusparseLtMatmulSearch");
         make_scratch();
-        if (cudaStreamSynchronize(stream) != cudaSuccess) throw std::runtime_error("cusparseLtMatmulSearch failed on the device");
+        if (cudaStreamSynchronize(stream) != cudaSuccess)
+            throw std::runtime_error("cusparseLtMatmulSearch failed on the device");
     }
     ~SparseProduct() override {
         if (planned_) functions.plan_destroy(&plan_);
@@ -65,12 +68,15 @@ class SparseProduct : public Product {
         const std::int64_t dense_bytes = shape_.out_features * shape_.in_features * element_bytes(shape_.element);
         const Scratch pruned(dense_bytes), buffer(static_cast<std::int64_t>(buffer_));
         check(functions.prune(&handle, &descriptor_, w, pruned.data(), prune_strip, nullptr), "cusparseLtSpMMAPrune");
-        check(functions.compress(&handle, &plan_, pruned.data(), to, buffer.data(), nullptr), "cusparseLtSpMMACompress");
-        if (cudaStreamSynchronize(nullptr) != cudaSuccess) throw std::runtime_error("cusparseLtSpMMACompress failed on the device");
+        check(functions.compress(&handle, &plan_, pruned.data(), to, buffer.data(), nullptr),
+              "cusparseLtSpMMACompress");
+        if (cudaStreamSynchronize(nullptr) != cudaSuccess)
+            throw std::runtime_error("cusparseLtSpMMACompress failed on the device");
     }
     void multiply(const void* w, const void* x, void* y, cudaStream_t stream) override {
         const float one = 1, zero = 0;
-        check(functions.matmul(&handle, &plan_, &one, w, x, &zero, y, y, scratch_->data(), &stream, 1), "cusparseLtMatmul");
+        check(functions.matmul(&handle, &plan_, &one, w, x, &zero, y, y, scratch_->data(), &stream, 1),
+              "cusparseLtMatmul");
     }
 
   private:

@@ -15,11 +15,11 @@ struct alignas(64) Opaque {
     std::uint8_t data[16384] = {};
 };
 
-constexpr int order_col = 1, order_row = 2;                // cusparseOrder_t
-constexpr int op_n = 0;                                    // cusparseOperation_t
-constexpr int sparsity_50_percent = 0, alg_default = 0;    // cusparseLtSparsity_t, cusparseLtMatmulAlg_t
-constexpr int compute_32i = 0, compute_32f = 2;            // cusparseComputeType since 0.5
-constexpr int prune_strip = 1;                             // cusparseLtPruneAlg_t: the best two of each four
+constexpr int order_col = 1, order_row = 2;              // cusparseOrder_t
+constexpr int op_n = 0;                                  // cusparseOperation_t
+constexpr int sparsity_50_percent = 0, alg_default = 0;  // cusparseLtSparsity_t, cusparseLtMatmulAlg_t
+constexpr int compute_32i = 0, compute_32f = 2;          // cusparseComputeType since 0.5
+constexpr int prune_strip = 1;                           // cusparseLtPruneAlg_t: the best two of each four
 
 struct Functions {
     Status (*init)(Opaque* handle);
@@ -40,8 +40,9 @@ struct Functions {
     Status (*compressed_size)(const Opaque* handle, const Opaque* plan, std::size_t* bytes, std::size_t* buffer_bytes);
     Status (*compress)(const Opaque* handle, const Opaque* plan, const void* dense, void* compressed, void* buffer,
                        cudaStream_t stream);
-    Status (*search)(const Opaque* handle, Opaque* plan, const void* alpha, const void* a, const void* b, const void* beta,
-                     const void* c, void* d, void* workspace, cudaStream_t* streams, std::int32_t count);
+    Status (*search)(const Opaque* handle, Opaque* plan, const void* alpha, const void* a, const void* b,
+                     const void* beta, const void* c, void* d, void* workspace, cudaStream_t* streams,
+                     std::int32_t count);
     Status (*matmul)(const Opaque* handle, const Opaque* plan, const void* alpha, const void* a, const void* b,
                      const void* beta, const void* c, void* d, void* workspace, cudaStream_t* streams,
                      std::int32_t count);

@@ -19,7 +19,8 @@ inline void* open_library(const std::string& places, const std::vector<std::stri
         const std::string place = places.substr(begin, end - begin);
         for (const std::string& name : names) {
             const std::size_t slash = place.find_last_of('/');
-            if (place.substr(slash == std::string::npos ? 0 : slash + 1).rfind(name.substr(0, name.find('.')) + ".so", 0) == 0)
+            if (place.substr(slash == std::string::npos ? 0 : slash + 1)
+                    .rfind(name.substr(0, name.find('.')) + ".so", 0) == 0)
                 candidates.push_back(place);
             else if (!place.empty()) candidates.push_back(place + "/" + name);
         }

@@ -11,6 +11,7 @@
 #include "cuda/device.hpp"
 #include "fastffn/version.hpp"
 #include "launch/launch.hpp"
+#include "library.hpp"
 #include "product.hpp"
 
 namespace bench::cuda {
@@ -20,7 +21,8 @@ namespace {
 void check(cudaError_t status, const char* what) {
     if (status == cudaSuccess) return;
     cudaGetLastError();
-    throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(status) + " (" + cudaGetErrorName(status) + ")");
+    throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(status) + " (" + cudaGetErrorName(status) +
+                             ")");
 }
 
 // No exception crosses the border.
@@ -69,8 +71,9 @@ void fill_with(void* to, std::int64_t count, std::uint64_t seed) {
     grid.threads = dim3(256);
     grid.stream = the_stream;
     grid.kernel = "fill";
-    check(fastffn::cuda::launch(fill_kernel<T>, grid, static_cast<T*>(to), count, static_cast<unsigned long long>(seed)),
-          "fill");
+    check(
+        fastffn::cuda::launch(fill_kernel<T>, grid, static_cast<T*>(to), count, static_cast<unsigned long long>(seed)),
+        "fill");
 }
 
 struct Recording {
@@ -110,25 +113,58 @@ std::int32_t open(std::int32_t device, DeviceFacts* facts, void** stream, Module
     });
 }
 
+#ifdef FASTFFN_CUDA_EMULATED
+// Arrays of the emulated plugin's own memory, so that with FASTFFN_CUDA_HIDE=1 host code that touches one ends the program.
+struct EmulatedMemory {
+    void* (*allocate)(std::size_t) = nullptr;
+    void (*release)(void*) = nullptr;
+    void (*access)(int) = nullptr;
+    EmulatedMemory() {
+        const char* path = std::getenv("FASTFFN_CUDA_PLUGIN");
+        void* const plugin = dlopen(path ? path : "", RTLD_NOW | RTLD_NOLOAD);
+        if (!plugin) throw std::runtime_error("FASTFFN_CUDA_PLUGIN is no loaded plugin");
+        find_function(plugin, "fastffn_emulated_allocate", &allocate);
+        find_function(plugin, "fastffn_emulated_release", &release);
+        find_function(plugin, "fastffn_emulated_access", &access);
+    }
+};
+const EmulatedMemory& emulated_memory() {
+    static const EmulatedMemory memory;
+    return memory;
+}
+// What this file does to device memory.
+struct Access {
+    Access() { emulated_memory().access(1); }
+    ~Access() { emulated_memory().access(0); }
+};
+#else
+struct Access {
+    Access() {}
+};
+#endif
+
 std::int32_t allocate(std::int64_t bytes, void** data, ModuleError* error) {
     return guarded(error, [&] {
-        if (const cudaError_t status = cudaMalloc(data, static_cast<std::size_t>(bytes)); status != cudaSuccess) {
+        if (device_malloc(data, bytes) != cudaSuccess) {
             cudaGetLastError();
             throw std::runtime_error("no device memory for " + std::to_string(bytes) + " bytes");
         }
     });
 }
 
-void release(void* data) { cudaFree(data); }
+void release(void* data) { device_free(data); }
 
 std::int32_t copy(void* to, const void* from, std::int64_t bytes, ModuleError* error) {
+    const Access access;
     return guarded(error, [&] {
-        check(cudaMemcpyAsync(to, from, static_cast<std::size_t>(bytes), cudaMemcpyDefault, the_stream), "cudaMemcpyAsync");
+        check(cudaMemcpyAsync(to, from, static_cast<std::size_t>(bytes), cudaMemcpyDefault, the_stream),
+              "cudaMemcpyAsync");
         check(cudaStreamSynchronize(the_stream), "cudaStreamSynchronize");
     });
 }
 
 std::int32_t fill(void* to, Element element, std::int64_t count, std::uint64_t seed, ModuleError* error) {
+    const Access access;
     return guarded(error, [&] {
         switch (element) {
             case Element::f32: fill_with<float>(to, count, seed); break;
@@ -142,6 +178,7 @@ std::int32_t fill(void* to, Element element, std::int64_t count, std::uint64_t s
 }
 
 std::int32_t copy_on_stream(void* to, const void* from, std::int64_t bytes, void* stream, ModuleError* error) {
+    const Access access;
     return guarded(error, [&] {
         check(cudaMemcpyAsync(to, from, static_cast<std::size_t>(bytes), cudaMemcpyDeviceToDevice,
                               static_cast<cudaStream_t>(stream)),
@@ -210,6 +247,7 @@ std::int32_t load(Library library, const char* places, char* text, ModuleError* 
 
 std::int32_t plan(Library library, const ProductShape* shape, const void* w, const void* x, void* y, void** product,
                   std::int64_t* weight_bytes, std::int64_t* memory_bytes, ModuleError* error) {
+    const Access access;
     return guarded(error, [&] {
         std::unique_ptr<Product> made = library == Library::cublaslt ? cublaslt_product(*shape, w, x, y, the_stream)
                                                                      : cusparselt_product(*shape, w, x, y, the_stream);
@@ -220,21 +258,34 @@ std::int32_t plan(Library library, const ProductShape* shape, const void* w, con
 }
 
 std::int32_t encode(void* product, const void* w, void* to, ModuleError* error) {
+    const Access access;
     return guarded(error, [&] { static_cast<Product*>(product)->encode(w, to); });
 }
 
 std::int32_t multiply(void* product, const void* encoded, const void* x, void* y, void* stream, ModuleError* error) {
+    const Access access;
     return guarded(error,
                    [&] { static_cast<Product*>(product)->multiply(encoded, x, y, static_cast<cudaStream_t>(stream)); });
 }
 
 void drop(void* product) { delete static_cast<Product*>(product); }
 
-const Module table = {module_abi, sizeof(Module), FASTFFN_VERSION, open,   allocate, release,  copy,
-                      fill,       copy_on_stream, record,          time_recording, forget,   load,
-                      plan,       encode,         multiply,        drop};
+const Module table = {
+    module_abi, sizeof(Module), FASTFFN_VERSION, open, allocate, release, copy,     fill, copy_on_stream,
+    record,     time_recording, forget,          load, plan,     encode,  multiply, drop};
 
 }  // namespace
+
+#ifdef FASTFFN_CUDA_EMULATED
+cudaError_t device_malloc(void** data, std::int64_t bytes) {
+    *data = emulated_memory().allocate(static_cast<std::size_t>(bytes));
+    return *data ? cudaSuccess : cudaErrorMemoryAllocation;
+}
+void device_free(void* data) { emulated_memory().release(data); }
+#else
+cudaError_t device_malloc(void** data, std::int64_t bytes) { return cudaMalloc(data, static_cast<std::size_t>(bytes)); }
+void device_free(void* data) { cudaFree(data); }
+#endif
 
 double time_cold(const std::function<void()>& call, cudaStream_t stream) {
     static Scratch* const flush = new Scratch(2 * l2_bytes);  // for the process: algorithms are tried for every row

@@ -21,16 +21,21 @@ class Product {
     virtual void multiply(const void* w, const void* x, void* y, cudaStream_t stream) = 0;
 };
 
+cudaError_t device_malloc(void** data, std::int64_t bytes);
+void device_free(void* data);
+
 // Device memory of a product's own.
 class Scratch {
   public:
     explicit Scratch(std::int64_t bytes = 0) : bytes_(bytes) {
-        if (bytes > 0 && cudaMalloc(&data_, static_cast<std::size_t>(bytes)) != cudaSuccess) {
+        if (bytes > 0 && device_malloc(&data_, bytes) != cudaSuccess) {
             cudaGetLastError();
             throw std::runtime_error("no device memory for " + std::to_string(bytes) + " bytes");
         }
     }
-    ~Scratch() { cudaFree(data_); }
+    ~Scratch() {
+        if (data_) device_free(data_);
+    }
     Scratch(Scratch&& other) noexcept : data_(other.data_), bytes_(other.bytes_) { other.data_ = nullptr; }
     Scratch(const Scratch&) = delete;
     void* data() const { return data_; }

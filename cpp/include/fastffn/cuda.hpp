@@ -17,6 +17,8 @@
 #include <vector>
 
 #include "fastffn/fff.hpp"
+#include "fastffn/ffn.hpp"
+#include "fastffn/moe.hpp"
 
 namespace fastffn {
 
@@ -89,6 +91,14 @@ Status cuda_linear(CudaStream stream, const TensorView& x, const PackedView& w, 
                    const TensorView& y);
 Status cuda_ffn(CudaStream stream, const TensorView& x, const FfnWeights& weights, const TensorView& y);
 
+// moe() on a device: ids, weights, biases, load and what shared and special experts have are device memory too; the descriptions
+// themselves (MoeWeights, kinds) are the host's. Nobody reads ids before the call: those that name no expert are empty slots
+// instead of an error. Rows of x, y, ids and weights must have one stride each, biases no gaps. With bf16 y and more than 16
+// tokens the experts' outputs are rounded to bf16 before weights add them up in f32.
+// On devices: up to 4096 ids per token, 128 special experts.
+Status cuda_moe(CudaStream stream, const TensorView& x, const TensorView& ids, const TensorView* weights,
+                const MoeWeights& layer, const TensorView& y, std::int64_t* load = nullptr);
+
 // Bytes of workspace of the same calls; x and y as they will be, as their alignment counts.
 inline Status cuda_linear_workspace(CudaStream stream, const TensorView& x, const PackedView& w, const TensorView* bias,
                                     const TensorView& y, std::int64_t* bytes) {
@@ -102,6 +112,7 @@ inline Status cuda_ffn_workspace(CudaStream stream, const TensorView& x, const F
     stream.query = bytes;
     return cuda_ffn(stream, x, weights, y);
 }
+
 // A copy of the first 128 bytes of a tree that lies on a device. as_header() of it is the `header` of such a tree's PackedView.
 struct DeviceTreeHeader {
     alignas(8) std::byte bytes[128];
@@ -120,8 +131,12 @@ Status inspect_device_tree(const PackedView& tree, TreeInfo* info);
 Status cuda_fff(CudaStream stream, const TensorView& x, const FffWeights& weights, const TensorView& y);
 Status cuda_fff_route(CudaStream stream, const TensorView& x, const PackedView& tree, const TensorView& leaf,
                       const TensorView* margin, const TensorView* z, FffPlan plan = FffPlan::automatic);
-// Exact bytes of device workspace that such a call takes.
-Status cuda_fff_workspace(CudaStream stream, const TensorView& x, const FffWeights& weights, const TensorView& y,
-                          std::int64_t* bytes);
+// As the queries above.
+inline Status cuda_fff_workspace(CudaStream stream, const TensorView& x, const FffWeights& weights, const TensorView& y,
+                                 std::int64_t* bytes) {
+    *bytes = 0;
+    stream.query = bytes;
+    return cuda_fff(stream, x, weights, y);
+}
 
 }  // namespace fastffn

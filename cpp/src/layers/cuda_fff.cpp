@@ -129,17 +129,6 @@ Status cuda_fff(CudaStream stream, const TensorView& x, const FffWeights& weight
     return run_cuda("fff", plugin->fff, stream, call);
 }
 
-Status cuda_fff_workspace(CudaStream stream, const TensorView& x, const FffWeights& weights, const TensorView& y,
-                          std::int64_t* bytes) {
-    const cuda::Plugin* plugin = nullptr;
-    if (Status status = find_cuda_plugin("fff", stream, &plugin); !status.ok()) return status;
-    cuda::FffCall call{};
-    if (Status status = plan_call(x, weights, y, &call); !status.ok()) return status;
-    if (!plugin->fff.workspace) return {StatusCode::unsupported, "fff: this CUDA plugin has no kernels for it"};
-    *bytes = call.x.rows ? plugin->fff.workspace(call) : 0;
-    return {};
-}
-
 Status cuda_fff_route(CudaStream stream, const TensorView& x, const PackedView& tree, const TensorView& leaf,
                       const TensorView* margin, const TensorView* z, FffPlan plan) {
     constexpr const char* operation = "fff_route";

@@ -221,6 +221,7 @@ Status moe_workspace(const TensorView& x, std::int64_t picks, const MoeWeights& 
 
 Status moe_experts(const MoeWeights& layer, std::int64_t* experts) {
     OpenLayer open;
+    open.on_device = layer.stacks > 0 && layer.experts && layer.experts[0].w_up.header;
     if (Status s = open_layer(layer, &open); !s.ok()) return s;
     *experts = open.experts + layer.special.count;
     return {};

@@ -59,8 +59,11 @@ Status check_slots(const char* name, const TensorView& array, std::int64_t rows,
     return check_strides(name, array);
 }
 
-Status open_operand(const std::string& name, const PackedView& packed, GroupedOperand* operand) {
-    if (Status status = open_packed(packed, "moe", name.c_str(), &operand->packed); !status.ok()) return status;
+Status open_operand(const std::string& name, const PackedView& packed, bool on_device, GroupedOperand* operand) {
+    if (Status status = open_packed(packed, "moe", name.c_str(), &operand->packed,
+                                    on_device ? device_rows_layout : cpu_panels_layout);
+        !status.ok())
+        return status;
     operand->kernels = &format_kernels(operand->packed, chosen_isa());
     return {};
 }
@@ -76,7 +79,7 @@ Status check_bias(const std::string& name, const TensorView* bias, const std::st
 
 // One stack. `where` is how messages call it: "" or "shared ", with `which` behind the name: "" or "[3]".
 Status open_stack(const MoeExperts& experts, const std::string& where, const std::string& which, Activation activation,
-                  GroupStack* stack) {
+                  bool on_device, GroupStack* stack) {
     auto name = [&](const char* argument) { return where + argument + which; };
     *stack = {};
     stack->has_gate = experts.w_gate.data != nullptr || experts.w_gate.bytes != 0;
@@ -84,11 +87,11 @@ Status open_stack(const MoeExperts& experts, const std::string& where, const std
         return invalid("activation '" + std::string(activation_name(activation)) + "' needs a gate projection, and " +
                        name("w_gate") + " is not given");
     if (!stack->has_gate && experts.b_gate) return invalid(name("b_gate") + " is given without " + name("w_gate"));
-    if (Status s = open_operand(name("w_up"), experts.w_up, &stack->up); !s.ok()) return s;
-    if (Status s = open_operand(name("w_down"), experts.w_down, &stack->down); !s.ok()) return s;
+    if (Status s = open_operand(name("w_up"), experts.w_up, on_device, &stack->up); !s.ok()) return s;
+    if (Status s = open_operand(name("w_down"), experts.w_down, on_device, &stack->down); !s.ok()) return s;
     const PackedHeader &up = stack->up.packed.header, &down = stack->down.packed.header;
     if (stack->has_gate) {
-        if (Status s = open_operand(name("w_gate"), experts.w_gate, &stack->gate); !s.ok()) return s;
+        if (Status s = open_operand(name("w_gate"), experts.w_gate, on_device, &stack->gate); !s.ok()) return s;
         const PackedHeader& gate = stack->gate.packed.header;
         if (gate.count != up.count || gate.out_features != up.out_features || gate.in_features != up.in_features)
             return invalid(name("w_gate") + " has shape " + stack_shape(stack->gate.packed) + ", expected " +
@@ -231,7 +234,8 @@ Status open_layer(const MoeWeights& weights, OpenLayer* layer) {
             (shared ? weights.shared_stacks : weights.stacks) > 1 ? "[" + std::to_string(index) + "]" : std::string();
         const std::string where = shared ? "shared " : "";
         const MoeExperts& experts = shared ? weights.shared[index].experts : weights.experts[index];
-        if (Status s = open_stack(experts, where, which, weights.activation, &opened[i]); !s.ok()) return s;
+        if (Status s = open_stack(experts, where, which, weights.activation, layer->on_device, &opened[i]); !s.ok())
+            return s;
         const PackedHeader &up = opened[i].up.packed.header, &down = opened[i].down.packed.header;
         if (i == 0) {
             layer->d_model = up.in_features;

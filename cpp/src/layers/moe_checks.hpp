@@ -32,6 +32,7 @@ struct OpenLayer {
     std::int64_t d_model = 0, d_out = 0;
     std::string shape;  // of the first stack's w_up, for messages
     bool has_shared_gate = false;
+    bool on_device = false;  // set before the checks: weights and arrays lie on a CUDA device
 
     GroupStack* make(std::int64_t count) {
         if (count <= inline_stacks) return few_;

@@ -155,7 +155,9 @@ __global__ void __launch_bounds__(scan_threads)
     if (has_stack) cut_tiles<scan_threads>(stack);
 }
 
-__global__ void __launch_bounds__(scan_threads) cut_tiles_kernel(TokenGroups stack) { cut_tiles<scan_threads>(stack); }
+__global__ void __launch_bounds__(group_threads) cut_tiles_kernel(TokenGroups stack) {
+    cut_tiles<group_threads>(stack);
+}
 
 // Dynamic shared memory: [groups] counters, if is_shared.
 __global__ void __launch_bounds__(group_threads)

@@ -18,6 +18,7 @@
 
 #include "kernels/elements.cuh"
 #include "kernels/sm90_products.cuh"
+#include "kernels/tokens.cuh"
 #include "launch/dense.hpp"
 #include "ptx/bulk_copy.cuh"
 #include "ptx/registers.cuh"
@@ -42,17 +43,17 @@ struct Sm90Dense {
     static __host__ __device__ constexpr int outputs(bool is_gated) { return is_gated ? rows / 2 : rows; }
 };
 
+// Which tile of tokens, and of weight rows.
 struct Sm90Tile {
-    std::int64_t token0, row0;  // of outputs
+    int tokens, rows;
 };
 
 // Blocks that run together share rows of w and tokens: they go through bands of this many tiles of rows.
 template <class T>
-__device__ __forceinline__ Sm90Tile sm90_tile(int index, int token_tiles, int row_tiles, int outputs) {
+__device__ __forceinline__ Sm90Tile sm90_tile(int index, int token_tiles, int row_tiles) {
     const int per_band = T::band * token_tiles, band = index / per_band;
     const int band_rows = min(T::band, row_tiles - band * T::band), in_band = index - band * per_band;
-    return {static_cast<std::int64_t>(in_band / band_rows) * T::tokens,
-            static_cast<std::int64_t>(band * T::band + in_band % band_rows) * outputs};
+    return {in_band / band_rows, band * T::band + in_band % band_rows};
 }
 
 // A stage and the parity of the phase that its barriers are in.
@@ -69,9 +70,10 @@ struct Sm90Ring {
 };
 
 __device__ __forceinline__ void load_four(float (&to)[4], const void* data, DType dtype, std::int64_t first,
-                                          std::int64_t count) {
+                                          std::int64_t count, std::int64_t offset = 0) {
 #pragma unroll
-    for (int c = 0; c < 4; c++) to[c] = data && first + c < count ? load_element(data, dtype, first + c) : 0.0f;
+    for (int c = 0; c < 4; c++)
+        to[c] = data && first + c < count ? load_element(data, dtype, offset + first + c) : 0.0f;
 }
 
 // Four neighbours of a row of y; aligned: to their size.
@@ -91,10 +93,11 @@ __device__ __forceinline__ void store_four(void* data, DType dtype, std::int64_t
     *reinterpret_cast<uint2*>(static_cast<unsigned short*>(data) + at) = bits;
 }
 
-// The sums of one warp to y: 16 tokens from token0 on, outputs from row0 on.
-template <bool is_gated, class Sum, int sums>
-__device__ __forceinline__ void sm90_output(const DenseArgs& args, const Sum (&acc)[sums], float* rows, int lane,
-                                            std::int64_t token0, std::int64_t row0) {
+// The sums of one warp to y: the tile's 16 tokens from warp_token on, outputs from row0 on.
+template <bool is_gated, class Tokens, class Sum, int sums>
+__device__ __forceinline__ void sm90_output(const DenseArgs& args, const Tokens& tokens, const TokenTile& tile,
+                                            const Sum (&acc)[sums], float* rows, int lane, int warp_token,
+                                            std::int64_t row0) {
     constexpr int parts = sums / 32;  // of 64 columns; gated: 32 of gate, 32 of up
     constexpr int outputs = is_gated ? 32 : 64, lanes = outputs / 4, tokens_per_pass = 32 / lanes;
     const int g = lane / 4, t = lane % 4;
@@ -119,18 +122,19 @@ __device__ __forceinline__ void sm90_output(const DenseArgs& args, const Sum (&a
         __syncwarp();
         const std::int64_t first = row0 + part * outputs + lane % lanes * 4;
         float bias[4], gate_bias[4], w_scales[4], w_gate_scales[4];
-        load_four(bias, args.bias, args.bias_dtype, first, args.out_features);
-        load_four(w_scales, args.x_scales ? args.w_scales : nullptr, DType::f32, first, args.out_features);
+        const std::int64_t first_bias = tile.matrix * args.out_features;
+        load_four(bias, args.bias, args.bias_dtype, first, args.out_features, first_bias);
+        load_four(w_scales, args.x_scales ? of_matrix(args.w_scales, tile, args.matrix_bytes) : nullptr, DType::f32,
+                  first, args.out_features);
         if (is_gated) {
-            load_four(gate_bias, args.gate_bias, args.gate_bias_dtype, first, args.out_features);
-            load_four(w_gate_scales, args.x_scales ? args.w_gate_scales : nullptr, DType::f32, first,
-                      args.out_features);
+            load_four(gate_bias, args.gate_bias, args.gate_bias_dtype, first, args.out_features, first_bias);
+            load_four(w_gate_scales, args.x_scales ? of_matrix(args.w_gate_scales, tile, args.matrix_bytes) : nullptr,
+                      DType::f32, first, args.out_features);
         }
 #pragma unroll 2
         for (int pass = 0; pass < 16 / tokens_per_pass; pass++) {
             const int row = pass * tokens_per_pass + lane / lanes;
-            const std::int64_t token = token0 + row;
-            if (token >= args.tokens || first >= args.out_features) continue;
+            if (!tokens.has(tile, warp_token + row) || first >= args.out_features) continue;
             const auto four = [&](int column) {
                 return *reinterpret_cast<const float4*>(rows + row * 64 + ((column / 4) ^ (2 * (row % 4))) * 4);
             };
@@ -140,7 +144,7 @@ __device__ __forceinline__ void sm90_output(const DenseArgs& args, const Sum (&a
                 const float4 right = four(32 + lane % lanes * 4);
                 up[0] = right.x, up[1] = right.y, up[2] = right.z, up[3] = right.w;
             }
-            const float scale = args.x_scales ? args.x_scales[token] : 1.0f;
+            const float scale = args.x_scales ? args.x_scales[tokens.x_row(tile, warp_token + row)] : 1.0f;
             float y[4];
 #pragma unroll
             for (int c = 0; c < 4; c++) {
@@ -152,7 +156,7 @@ __device__ __forceinline__ void sm90_output(const DenseArgs& args, const Sum (&a
                 if (is_gated) gate[c] += gate_bias[c];
                 y[c] = is_gated ? gated(args.activation, gate[c], up[c]) : activated(args.activation, up[c]);
             }
-            const std::int64_t at = token * args.y_stride + first;
+            const std::int64_t at = (tile.first + warp_token + row) * args.y_stride + first;
             if (aligned && first + 4 <= args.out_features) {
                 store_four(args.y, args.y_dtype, at, y);
             } else {
@@ -165,10 +169,52 @@ __device__ __forceinline__ void sm90_output(const DenseArgs& args, const Sum (&a
     }
 }
 
+// Weight rows of a stage; of a stack, with the number of the matrix behind the others.
+template <class T, bool is_gated, class... Matrix>
+__device__ __forceinline__ void sm90_copy_weights(unsigned char* w_tile, const ptx::TensorMap& w_map,
+                                                  const ptx::TensorMap& gate_map, ptx::Mbarrier* barrier, int k,
+                                                  int row0, Matrix... matrix) {
+    if (is_gated) {
+        ptx::bulk_copy_box(w_tile, &gate_map, k, row0, matrix..., barrier);
+        ptx::bulk_copy_box(w_tile + T::rows / 2 * T::stage_depth, &w_map, k, row0, matrix..., barrier);
+    } else {
+#pragma unroll
+        for (int box = 0; box < T::rows / T::box_rows; box++)
+            ptx::bulk_copy_box(w_tile + box * T::box_rows * T::stage_depth, &w_map, k, row0 + box * T::box_rows,
+                               matrix..., barrier);
+    }
+}
+
+// Depth of one tile: 64 tokens of this warpgroup (0 or 1) times all weight rows.
+template <class P, class T, int sums>
+__device__ __forceinline__ void sm90_multiply(typename P::Sum (&acc)[sums], const unsigned char* shared,
+                                              ptx::Mbarrier* full, ptx::Mbarrier* empty, Sm90Ring<T::stages>& ring,
+                                              int steps, int warpgroup, int lane) {
+    int previous = 0;
+    for (int step = 0; step < steps; step++) {
+        ptx::mbarrier_wait(full + ring.stage, ring.parity);
+        const unsigned char* const stage = shared + ring.stage * T::stage_bytes;
+        const unsigned long long x = ptx::matrix_descriptor(stage + warpgroup * 64 * T::stage_depth),
+                                 w = ptx::matrix_descriptor(stage + T::x_bytes);
+        ptx::wgmma_fence();
+#pragma unroll
+        for (int k = 0; k < 4; k++) P::step(acc, x + 2 * k, w + 2 * k);
+        ptx::wgmma_commit();
+        // One group stays under way, so that the tensor cores never wait for this warp.
+        ptx::wgmma_wait<1>();
+        if (step > 0 && lane == 0) ptx::mbarrier_arrive(empty + previous);
+        previous = ring.stage;
+        ring.next();
+    }
+    ptx::wgmma_wait_all(acc);
+    if (lane == 0) ptx::mbarrier_arrive(empty + previous);
+}
+
 template <class P, int tile_rows, bool is_gated>
 __global__ void __launch_bounds__(Sm90Dense<tile_rows>::threads, 1)
     sm90_dense_kernel(const __grid_constant__ ptx::TensorMap x_map, const __grid_constant__ ptx::TensorMap w_map,
-                      const __grid_constant__ ptx::TensorMap gate_map, DenseArgs args, int token_tiles, int row_tiles) {
+                      const __grid_constant__ ptx::TensorMap gate_map, DenseArgs args, AllTokens tokens,
+                      int row_tiles) {
     using T = Sm90Dense<tile_rows>;
     unsigned char* const shared = ptx::dynamic_shared();
     auto* const full = reinterpret_cast<ptx::Mbarrier*>(shared + T::barriers_offset);
@@ -182,7 +228,8 @@ __global__ void __launch_bounds__(Sm90Dense<tile_rows>::threads, 1)
         ptx::mbarrier_fence_init();
     }
     __syncthreads();
-    const int tiles = token_tiles * row_tiles, step_of_tiles = static_cast<int>(gridDim.x);
+    const int token_tiles = static_cast<int>(tokens.tiles(T::tokens)), tiles = token_tiles * row_tiles;
+    const int step_of_tiles = static_cast<int>(gridDim.x);
     const int steps = static_cast<int>((args.row_bytes + T::stage_depth - 1) / T::stage_depth);
     // The same in all lanes, and known to be.
     const int warpgroup = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 128, 0);
@@ -195,25 +242,16 @@ __global__ void __launch_bounds__(Sm90Dense<tile_rows>::threads, 1)
             ptx::prefetch_map(&x_map);
             ptx::prefetch_map(&w_map);
             for (int index = static_cast<int>(blockIdx.x); index < tiles; index += step_of_tiles) {
-                const Sm90Tile tile = sm90_tile<T>(index, token_tiles, row_tiles, T::outputs(is_gated));
-                const int token0 = static_cast<int>(tile.token0), row0 = static_cast<int>(tile.row0);
+                const Sm90Tile tile = sm90_tile<T>(index, token_tiles, row_tiles);
+                const int token0 = tile.tokens * T::tokens, row0 = tile.rows * T::outputs(is_gated);
                 for (int step = 0; step < steps; step++) {
                     unsigned char* const x_tile = shared + ring.stage * T::stage_bytes;
-                    unsigned char* const w_tile = x_tile + T::x_bytes;
                     ptx::Mbarrier* const barrier = full + ring.stage;
                     ptx::mbarrier_wait(empty + ring.stage, ring.parity ^ 1);
                     ptx::mbarrier_arrive_expect(barrier, T::stage_bytes);
                     const int k = step * T::stage_depth;
                     ptx::bulk_copy_box(x_tile, &x_map, k, token0, barrier);
-                    if (is_gated) {
-                        ptx::bulk_copy_box(w_tile, &gate_map, k, row0, barrier);
-                        ptx::bulk_copy_box(w_tile + T::rows / 2 * T::stage_depth, &w_map, k, row0, barrier);
-                    } else {
-#pragma unroll
-                        for (int box = 0; box < T::rows / T::box_rows; box++)
-                            ptx::bulk_copy_box(w_tile + box * T::box_rows * T::stage_depth, &w_map, k,
-                                               row0 + box * T::box_rows, barrier);
-                    }
+                    sm90_copy_weights<T, is_gated>(x_tile + T::x_bytes, w_map, gate_map, barrier, k, row0);
                     ring.next();
                 }
             }
@@ -224,26 +262,12 @@ __global__ void __launch_bounds__(Sm90Dense<tile_rows>::threads, 1)
         auto* const rows = reinterpret_cast<float*>(shared + T::output_offset + warp * T::output_bytes);
         for (int index = static_cast<int>(blockIdx.x); index < tiles; index += step_of_tiles) {
             typename P::Sum acc[tile_rows / 2] = {};
-            int previous = 0;
-            for (int step = 0; step < steps; step++) {
-                ptx::mbarrier_wait(full + ring.stage, ring.parity);
-                const unsigned char* const stage = shared + ring.stage * T::stage_bytes;
-                const unsigned long long x = ptx::matrix_descriptor(stage + (warpgroup - 1) * 64 * T::stage_depth),
-                                         w = ptx::matrix_descriptor(stage + T::x_bytes);
-                ptx::wgmma_fence();
-#pragma unroll
-                for (int k = 0; k < 4; k++) P::step(acc, x + 2 * k, w + 2 * k);
-                ptx::wgmma_commit();
-                // One group stays under way, so that the tensor cores never wait for this warp.
-                ptx::wgmma_wait<1>();
-                if (step > 0 && lane == 0) ptx::mbarrier_arrive(empty + previous);
-                previous = ring.stage;
-                ring.next();
-            }
-            ptx::wgmma_wait_all(acc);
-            if (lane == 0) ptx::mbarrier_arrive(empty + previous);
-            const Sm90Tile tile = sm90_tile<T>(index, token_tiles, row_tiles, T::outputs(is_gated));
-            sm90_output<is_gated>(args, acc, rows, lane, tile.token0 + warp * 16, tile.row0);
+            sm90_multiply<P, T>(acc, shared, full, empty, ring, steps, warpgroup - 1, lane);
+            const Sm90Tile tile = sm90_tile<T>(index, token_tiles, row_tiles);
+            TokenTile token_tile = {};
+            tokens.tile(tile.tokens, T::tokens, &token_tile);
+            sm90_output<is_gated>(args, tokens, token_tile, acc, rows, lane, warp * 16,
+                                  tile.rows * T::outputs(is_gated));
         }
     }
 }

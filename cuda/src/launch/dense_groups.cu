@@ -4,6 +4,7 @@
 #include "launch/dense.hpp"
 #include "launch/dense_kernels.hpp"
 #include "launch/launch.hpp"
+#include "launch/sm90_dense.hpp"
 
 namespace fastffn::cuda {
 
@@ -38,6 +39,10 @@ cudaError_t launch_dense(Product product, const DenseArgs& args, const TokenGrou
             return groups.tile_tokens == 8 ? few<P, 1>(args, tokens, grid) : few<P, 2>(args, tokens, grid);
         });
     }
+    if (prefers_sm90_dense(args, groups))
+        if (const cudaError_t status = launch_sm90_dense(product, args, groups, stream);
+            status != cudaErrorNotSupported)
+            return status;
     const int outputs = T::outputs(args.w_gate != nullptr);
     const std::int64_t row_tiles = (args.out_features + outputs - 1) / outputs;
     // Tile numbers are int in the kernel, those that blocks look for behind the last included.

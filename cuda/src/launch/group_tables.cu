@@ -87,7 +87,7 @@ cudaError_t launch_group_tables(const SlotIds& ids, const GroupTables& tables, c
                             chunk, shared_bytes > 0);
     }
     for (int i = 1; i < stack_count && status == cudaSuccess; i++)
-        status = launch(cut_tiles_kernel, grid(1, scan_threads, 0, "cut_tiles"), stacks[i]);
+        status = launch(cut_tiles_kernel, grid(1, group_threads, 0, "cut_tiles"), stacks[i]);
     return status;
 }
 

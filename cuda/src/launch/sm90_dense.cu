@@ -6,6 +6,7 @@
 #ifdef FASTFFN_CUDA_SM90
 #include "kernels/sm90_dense.cuh"
 #include "launch/launch.hpp"
+#include "launch/sm90_arguments.hpp"
 #endif
 
 namespace fastffn::cuda {
@@ -15,12 +16,6 @@ namespace {
 std::atomic<bool> sm90_allowed{true};
 
 #ifdef FASTFFN_CUDA_SM90
-
-int attribute(cudaDeviceAttr which) {
-    int device = 0, value = 0;
-    if (cudaGetDevice(&device) != cudaSuccess || cudaDeviceGetAttribute(&value, which, device) != cudaSuccess) return 0;
-    return value;
-}
 
 template <class P, int tile_rows, bool is_gated>
 cudaError_t launch_tiles(const DenseArgs& args, int multiprocessors, cudaStream_t stream) {
@@ -32,7 +27,7 @@ cudaError_t launch_tiles(const DenseArgs& args, int multiprocessors, cudaStream_
     if (token_tiles > 0x7fffffff / T::band / 2 || tiles > 0x7fffffff - 65536) return cudaErrorNotSupported;
     ptx::TensorMap x_map = {}, w_map = {}, gate_map = {};
     const auto rows = [&](const void* data, std::int64_t stride, std::int64_t count) {
-        return ptx::TensorRows{data, args.row_bytes, count, stride, 1, 0};
+        return ptx::TensorRows{data, args.row_bytes, count, stride, 0, 0};
     };
     const int box_rows = outputs < T::box_rows ? outputs : T::box_rows;
     if (!ptx::make_tensor_map(&x_map, rows(args.x, args.x_stride, args.tokens), T::tokens) ||
@@ -42,7 +37,7 @@ cudaError_t launch_tiles(const DenseArgs& args, int multiprocessors, cudaStream_
     const auto blocks = static_cast<unsigned>(tiles < multiprocessors ? tiles : multiprocessors);
     return launch(sm90_dense_kernel<P, tile_rows, is_gated>,
                   {dim3(blocks), dim3(T::threads), T::shared_bytes, stream, "sm90_dense"}, x_map, w_map, gate_map, args,
-                  token_tiles, row_tiles);
+                  AllTokens{args.tokens}, row_tiles);
 }
 
 std::int64_t tiles_of(const DenseArgs& args, int tile_rows) {
@@ -53,7 +48,7 @@ std::int64_t tiles_of(const DenseArgs& args, int tile_rows) {
 template <class P>
 cudaError_t launch_product(const DenseArgs& args, cudaStream_t stream) {
     const bool is_gated = args.w_gate != nullptr;
-    const int multiprocessors = attribute(cudaDevAttrMultiProcessorCount);
+    const int multiprocessors = device_attribute(cudaDevAttrMultiProcessorCount);
     if (multiprocessors <= 0) return cudaErrorNotSupported;
     // The time of all waves, in small tiles. A small tile loads a third more bytes per product: estimated to cost a sixth.
     const auto waves = [&](int tile_rows) {
@@ -74,22 +69,19 @@ void allow_sm90(bool allowed) { sm90_allowed = allowed; }
 
 #ifdef FASTFFN_CUDA_SM90
 
+bool sm90_available() {
+    return sm90_allowed && device_attribute(cudaDevAttrComputeCapabilityMajor) == 9 &&
+           device_attribute(cudaDevAttrComputeCapabilityMinor) == 0;
+}
+
 bool sm90_dense_serves(const DenseArgs& args) {
-    if (!sm90_allowed || attribute(cudaDevAttrComputeCapabilityMajor) != 9 ||
-        attribute(cudaDevAttrComputeCapabilityMinor) != 0)
-        return false;
-    const auto aligned = [](const void* data) { return reinterpret_cast<std::uintptr_t>(data) % 16 == 0; };
-    // Coordinates of a tensor map are int, its strides have 40 bits.
-    constexpr std::int64_t most = 0x7fffffff - 65536, most_stride = std::int64_t{1} << 40;
-    return aligned(args.x) && aligned(args.w) && aligned(args.w_gate) && args.row_bytes > 0 &&
-           args.row_bytes % 16 == 0 && args.x_stride % 16 == 0 && args.w_stride % 16 == 0 && args.row_bytes <= most &&
-           args.tokens <= most && args.out_features <= most && args.x_stride >= args.row_bytes &&
-           args.w_stride >= args.row_bytes && args.x_stride < most_stride && args.w_stride < most_stride;
+    return fits_sm90(args) && reinterpret_cast<std::uintptr_t>(args.x) % 16 == 0 && args.tokens <= sm90_most &&
+           args.x_stride >= args.row_bytes && args.x_stride < sm90_most_stride && sm90_available();
 }
 
 bool prefers_sm90_dense(const DenseArgs& args) {
     // A block's six stages under way are worth about four blocks of the other kernel: an estimate.
-    return sm90_dense_serves(args) && 4 * tiles_of(args, 128) >= attribute(cudaDevAttrMultiProcessorCount);
+    return sm90_dense_serves(args) && 4 * tiles_of(args, 128) >= device_attribute(cudaDevAttrMultiProcessorCount);
 }
 
 cudaError_t launch_sm90_dense(Product product, const DenseArgs& args, cudaStream_t stream) {
@@ -105,6 +97,7 @@ cudaError_t launch_sm90_dense(Product product, const DenseArgs& args, cudaStream
 
 #else
 
+bool sm90_available() { return false; }
 bool sm90_dense_serves(const DenseArgs&) { return false; }
 bool prefers_sm90_dense(const DenseArgs&) { return false; }
 cudaError_t launch_sm90_dense(Product, const DenseArgs&, cudaStream_t) { return cudaErrorNotSupported; }

@@ -16,7 +16,7 @@ struct TensorRows {
     std::int64_t row_bytes;  // what lies behind is read as zeros, as are rows behind the last
     std::int64_t rows;
     std::int64_t stride;        // bytes from row to row, a multiple of 16
-    std::int64_t matrices;      // 1: the map has two dimensions, else three
+    std::int64_t matrices;      // 0: only one, and a map of two dimensions; else of three
     std::int64_t matrix_bytes;  // from one to the next, a multiple of 16
 };
 
@@ -44,7 +44,7 @@ inline bool make_tensor_map(TensorMap* map, const TensorRows& rows, int box_rows
                                  static_cast<cuuint64_t>(rows.matrices)};
     const cuuint64_t strides[2] = {static_cast<cuuint64_t>(rows.stride), static_cast<cuuint64_t>(rows.matrix_bytes)};
     const cuuint32_t box[3] = {128, static_cast<cuuint32_t>(box_rows), 1}, steps[3] = {1, 1, 1};
-    return encode(map, CU_TENSOR_MAP_DATA_TYPE_UINT8, rows.matrices == 1 ? 2 : 3, const_cast<void*>(rows.data), sizes,
+    return encode(map, CU_TENSOR_MAP_DATA_TYPE_UINT8, rows.matrices == 0 ? 2 : 3, const_cast<void*>(rows.data), sizes,
                   strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
                   CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
 }

@@ -298,6 +298,7 @@ void allow_shared_bytes(const void* kernel, std::size_t bytes) { allowed_shared[
 
 bool run_launch(const LaunchShape& shape, const std::function<void()>& body) {
     const std::lock_guard<std::mutex> lock(one_launch_at_a_time);
+    const DeviceAccess access;
     failure.clear();
     const auto refuse = [](const std::string& why) {
         failure = "launch refused: " + why;

@@ -30,6 +30,15 @@ std::uint64_t launches();
 void* allocate(std::size_t bytes);
 void release(void* data);
 
+// With FASTFFN_CUDA_HIDE=1 device memory may be touched only while one of these lives, as launches and copies have it: host code
+// that reads an array of the device ends the program, as it would with a GPU. (Not under AddressSanitizer.)
+class DeviceAccess {
+  public:
+    DeviceAccess();
+    ~DeviceAccess();
+    DeviceAccess(const DeviceAccess&) = delete;
+};
+
 // Used by cudaLaunchKernelEx: `body` runs once per thread.
 struct LaunchShape {
     unsigned grid[3], block[3];

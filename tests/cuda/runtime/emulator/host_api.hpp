@@ -131,6 +131,7 @@ inline cudaError_t cudaMallocAsync(void** data, std::size_t bytes, cudaStream_t)
 inline cudaError_t cudaFreeAsync(void* data, cudaStream_t) { return cudaFree(data); }
 inline cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind,
                                    cudaStream_t = nullptr) {
+    const emulator::DeviceAccess access;
     if (bytes) std::memmove(to, from, bytes);
     return cudaSuccess;
 }
@@ -138,6 +139,7 @@ inline cudaError_t cudaMemcpy(void* to, const void* from, std::size_t bytes, cud
     return cudaMemcpyAsync(to, from, bytes, kind);
 }
 inline cudaError_t cudaMemsetAsync(void* to, int value, std::size_t bytes, cudaStream_t = nullptr) {
+    const emulator::DeviceAccess access;
     if (bytes) std::memset(to, value, bytes);
     return cudaSuccess;
 }

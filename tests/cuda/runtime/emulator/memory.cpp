@@ -9,6 +9,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <map>
+#include <mutex>
 #include <new>
 
 #include "emulator/block.hpp"
@@ -129,7 +130,43 @@ std::uint32_t shared_window_address(const void* data) {
 
 // ---- device memory ----
 
+namespace {
+
+std::recursive_mutex device_memory;
+int device_accesses = 0;
+
+bool hides() {
+    static const bool asked = [] {
+        const char* setting = std::getenv("FASTFFN_CUDA_HIDE");
+        return !FASTFFN_ASAN && setting && std::strcmp(setting, "1") == 0;
+    }();
+    return asked;
+}
+
+// The pages between the guards.
+void protect(const std::pair<void*, std::size_t>& mapping, int protection) {
+    const auto page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
+    mprotect(static_cast<unsigned char*>(mapping.first) + page, mapping.second - 2 * page, protection);
+}
+
+}  // namespace
+
+DeviceAccess::DeviceAccess() {
+    if (!hides()) return;
+    device_memory.lock();
+    if (device_accesses++ == 0)
+        for (const auto& entry : mappings()) protect(entry.second, PROT_READ | PROT_WRITE);
+}
+
+DeviceAccess::~DeviceAccess() {
+    if (!hides()) return;
+    if (--device_accesses == 0)
+        for (const auto& entry : mappings()) protect(entry.second, PROT_NONE);
+    device_memory.unlock();
+}
+
 void* allocate(std::size_t bytes) {
+    const std::lock_guard<std::recursive_mutex> lock(device_memory);
 #if FASTFFN_ASAN
     void* const data = std::aligned_alloc(256, (std::max<std::size_t>(bytes, 1) + 255) / 256 * 256);
     if (data) {
@@ -151,11 +188,13 @@ void* allocate(std::size_t bytes) {
     fill(data, bytes);
     mappings()[data] = {map, inner + 2 * page};
     races::add_allocation(data, bytes, map, inner + 2 * page);
+    if (hides() && device_accesses == 0) mprotect(base, inner, PROT_NONE);
     return data;
 #endif
 }
 
 void release(void* data) {
+    const std::lock_guard<std::recursive_mutex> lock(device_memory);
     const auto at = mappings().find(data);
     if (at == mappings().end()) return;
 #if FASTFFN_ASAN

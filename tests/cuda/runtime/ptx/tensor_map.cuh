@@ -18,7 +18,7 @@ struct TensorRows {
 
 inline bool make_tensor_map(TensorMap* map, const TensorRows& rows, int box_rows) {
     return emulator::make_tensor_map(map, rows.data, {rows.row_bytes, rows.rows, rows.matrices},
-                                     {rows.stride, rows.matrix_bytes}, rows.matrices == 1 ? 2 : 3, 128, box_rows, 128);
+                                     {rows.stride, rows.matrix_bytes}, rows.matrices == 0 ? 2 : 3, 128, box_rows, 128);
 }
 
 }  // namespace fastffn::ptx
