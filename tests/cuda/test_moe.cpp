@@ -216,26 +216,31 @@ const Kind f32 = {Format::f32, {}}, bf16 = {Format::bf16, {}}, int8 = {Format::i
 }  // namespace
 
 TEST(every_format) {
-    int tested = 0;
+    int tested = 0, number = 0;
     for (const Kind& kind : kinds())
         for (bool is_gated : {false, true}) {
             if (kind.has_minima) continue;  // its options are of one matrix
+            number++;
+#ifdef FASTFFN_RACE_CHECK
+            if (number % 5 != 1) continue;  // kernels of formats have race checks of their own
+#endif
             std::mt19937 generator(3);
             Stack stack(kind, kind, kind, 5, 50, 37, is_gated, false, generator);
             if (refusal(stack.up.matrix(), true)) continue;
             tested++;
-            for (std::int64_t tokens : {1, 12, 24})
-                for (DType dtype : {DType::f32, DType::bf16}) {
-                    if ((tokens == 12) == (dtype == DType::f32 && is_gated)) continue;
-                    // 24 tokens of 3 picks are more than 8 per expert: tiles of 128.
-                    const Problem p = {tokens, 3, 50, dtype, dtype};
-                    const double found = apart({{&stack}, {}}, p, static_cast<unsigned>(tokens));
-                    CHECK(found <= bound(kind, dtype, tokens))
-                        << name(kind) << tokens << " tokens" << (is_gated ? ", gated: " : ": ")
-                        << emulator::last_failure() << " " << found;
-                }
+            // 24 tokens of 3 picks are more than 8 per expert: tiles of 128.
+            for (std::int64_t tokens : {number % 3 ? 12 : 1, 24}) {
+                const DType dtype = (number + tokens / 12) % 2 ? DType::f32 : DType::bf16;
+                const Problem p = {tokens, 3, 50, dtype, dtype};
+                const double found = apart({{&stack}, {}}, p, static_cast<unsigned>(tokens));
+                CHECK(found <= bound(kind, dtype, tokens))
+                    << name(kind) << tokens << " tokens" << (is_gated ? ", gated: " : ": ") << emulator::last_failure()
+                    << " " << found;
+            }
         }
-    CHECK(tested >= 8) << tested;
+#ifndef FASTFFN_RACE_CHECK
+    CHECK(tested >= 20) << tested;
+#endif
 }
 
 TEST(every_option) {
@@ -248,7 +253,10 @@ TEST(every_option) {
     const std::vector<SpecialExpert> special = {SpecialExpert::constant, SpecialExpert::zero, SpecialExpert::copy,
                                                 SpecialExpert::constant};
     for (std::int64_t tokens : {3, 17}) {
-        Problem p = {tokens, 4};
+#ifdef FASTFFN_RACE_CHECK
+        if (tokens == 3) continue;
+#endif
+        Problem p = {tokens, 3};
         const auto check = [&](const char* what) {
             const double found = apart(layer, p, 9);
             CHECK(found <= 5e-6) << what << ", " << tokens << " tokens: " << emulator::last_failure() << " " << found;
