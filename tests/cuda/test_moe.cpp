@@ -37,8 +37,8 @@ struct Floats {
 // One stack of experts on both sides.
 struct Stack {
     Weights up, gate, down;
-    Floats b_up, b_gate, b_down, vectors;
-    bool is_gated, has_vectors;
+    Floats b_up, b_gate, b_down, vectors, gamma;
+    bool is_gated, has_vectors, has_norm = false;
 
     Stack(const Kind& up_kind, const Kind& gate_kind, const Kind& down_kind, std::int64_t count, std::int64_t d_model,
           std::int64_t d_ff, bool is_gated_, bool has_vectors_, std::mt19937& generator)
@@ -49,6 +49,7 @@ struct Stack {
           b_gate(DType::bf16, {count, d_ff}, generator),
           b_down(DType::f16, {count, d_model}, generator),
           vectors(DType::bf16, {count, d_model}, generator, 0.2f),
+          gamma(DType::f16, {count, d_ff}, generator),
           is_gated(is_gated_),
           has_vectors(has_vectors_) {}
     MoeExperts host() const {
@@ -57,6 +58,7 @@ struct Stack {
         experts.w_down = down.view();
         experts.b_up = &b_up.view;
         experts.b_down = &b_down.view;
+        if (has_norm) experts.sub_norm = &gamma.view;
         if (is_gated) {
             experts.w_gate = gate.view();
             experts.b_gate = &b_gate.view;
@@ -74,6 +76,8 @@ struct Stack {
             stack.b_gate = b_gate.bias();
         }
         if (has_vectors) stack.gate_vectors = vectors.table();
+        if (has_norm) stack.sub_norm = gamma.bias();
+        stack.sub_norm_eps = 1e-5f;
         return stack;
     }
 };
@@ -286,6 +290,25 @@ TEST(every_option) {
         check("more picks than experts");
         p.poisoned = true;
         check("NaN in one token");
+    }
+}
+
+TEST(sub_norm) {
+    std::mt19937 generator(11);
+    const Kind ternary = {Format::ternary, {}};
+    Stack first(f32, f32, f32, 3, 50, 37, true, false, generator),
+        second(f32, f32, f32, 2, 50, 64, false, false, generator),
+        shared(f32, f32, f32, 1, 50, 24, true, true, generator),
+        codes(ternary, ternary, ternary, 4, 50, 40, true, false, generator);
+    first.has_norm = shared.has_norm = codes.has_norm = true;
+    for (std::int64_t tokens : {2, 18}) {
+        Problem p = {tokens, 3};
+        p.activation = Activation::relu2;
+        // The second stack has none.
+        double found = apart({{&first, &second}, {&shared}}, p, 3);
+        CHECK(found <= 1e-5) << tokens << ": " << emulator::last_failure() << " " << found;
+        found = apart({{&codes}, {}}, p, 4);
+        CHECK(found <= 0.02) << tokens << " ternary: " << emulator::last_failure() << " " << found;
     }
 }
 
