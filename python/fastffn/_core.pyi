@@ -70,6 +70,7 @@ def moe(
     sub_norm_eps: float = 1e-05,
     out: None = None,
     stream: Any = None,
+    workspace: Any = None,
 ) -> _X: ...
 @overload
 def moe(
@@ -92,6 +93,7 @@ def moe(
     sub_norm_eps: float = 1e-05,
     out: _Y,
     stream: Any = None,
+    workspace: Any = None,
 ) -> _Y: ...
 @overload
 def route_topk(
@@ -112,6 +114,7 @@ def route_topk(
     capacity_factor: float | None = None,
     out: None = None,
     stream: Any = None,
+    workspace: Any = None,
 ) -> tuple[_X, _X]: ...
 @overload
 def route_topk(
@@ -132,6 +135,7 @@ def route_topk(
     capacity_factor: float | None = None,
     out: _Y,
     stream: Any = None,
+    workspace: Any = None,
 ) -> _Y: ...
 def route_expert_choice(
     logits: Any, k: int | None, capacity: int | None, capacity_factor: float | None, score: str, out: Any

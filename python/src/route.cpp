@@ -43,14 +43,16 @@ struct Place {
     Call call;
     CudaStream stream;
 
-    Place(const char* operation, py::handle array, const char* name, PyObject* given) : call{operation} {
+    Place(const char* operation, py::handle array, const char* name, PyObject* given, PyObject* workspace = nullptr)
+        : call{operation} {
         const int device = cuda_device_of(array);
         if (device >= 0) {
             stream = call_stream(operation, given, array, device);
             call = {operation, true, dlpack_stream(stream), device};
-        } else if (given) {
-            raise(PyExc_ValueError,
-                  std::string(operation) + ": stream is for arrays on CUDA devices, and " + name + " is on the CPU");
+            read_workspace(call, workspace, &stream);
+        } else if (given || workspace) {
+            raise(PyExc_ValueError, std::string(operation) + ": " + (given ? "stream" : "workspace") +
+                                        " is for arrays on CUDA devices, and " + name + " is on the CPU");
         }
     }
     bool on_device() const { return call.on_device; }
@@ -114,6 +116,7 @@ struct Topk {
         CapacityFactor,
         Out,
         Stream,
+        Workspace,
         count
     };
     static Parameters parameters;
@@ -149,12 +152,12 @@ struct Topk {
 Parameters Topk::parameters{
     "route_topk",
     {"logits", "k", "score", "renormalize", "scale", "bias", "correction_bias", "groups", "topk_groups", "group_score",
-     "top_p", "gamma", "norm_eps", "capacity_factor", "out", "stream", nullptr},
+     "top_p", "gamma", "norm_eps", "capacity_factor", "out", "stream", "workspace", nullptr},
     2,
     2};
 
 PyObject* run(PyObject* const* slots) {
-    const Place place("route_topk", slots[Topk::Logits], "logits", slots[Topk::Stream]);
+    const Place place("route_topk", slots[Topk::Logits], "logits", slots[Topk::Stream], slots[Topk::Workspace]);
     const Topk topk(slots, place.call);
     const TensorView& logits = topk.logits.view;
     const std::int64_t experts = logits.shape[logits.ndim - 1], rows = rows_of(logits);

@@ -148,7 +148,8 @@ cudaError_t run_chunk(const MoeCall& call, bool is_first, Pieces& pieces, cudaSt
         has_gates = has_gates || call.stacks[call.stack_count + i].gate_vectors.data;
     float* const gates = has_gates ? pieces.take<float>(tokens * shared * 4) : nullptr;
     float* const mix = pieces.take<float>(tokens * special.constants * 8);
-    const bool weights_input = call.weights_on_input && call.weights.data;
+    // Asked without weights, the workspace is that of a call with them.
+    const bool weights_input = call.weights_on_input && (call.weights.data || !launches);
     const DeviceRows weighted =
         weights_input ? take_rows(pieces, DType::f32, tokens * call.picks, call.x.cols) : DeviceRows{};
 
