@@ -25,4 +25,9 @@ __device__ __forceinline__ unsigned load_once(const unsigned* global) {
     return v;
 }
 
+// Asks for the sector, which stays in L2.
+__device__ __forceinline__ void prefetch_l2(const void* global) {
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(global));
+}
+
 }  // namespace fastffn::ptx
