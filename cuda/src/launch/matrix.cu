@@ -61,6 +61,7 @@ cudaError_t multiply_sparse24(const Input& x, const DeviceMatrix& w, const Devic
         args.w_gate_scales = static_cast<const float*>(part(gate, layout.scales_offset));
     }
     args.matrix_bytes = w.matrix_bytes;
+    args.x_is_fresh = x.is_fresh;
     args.bias = bias.data;
     args.gate_bias = gate_bias.data;
     args.bias_dtype = static_cast<DType>(bias.dtype);
@@ -99,7 +100,7 @@ cudaError_t prepare(const DeviceRows& x, const DeviceMatrix& w, Pieces& pieces, 
     if (w.format == format_lowrank && !norm.gamma) return prepare_lowrank(x, w, pieces, stream, input, groups);
     const auto dtype = static_cast<DType>(x.dtype);
     RowTransform transform = {norm, {}};
-    if (is_quantised(w) && w.format != format_int8)
+    if (is_quantised(w) && values_format(w) != format_int8)
         transform.hadamard = hadamard_of_flags(w.flags, w.parameters[1], x.cols);
     auto* const scratch = pieces.take<float>(transform_scratch_bytes(x.rows, x.cols, transform));
     const bool launches = !pieces.counts_only();
