@@ -6,7 +6,9 @@
 #include <cstring>
 
 #include "abi.hpp"
+#include "architectures.hpp"
 #include "fastffn/version.hpp"
+#include "launch/device_guard.hpp"
 #include "launch/fff.hpp"
 #include "launch/ffn.hpp"
 #include "launch/hadamard.hpp"
@@ -54,28 +56,6 @@ std::int32_t device_count(std::int32_t* count, PluginError* error) {
 // Does nothing; whether it has code for a device says whether the others have.
 __global__ void probe() {}
 
-// Sets the device for a call and puts the caller's back. On the device where the caller is, it touches nothing: cudaSetDevice would
-// put the device's primary context in place of one that the caller made.
-class DeviceGuard {
-  public:
-    explicit DeviceGuard(int device) {
-        if (cudaGetDevice(&previous_) == cudaSuccess && device == previous_) return;
-        status_ = cudaSetDevice(device);
-        is_changed_ = status_ == cudaSuccess;
-    }
-    ~DeviceGuard() {
-        if (is_changed_) cudaSetDevice(previous_);
-    }
-    DeviceGuard(const DeviceGuard&) = delete;
-    DeviceGuard& operator=(const DeviceGuard&) = delete;
-    cudaError_t status() const { return status_; }
-
-  private:
-    int previous_ = 0;
-    bool is_changed_ = false;
-    cudaError_t status_ = cudaSuccess;
-};
-
 std::int32_t device_info(std::int32_t device, DeviceInfo* info, PluginError* error) {
     cudaDeviceProp properties{};
     if (const cudaError_t status = cudaGetDeviceProperties(&properties, device); status != cudaSuccess)
@@ -88,6 +68,9 @@ std::int32_t device_info(std::int32_t device, DeviceInfo* info, PluginError* err
     info->memory_bytes = static_cast<std::int64_t>(properties.totalGlobalMem);
     info->l2_bytes = properties.l2CacheSize;
     info->shared_bytes = static_cast<std::int64_t>(properties.sharedMemPerBlockOptin);
+    // Asking the device makes a context on it, hundreds of megabytes: only where the list does not answer, for PTX.
+    info->has_code = has_machine_code(FASTFFN_CUDA_ARCHITECTURE_NAMES, info->major, info->minor);
+    if (info->has_code) return 0;
     const DeviceGuard guard(device);
     cudaFuncAttributes attributes{};
     info->has_code = guard.status() == cudaSuccess && cudaFuncGetAttributes(&attributes, probe) == cudaSuccess;
