@@ -114,7 +114,7 @@ inline cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int devic
                    emulator::multiprocessors(),
                    1 << 20,
                    std::size_t{1} << 32,
-                   163 * 1024};
+                   (emulator::architecture() >= 90 ? 227u : 163u) * 1024};
     return cudaSuccess;
 }
 struct cudaFuncAttributes {
