@@ -89,7 +89,7 @@ bool shares_rows(const DeviceMatrix& up, const DeviceMatrix& gate) {
 }
 
 DType hidden_dtype(const DeviceMatrix& down, DType x) {
-    if (is_bf16_codes(down)) return DType::bf16;
+    if (is_bf16_codes(down)) return down.flags & layout_hadamard_mask ? DType::f32 : DType::bf16;
     if (down.format == format_lowrank)  // its u may be of int8 with scales of its own, made from whole f32 numbers
         return lowrank_outer(down).format == format_int8 ? DType::f32 : row_dtype(lowrank_outer(down), x);
     return is_quantised(down) ? DType::f32 : row_dtype(down, x);

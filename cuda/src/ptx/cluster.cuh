@@ -18,13 +18,14 @@ __device__ __forceinline__ void cluster_sync() {
     asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
 
-// Arrives at the mbarrier that lies in the block of this rank where `local` lies in this one.
+// Arrives at the mbarrier that lies in the block of this rank where `local` lies in this one. Ordered for what wgmma has read; stores
+// for other blocks would need .release.cluster, a memory barrier each time.
 __device__ __forceinline__ void mbarrier_arrive_at(Mbarrier* local, unsigned rank) {
     asm volatile(
         "{\n"
         ".reg .b32 there;\n"
         "mapa.shared::cluster.u32 there, %0, %1;\n"
-        "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [there];\n"
+        "mbarrier.arrive.shared::cluster.b64 _, [there];\n"
         "}" ::"r"(shared_address(local)),
         "r"(rank)
         : "memory");
