@@ -52,15 +52,26 @@ TEST(every_product_and_shape) {
 }
 
 TEST(both_sizes_of_tiles) {
-    // Few multiprocessors: the large tile, several per block; many: the small one, so that all have something to do.
+    // Few multiprocessors: large tiles in clusters of two, one after another; many: small tiles, so that all have something to do.
+    // Three tiles of tokens: the last cluster's second block has none.
+    unsigned seed = 20;
     for (const int multiprocessors : {2, 64})
-        for (bool is_gated : {false, true}) {
-            const Hopper hopper(multiprocessors);
-            const Problem p = {Product::bf16, 257, 300, 520, is_gated, is_gated ? Activation::silu : Activation::relu,
-                               DType::bf16,   true};
-            const double error = worst(p, launch_sm90_dense, 21);
-            CHECK(error <= 1) << name(p) << error;
-        }
+        for (const Product product : products)
+            for (bool is_gated : {false, true}) {
+                const Hopper hopper(multiprocessors);
+                const bool is_odd = product == Product::bf16;
+                const Problem p = {product,
+                                   is_odd ? 257 : 200,
+                                   is_gated ? 135 : 265,
+                                   is_odd ? 520 : 200,
+                                   is_gated,
+                                   is_gated ? Activation::silu : Activation::relu,
+                                   DType::bf16,
+                                   true};
+                const double error = worst(p, launch_sm90_dense, ++seed);
+                CHECK(error <= 1) << name(p) << error;
+                CHECK(emulator::blocks_of_last_cluster() == (multiprocessors == 2 ? 2 : 1));
+            }
 }
 
 TEST(every_activation) {
@@ -93,14 +104,16 @@ TEST(nan_and_infinity_stay_in_their_token) {
 }
 
 TEST(same_bits_under_every_schedule) {
-    const Hopper hopper;
-    const Problem p = {Product::bf16, 140, 70, 600, true, Activation::silu, DType::f32, true};
+    // Nor do clusters and small tiles differ.
+    const Problem p = {Product::bf16, 140, 150, 600, true, Activation::silu, DType::f32, true};
     std::vector<unsigned char> first;
-    for (unsigned seed = 0; seed < 12; seed++) {
+    for (unsigned seed = 0; seed < 6; seed++) {
+        const Hopper hopper(seed % 3 == 2 ? 64 : 2);
         emulator::set_seed(seed);
         std::vector<unsigned char> bits;
         const double error = worst(p, launch_sm90_dense, 3, &bits);
         CHECK(error <= 1) << name(p) << error;
+        CHECK(emulator::blocks_of_last_cluster() == (seed % 3 == 2 ? 1 : 2));
         if (seed == 0) first = bits;
         CHECK(bits == first) << seed;
     }
