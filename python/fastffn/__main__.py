@@ -49,9 +49,7 @@ def _cuda() -> list[tuple[str, str]]:
         rows.append(
             (f"  device {index}", f"{device['name']}, sm_{major}{minor}, {_size(device['memory_bytes'])}{lacks}")
         )
-    rows.append(
-        ("cuda", "available; no layer runs there yet" if cuda["available"] else f"unavailable: {cuda['reason']}")
-    )
+    rows.append(("cuda", "available" if cuda["available"] else f"unavailable: {cuda['reason']}"))
     return rows
 
 

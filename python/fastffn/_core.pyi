@@ -70,6 +70,7 @@ def moe(
     sub_norm_eps: float = 1e-05,
     out: None = None,
     stream: Any = None,
+    workspace: Any = None,
 ) -> _X: ...
 @overload
 def moe(
@@ -92,6 +93,7 @@ def moe(
     sub_norm_eps: float = 1e-05,
     out: _Y,
     stream: Any = None,
+    workspace: Any = None,
 ) -> _Y: ...
 @overload
 def route_topk(
@@ -111,6 +113,8 @@ def route_topk(
     norm_eps: float = 1e-06,
     capacity_factor: float | None = None,
     out: None = None,
+    stream: Any = None,
+    workspace: Any = None,
 ) -> tuple[_X, _X]: ...
 @overload
 def route_topk(
@@ -130,16 +134,18 @@ def route_topk(
     norm_eps: float = 1e-06,
     capacity_factor: float | None = None,
     out: _Y,
+    stream: Any = None,
+    workspace: Any = None,
 ) -> _Y: ...
 def route_expert_choice(
     logits: Any, k: int | None, capacity: int | None, capacity_factor: float | None, score: str, out: Any
 ) -> tuple[Any, Any]: ...
-def route_hash(tokens: Any, table: Any, out: Any) -> tuple[Any, Any]: ...
+def route_hash(tokens: Any, table: Any, out: Any, stream: Any = None) -> tuple[Any, Any]: ...
 def limit_capacity(
-    ids: Any, weights: Any, num_experts: int, capacity: int | None, capacity_factor: float | None
+    ids: Any, weights: Any, num_experts: int, capacity: int | None, capacity_factor: float | None, stream: Any = None
 ) -> tuple[Any, Any]: ...
-def expert_load(ids: Any, num_experts: int) -> Any: ...
-def router_logits(x: Any, w: Any, bias: Any, previous: Any, mix: Any, out: Any) -> Any: ...
+def expert_load(ids: Any, num_experts: int, stream: Any = None) -> Any: ...
+def router_logits(x: Any, w: Any, bias: Any, previous: Any, mix: Any, out: Any, stream: Any = None) -> Any: ...
 def router_scores() -> tuple[str, ...]: ...
 def moe_workspace(threads: int, *args: Any, **keywords: Any) -> int: ...
 def seconds_per_moe(repeats: int, *args: Any, **keywords: Any) -> float: ...
@@ -243,6 +249,8 @@ def torch_moe(
     weights_on_input: bool = False,
     load: Any = None,
     out: Any = None,
+    stream: Any = None,
+    workspace: Any = None,
     out_features: int | None = None,
 ) -> _X: ...
 def torch_fff(
@@ -283,6 +291,8 @@ def torch_route_topk(
     norm_eps: float = 1e-06,
     capacity_factor: float | None = None,
     out: Any = None,
+    stream: Any = None,
+    workspace: Any = None,
 ) -> Any: ...
 def set_torch_handler(operation: str, function: Any) -> None: ...
 def linear_workspace(x: Any, w: Any, threads: int) -> int: ...

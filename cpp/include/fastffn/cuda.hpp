@@ -20,6 +20,7 @@
 #include "fastffn/ffn.hpp"
 #include "fastffn/hadamard.hpp"
 #include "fastffn/moe.hpp"
+#include "fastffn/route.hpp"
 
 namespace fastffn {
 
@@ -126,6 +127,17 @@ inline Status cuda_moe_workspace(CudaStream stream, const TensorView& x, const T
     return cuda_moe(stream, x, ids, weights, layer, y, load);
 }
 
+// The routers of route.hpp on a device: every array lies there, rows of logits have one stride. Values of tokens, tables and ids are
+// not read before the call: a token outside of the table gets empty slots, and ids outside of the experts are dropped by
+// cuda_limit_capacity and not counted by cuda_expert_load.
+Status cuda_route_topk(CudaStream stream, const TensorView& logits, const TopkOptions& options, const TensorView& ids,
+                       const TensorView& weights);
+Status cuda_route_hash(CudaStream stream, const TensorView& tokens, const TensorView& table, const TensorView& ids,
+                       const TensorView& weights);
+Status cuda_limit_capacity(CudaStream stream, const TensorView& ids, const TensorView& weights, std::int64_t experts,
+                           std::int64_t capacity);
+Status cuda_expert_load(CudaStream stream, const TensorView& ids, const TensorView& counts);
+
 // A copy of the first 128 bytes of a tree that lies on a device. as_header() of it is the `header` of such a tree's PackedView.
 struct DeviceTreeHeader {
     alignas(8) std::byte bytes[128];
@@ -153,7 +165,8 @@ inline Status cuda_fff_workspace(CudaStream stream, const TensorView& x, const F
 }
 
 // hadamard() and quantize() on a device. Without H_K (mode kron beyond powers of two) the very bits of the CPU's, and so are codes of
-// kind int8; sums of H_K and of the mean that kind int4 takes run in another order. Any length that the CPU takes.
+// kind int8. H_K runs on integer tensor cores: what it adds is rounded to 22 bits of the largest of its column (the K values that meet),
+// then added exactly. The mean that kind int4 takes is summed in another order. Any length that the CPU takes.
 Status cuda_hadamard(CudaStream stream, const TensorView& x, const HadamardOptions& options, const TensorView& y);
 Status cuda_quantize(CudaStream stream, const TensorView& x, ActivationCodes kind, const TensorView& codes,
                      const TensorView& scale);

@@ -223,8 +223,8 @@ cudaError_t multiply(const Input& x, const DeviceMatrix& w, const DeviceMatrix& 
     return groups ? launch_f32(weights, args, *groups, stream) : launch_f32(weights, args, stream);
 }
 
-const char* refusal(const DeviceMatrix& w, bool is_grouped) {
-    if (w.format == format_lowrank) return lowrank_refusal(w, is_grouped);
+const char* refusal(const DeviceMatrix& w) {
+    if (w.format == format_lowrank) return lowrank_refusal(w);
     const DeviceLayout layout = layout_of(w);
     return layout.bytes == 0 ? layout.reason : nullptr;
 }

@@ -50,12 +50,9 @@ class PackedModule(nn.Module):
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         # `to`, `cuda`, `cpu`: packed weights are other bytes on the other kind of device.
-        before = {name: self._buffers.get(name) for name in self._expected()}
+        moved = moved_weights(self._buffers, self._expected(), fn)
         super()._apply(fn, recurse)
-        for name, w in before.items():
-            moved = self._buffers.get(name)
-            if w is not None and moved is not None and not w.is_meta and w.numel():
-                self._buffers[name] = in_layout_of(w, moved.device)
+        self._buffers.update(moved)
         return self
 
     def _check_packed(self, key: str, name: str, packed: Any, verify: bool) -> None:
@@ -135,6 +132,20 @@ class PackedModule(nn.Module):
             loaded = value.device.type != "meta" and value.numel() and value.dtype == torch.uint8
             names.append(f"{name}={ff.info(weight(value)).format if loaded else 'nothing yet'}")
         return ", ".join(names)
+
+
+def moved_weights(buffers: Any, names: Any, fn: Any) -> dict[str, Any]:
+    """The packed weights of these names where `fn` takes tensors, if that is another device: in the order of bytes there. Before
+    anything of the module is moved, as a format may have no kernels there."""
+    moved = {}
+    for name in names:
+        w = buffers.get(name)
+        if w is None or w.is_meta or not w.numel() or w.dtype != torch.uint8:
+            continue
+        device = fn(w.new_empty(0)).device
+        if device != w.device and device.type in ("cpu", "cuda"):
+            moved[name] = in_layout_of(w, device)
+    return moved
 
 
 def is_for_devices(packed: Any) -> bool:

@@ -10,12 +10,13 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._pytree import tree_map
 
 from fastffn.report.progress import Progress
 from fastffn.torch._replace import capture as inputs_of
 from fastffn.torch._replace.modules import stamp
 from fastffn.torch._replace.rules import assign
-from fastffn.torch._replace.sites import Site, check_model, find, install, layer_at
+from fastffn.torch._replace.sites import Site, check_model, cuda_device_of, find, install, layer_at
 from fastffn.torch._replace.summary import LayerSummary, ReplaceSummary
 from fastffn.torch._replace.weights import DenseWeights, ExpertWeights, Weights, bytes_of, tensors_of
 
@@ -46,8 +47,8 @@ def replace(
 
     Args:
         model: any model whose layers are recognised: Llama, Qwen, Mistral, Gemma, Phi; BERT, MiniLM; Mixtral, OLMoE,
-            Qwen-MoE, DeepSeek, GPT-OSS (transformers 5); BitNet; and what :func:`register_family` taught. On the CPU, with
-            weights loaded.
+            Qwen-MoE, DeepSeek, GPT-OSS (transformers 5); BitNet; and what :func:`register_family` taught. With weights
+            loaded, on the CPU or one CUDA device; from there it is brought to the CPU for the work, and back.
         rules: what becomes of the layers:
 
             - a format of :func:`fastffn.pack`: "bf16", "int8", "int4", "ternary", "sparse24", "f16", "f32";
@@ -75,6 +76,8 @@ def replace(
             the layer.
         TypeError: a model, rule or calibration of another kind.
     """
+    if (device := cuda_device_of(model)) is not None:
+        return _by_way_of_the_cpu(model, device, rules, calibration, rows=rows, progress=progress, seed=seed)
     check_model(model, "replace")
     if rows < 1:
         raise ValueError(f"replace: rows is {rows}, expected 1 or more")
@@ -105,6 +108,23 @@ def replace(
     kind = "calibration" if batches is not None else "random"
     most = max(found.count for found in caught.values()) if caught else _RANDOM_ROWS
     return ReplaceSummary(tuple(done), type(model).__name__, kind, most, tuple(left_out))
+
+
+def _by_way_of_the_cpu(model: nn.Module, device: Any, rules: Any, calibration: Any, **options: Any) -> ReplaceSummary:
+    """replace() of a model on a CUDA device, where weights are neither packed nor factorised."""
+    given = tree_map(lambda t: t.cpu() if isinstance(t, torch.Tensor) else t, calibration)
+    model.to("cpu")
+    try:
+        summary = replace(model, rules, calibration=given, **options)
+    except BaseException:
+        model.to(device)
+        raise
+    try:
+        model.to(device)
+    except RuntimeError as error:
+        model.to("cpu")
+        raise RuntimeError(f"replace: the model is replaced, and stays on the CPU: {error}") from error
+    return summary
 
 
 def _wanted(progress: bool | None) -> bool:

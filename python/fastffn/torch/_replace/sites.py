@@ -103,6 +103,13 @@ def install(model: nn.Module, site: Site, new: nn.Module) -> None:
         layer.install(model.get_submodule(parent), child, new)
 
 
+def cuda_device_of(model: Any) -> Any:
+    """The one CUDA device that a model's tensors lie on, or None."""
+    tensors = (*model.parameters(), *model.buffers()) if isinstance(model, nn.Module) else ()
+    devices = {tensor.device for tensor in tensors}
+    return devices.pop() if len(devices) == 1 and all(device.type == "cuda" for device in devices) else None
+
+
 def check_model(model: Any, operation: str) -> None:
     """Refuses what cannot be packed where it is, before any work."""
     if not isinstance(model, nn.Module):
@@ -116,7 +123,7 @@ def check_model(model: Any, operation: str) -> None:
             )
         if tensor.device.type != "cpu":
             raise ValueError(
-                f"{operation}: {kind}: '{name}' is on {tensor.device}, and fastffn runs on the CPU; call model.to('cpu') first"
+                f"{operation}: {kind}: '{name}' is on {tensor.device}, and weights are packed on the CPU; call model.to('cpu') first"
             )
     for name, module in model.named_modules():
         if hasattr(module, "_hf_hook"):
