@@ -119,7 +119,7 @@ with refused(RuntimeError, "no code for Imaginary 0", "7.5", "85 ptx85"):
 host = _core.pack_for_device(w, "f32", {})
 with refused(ValueError, "packed for CUDA devices", "runs on the CPU"):
     ff.linear(x, host)
-with refused(ValueError, "moe: w_up is packed for CUDA device 1"):
+with refused(ValueError, "moe: x", "CPU's memory"):
     ff.moe(x, np.zeros((2, 1), np.int32), None, packed, packed, activation="silu")
 assert last_call()[2] == before
 """,

@@ -281,3 +281,28 @@ def test_numpy_weights_beside_torch(device):
     there = ff.to_device(packed, device)
     assert isinstance(there.array, torch.Tensor)
     np.testing.assert_array_equal(np.asarray(ff.to_cpu(there)), packed)
+
+
+@pytest.mark.parametrize("form", ["leaves", "nodes"])
+def test_trees_move_and_load(device, form):
+    torch.manual_seed(0)
+    if form == "leaves":
+        plain = ffm.FFF(40, 12, depth=3, activation="gelu")
+    else:
+        plain = ffm.AllNodeFFF(40, 40, depth=4, activation="gelu")
+    layer = ffm.PackedFFF(plain, "bf16")
+    x = normal(5, 40)
+    here = layer(x)
+    before = {name: t.clone() for name, t in layer.state_dict().items()}
+    there = copy.deepcopy(layer).to(device)
+    close(there(x.to(device)), here, 2e-2)
+    assert torch.equal(there.route(x.to(device)).leaf.cpu(), layer.route(x).leaf)
+    assert f"depth={plain.depth}" in repr(there)
+    saved = there.state_dict()
+    again = copy.deepcopy(layer)
+    again.load_state_dict(saved)
+    assert torch.equal(again(x), here)
+    there.load_state_dict(layer.state_dict())
+    close(there(x.to(device)), here, 2e-2)
+    for name, t in there.to("cpu").state_dict().items():
+        assert torch.equal(t, before[name]), name

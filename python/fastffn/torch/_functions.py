@@ -22,6 +22,7 @@ from fastffn import _core
 
 from . import _ops
 from ._device_weights import device_weight, tensor
+from ._device_weights import tree as tree_of
 
 _operators = torch.ops.fastffn
 
@@ -167,7 +168,7 @@ def _moe(
 def _fff_width(out_features: int | None, tree: Any, w_down: Any, default: int) -> Any:
     if w_down is not None or out_features is not None or torch.compiler.is_compiling() or not _is_plain(tree):
         return _width("fff", out_features, w_down, default)
-    return ff.tree_info(tree).d_out if tree.device.type == "cpu" else default
+    return ff.tree_info(tree_of(tree)).d_out if tree.device.type in ("cpu", "cuda") else default
 
 
 def _fff(
@@ -189,7 +190,8 @@ def _fff(
     out: Any = None,
     out_features: int | None = None,
 ) -> Any:
-    x, w_up, w_down, master_up, master_down = cast(x), *map(tensor, (w_up, w_down, master_up, master_down))
+    x, tree = cast(x), tensor(tree)
+    w_up, w_down, master_up, master_down = map(tensor, (w_up, w_down, master_up, master_down))
     arguments = (
         x, tree, w_up, w_down, b_up, b_down, activation, leaf, master_up, master_down, master_b_up, master_b_down,
         None if mix is None else float(mix), plan,
