@@ -56,11 +56,21 @@ struct LinearCall {
     DeviceBias bias;
 };
 
+// Hidden columns [start, start + length).
+struct DeviceSegment {
+    std::int64_t start, length;
+};
+
 struct FfnCall {
     DeviceRows x, y;
     DeviceMatrix up, gate, down;
     DeviceBias b_up, b_gate, b_down;
     std::int32_t activation;  // fastffn::Activation
+    DeviceBias sub_norm;      // γ [d_ff]; nullptr: none
+    float sub_norm_eps;
+    std::int32_t gate_first;        // 0: never, 1: where it is faster, 2: where the tokens are few enough
+    const DeviceSegment* segments;  // in the host's memory; nullptr: all hidden columns
+    std::int64_t segment_count;
 };
 
 // Calls of other layers have a header each.

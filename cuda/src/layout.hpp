@@ -31,6 +31,8 @@ constexpr std::uint32_t layout_zeros_mask = 3, layout_zero_points = 1, layout_mi
 constexpr std::uint32_t layout_act_shift = 2, layout_act_mask = 3u << layout_act_shift;
 constexpr std::uint32_t layout_act_int8 = 0, layout_act_int4 = 1, layout_act_bf16 = 2;
 constexpr std::uint32_t layout_scale_mask = 3u << 4;  // how pack() made the scales
+constexpr std::uint32_t layout_hadamard_shift = 6, layout_hadamard_mask = 3u << layout_hadamard_shift;
+constexpr std::uint32_t layout_rotated = 1u << 8;
 constexpr std::uint32_t layout_order_mask = 3u << 9;  // of the CPU's bytes; devices have one order
 
 constexpr std::int64_t codes_chunk_columns(int bits) { return 512 / bits; }
@@ -95,8 +97,9 @@ constexpr DeviceLayout device_layout(int format, std::uint32_t flags, std::uint3
         layout.reason = "ternary codes with options that this version does not know";
         return layout;
     }
-    if (flags & ~(layout_zeros_mask | layout_act_mask | layout_scale_mask | layout_order_mask)) {
-        layout.reason = "codes with a Hadamard transform have no CUDA kernels yet";
+    if (flags & ~(layout_zeros_mask | layout_act_mask | layout_scale_mask | layout_hadamard_mask | layout_rotated |
+                  layout_order_mask)) {
+        layout.reason = "codes with flags that this version does not know";
         return layout;
     }
     layout.bits = format == format_ternary ? 2 : 4;

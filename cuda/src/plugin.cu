@@ -8,6 +8,7 @@
 #include "fastffn/version.hpp"
 #include "launch/fff.hpp"
 #include "launch/ffn.hpp"
+#include "launch/hadamard.hpp"
 #include "launch/launch.hpp"
 #include "launch/moe.hpp"
 #include "launch/route.hpp"
@@ -172,8 +173,8 @@ const Plugin table = {
     operation<RouteCall>(),
     operation<FffCall>(),
     operation<FffRouteCall>(),
-    {},  // hadamard
-    {},  // quantize
+    operation<HadamardCall>(),
+    operation<QuantizeCall>(),
 };
 
 }  // namespace

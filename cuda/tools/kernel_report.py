@@ -56,7 +56,7 @@ def compile_one(source: Path, arch: str) -> tuple[list[dict], list[str]]:
         return [], []
     with tempfile.TemporaryDirectory() as work:
         ptx = Path(work) / "kernels.ptx"
-        includes = [f"-I{ROOT}/cuda/src", f"-I{ROOT}/cpp/include"]
+        includes = [f"-I{ROOT}/cuda/src", f"-I{ROOT}/cpp/include", f"-I{ROOT}/cpp/src"]
         defines = ["-DFASTFFN_CUDA_SM90"] if is_sm90 else []
         run(["nvcc", "-std=c++17", "-ptx", f"-arch=compute_{arch}", *defines, *includes, str(source), "-o", str(ptx)])
         text = ptx.read_text()

@@ -93,6 +93,11 @@ std::int32_t ffn(std::int32_t device, void* stream, Workspace, const FfnCall& ca
         std::strcpy(error->message, "activation without a kernel");
         return 2;
     }
+    if (call.segment_count || call.sub_norm.data) {
+        error->code = 2;
+        std::strcpy(error->message, call.segment_count ? "segments without a kernel" : "sub_norm without a kernel");
+        return 2;
+    }
     for (std::int64_t r = 0; r < call.x.rows; ++r) {
         const std::vector<float> x = row_of(call.x, r);
         std::vector<float> hidden(static_cast<std::size_t>(call.up.out_features));

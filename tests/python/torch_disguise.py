@@ -50,7 +50,7 @@ class Disguised(torch.Tensor):
         self, *, stream: Any = None, max_version: Any = None, dl_device: Any = None, copy: Any = None
     ) -> Any:
         assert stream == -1 or stream >= 1
-        return DeviceArray(host_values(self.inner)).__dlpack__(stream=stream)
+        return DeviceArray.over(host_values(self.inner)).__dlpack__(stream=stream)
 
     def copy_(self, source: Any, non_blocking: bool = False) -> Any:
         self.inner.copy_(_bare(source))

@@ -18,6 +18,7 @@
 
 #include "fastffn/fff.hpp"
 #include "fastffn/ffn.hpp"
+#include "fastffn/hadamard.hpp"
 #include "fastffn/moe.hpp"
 
 namespace fastffn {
@@ -42,7 +43,7 @@ struct CudaReport {
 const CudaReport& cuda_report();
 
 // Bytes of weights packed for devices: a header of layout 2, and the rows. Formats: f32, f16, bf16, int8, and ternary and int4
-// without Hadamard transform and with act int8 or int4; others are refused.
+// with act int8 or int4; others are refused.
 Status device_packed_bytes(const TensorView& w, Format format, const PackOptions& options, std::int64_t* bytes);
 // Like pack(), into host memory that holds exactly device_packed_bytes().
 Status pack_for_device(const TensorView& w, Format format, const PackOptions& options, void* out,
@@ -86,7 +87,11 @@ Status read_device_header(CudaStream stream, const void* data, std::int64_t byte
 Status read_device_bytes(CudaStream stream, const char* operation, const void* data, std::int64_t bytes, void* host);
 
 // linear() and ffn() on a device: x, y, biases and sub_norm are views of its memory, weights are PackedViews with a header. Rows of
-// x and of y must have one stride; biases are contiguous. Segments and formats without device kernels are refused.
+// x and of y must have one stride; biases are contiguous. Formats without device kernels are refused.
+// Segments: rows of w_up and w_gate outside them are not read where the format is f32, f16, bf16, int8, or ternary without groups, one product a segment;
+// of w_down, f32, f16, bf16 or int8, the columns before the first and behind the last are not read.
+// gate_first: for up to 8 tokens; automatic takes it where w_up is large enough that reading a part of it saves more than its launch
+// costs (an estimate so far). More tokens run in the dense order. w_down is read whole.
 Status cuda_linear(CudaStream stream, const TensorView& x, const PackedView& w, const TensorView* bias,
                    const TensorView& y);
 Status cuda_ffn(CudaStream stream, const TensorView& x, const FfnWeights& weights, const TensorView& y);
@@ -111,6 +116,14 @@ inline Status cuda_ffn_workspace(CudaStream stream, const TensorView& x, const F
     *bytes = 0;
     stream.query = bytes;
     return cuda_ffn(stream, x, weights, y);
+}
+
+inline Status cuda_moe_workspace(CudaStream stream, const TensorView& x, const TensorView& ids,
+                                 const TensorView* weights, const MoeWeights& layer, const TensorView& y,
+                                 std::int64_t* bytes, std::int64_t* load = nullptr) {
+    *bytes = 0;
+    stream.query = bytes;
+    return cuda_moe(stream, x, ids, weights, layer, y, load);
 }
 
 // A copy of the first 128 bytes of a tree that lies on a device. as_header() of it is the `header` of such a tree's PackedView.
@@ -138,5 +151,11 @@ inline Status cuda_fff_workspace(CudaStream stream, const TensorView& x, const F
     stream.query = bytes;
     return cuda_fff(stream, x, weights, y);
 }
+
+// hadamard() and quantize() on a device. Without H_K (mode kron beyond powers of two) the very bits of the CPU's, and so are codes of
+// kind int8; sums of H_K and of the mean that kind int4 takes run in another order. Any length that the CPU takes.
+Status cuda_hadamard(CudaStream stream, const TensorView& x, const HadamardOptions& options, const TensorView& y);
+Status cuda_quantize(CudaStream stream, const TensorView& x, ActivationCodes kind, const TensorView& codes,
+                     const TensorView& scale);
 
 }  // namespace fastffn

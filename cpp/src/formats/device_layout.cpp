@@ -27,7 +27,8 @@ static_assert(cuda::format_f32 == static_cast<int>(Format::f32) && cuda::format_
 static_assert(cuda::layout_zeros_mask == codes_zeros_mask && cuda::layout_zero_points == codes_zero_points &&
                   cuda::layout_minima == codes_minima && cuda::layout_act_mask == codes_act_mask &&
                   cuda::layout_act_int4 == codes_act_int4 && cuda::layout_act_bf16 == codes_act_bf16 &&
-                  cuda::layout_scale_mask == codes_scale_mask && cuda::layout_order_mask == codes_order_mask,
+                  cuda::layout_scale_mask == codes_scale_mask && cuda::layout_order_mask == codes_order_mask &&
+                  cuda::layout_hadamard_mask == codes_hadamard_mask && cuda::layout_rotated == codes_rotated,
               "the layout's own flags of codes");
 
 cuda::DeviceLayout layout_of(const PackedHeader& header) noexcept {

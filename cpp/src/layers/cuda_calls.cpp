@@ -118,10 +118,7 @@ Status cuda_ffn(CudaStream stream, const TensorView& x, const FfnWeights& weight
     layer.on_device = true;
     RowsView x_rows, y_rows;
     if (Status status = open_ffn(x, weights, &y, &layer, &x_rows, &y_rows); !status.ok()) return status;
-    if (weights.segments) return {StatusCode::unsupported, "ffn: segments have no kernels on CUDA devices"};
-    if (weights.gate_first == GateFirst::always)
-        return {StatusCode::unsupported, "ffn: gate_first has no kernels on CUDA devices"};
-    if (weights.sub_norm) return {StatusCode::unsupported, "ffn: sub_norm has no kernels on CUDA devices"};
+    if (Status status = choose_order(weights, &layer); !status.ok()) return status;
     cuda::FfnCall call{};
     if (Status status = cuda_rows(operation, "x", x_rows, &call.x); !status.ok()) return status;
     if (Status status = cuda_rows(operation, "out", y_rows, &call.y); !status.ok()) return status;
@@ -132,6 +129,16 @@ Status cuda_ffn(CudaStream stream, const TensorView& x, const FfnWeights& weight
     call.down = cuda_matrix(weights.w_down);
     if (layer.has_gate) call.gate = cuda_matrix(weights.w_gate);
     call.activation = static_cast<std::int32_t>(weights.activation);
+    if (weights.sub_norm) {
+        call.sub_norm = {weights.sub_norm->data, static_cast<std::int32_t>(weights.sub_norm->dtype)};
+        call.sub_norm_eps = weights.sub_norm_eps;
+    }
+    if (layer.gate_first) call.gate_first = weights.gate_first == GateFirst::always ? 2 : 1;
+    std::vector<cuda::DeviceSegment> segments;
+    for (std::int64_t i = 0; i < layer.segments.count; ++i)
+        segments.push_back({weights.segments[i].start, weights.segments[i].length});
+    call.segments = segments.data();
+    call.segment_count = layer.segments.count;
     if (call.x.rows == 0) return {};
     return run_cuda(operation, plugin->ffn, stream, call);
 }

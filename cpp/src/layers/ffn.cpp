@@ -219,9 +219,6 @@ Status open_ffn(const TensorView& x, const FfnWeights& weights, const TensorView
     return {};
 }
 
-namespace {
-
-// Which order the layer runs in.
 Status choose_order(const FfnWeights& weights, DenseLayer* layer) {
     if (weights.gate_first == GateFirst::always) {
         if (const char* obstacle = gate_first_obstacle(*layer))
@@ -233,6 +230,8 @@ Status choose_order(const FfnWeights& weights, DenseLayer* layer) {
     if (weights.gate_first == GateFirst::automatic) layer->gate_first = !gate_first_obstacle(*layer);
     return {};
 }
+
+namespace {
 
 int resolve_threads(int threads) { return usable_threads(threads > 0 ? threads : default_threads()); }
 

@@ -10,7 +10,10 @@ namespace fastffn {
 Status open_ffn(const TensorView& x, const FfnWeights& weights, const TensorView* y, DenseLayer* layer,
                 RowsView* x_rows, RowsView* y_rows);
 
-// The same of linear().
+// Which order an opened layer runs in: gate first where it can and nobody says otherwise.
+Status choose_order(const FfnWeights& weights, DenseLayer* layer);
+
+// Every check of a call of linear().
 Status open_linear(const TensorView& x, const PackedView& w, const TensorView* bias, const TensorView* y,
                    DenseLayer* layer, RowsView* x_rows, RowsView* y_rows);
 

@@ -11,7 +11,7 @@
 #include "core/parallel.hpp"
 #include "formats/codes/layout.hpp"
 #include "formats/format.hpp"
-#include "layers/rows.hpp"
+#include "layers/hadamard.hpp"
 
 namespace fastffn {
 
@@ -55,12 +55,10 @@ bool same_array(const TensorView& a, const TensorView& b) {
 
 // ---- hadamard ----
 
-struct Transform {
-    RowsView x, y;
-    HadamardShape shape;
-};
+}  // namespace
 
-Status open_hadamard(const TensorView& x, const HadamardOptions& options, const TensorView* y, Transform* transform) {
+Status open_hadamard(const TensorView& x, const HadamardOptions& options, const TensorView* y,
+                     HadamardRows* transform) {
     if (Status status = check_environment(); !status.ok()) return status;
     if (Status status = view_rows("hadamard", "x", x, &transform->x); !status.ok()) return status;
     if (static_cast<int>(options.mode) >= hadamard_mode_count)
@@ -84,12 +82,14 @@ Status open_hadamard(const TensorView& x, const HadamardOptions& options, const 
     return {};
 }
 
+namespace {
+
 // Bytes of a worker's row, which y cannot hold where it is no f32.
-std::int64_t row_bytes(const Transform& transform, DType dtype) {
+std::int64_t row_bytes(const HadamardRows& transform, DType dtype) {
     return dtype == DType::f32 ? 0 : round_up(transform.x.cols * 4, 64);
 }
 
-void run_hadamard(const Transform& t, const Tasks& tasks, std::byte* workspace) {
+void run_hadamard(const HadamardRows& t, const Tasks& tasks, std::byte* workspace) {
     const HadamardKernel transform = hadamard_kernel(chosen_isa());
     const ElementwiseKernels& elementwise = elementwise_kernels(chosen_isa());
     const std::int64_t buffer_bytes = row_bytes(t, t.y.dtype);
@@ -118,20 +118,17 @@ struct Quantization {
     }
 };
 
-Status open_quantize(const TensorView& x, ActivationCodes kind, const TensorView* codes, const TensorView* scale,
-                     Quantization* q) {
+}  // namespace
+
+Status check_quantize(const TensorView& x, ActivationCodes kind, const TensorView* codes, const TensorView* scale,
+                      RowsView* rows) {
     if (Status status = check_environment(); !status.ok()) return status;
-    if (Status status = view_rows("quantize", "x", x, &q->x); !status.ok()) return status;
+    if (Status status = view_rows("quantize", "x", x, rows); !status.ok()) return status;
     if (static_cast<int>(kind) >= activation_codes_count)
         return invalid("quantize: kind of codes " + std::to_string(static_cast<int>(kind)) + " is not known");
-    if (q->x.cols < 1 || q->x.cols > codes_depth_limit)
+    if (rows->cols < 1 || rows->cols > codes_depth_limit)
         return invalid("quantize: x has shape " + x.shape_string() + ", expected a last dimension of 1 to " +
                        std::to_string(codes_depth_limit));
-    q->matrix.out_features = 1;
-    q->matrix.in_features = q->x.cols;
-    q->matrix.flags = (kind == ActivationCodes::int4 ? codes_act_int4 : codes_act_int8) << codes_act_shift;
-    // Not AMX's, which prepare tiles: codes are taken from rows as CodesRows lays them out.
-    q->kernels = &format_kernels(ternary_format, chosen_isa() < Isa::amx ? chosen_isa() : Isa::avx512bf16);
     if (!codes) return {};
     const auto check = [&](const char* name, const TensorView& array, DType dtype, int dims) {
         bool same = array.ndim == dims;
@@ -140,13 +137,26 @@ Status open_quantize(const TensorView& x, ActivationCodes kind, const TensorView
             return invalid(std::string("quantize: ") + name + " is " + dtype_name(array.dtype) + " of shape " +
                            array.shape_string() + ", expected contiguous " + dtype_name(dtype) + " of x's shape " +
                            x.shape_string() + (dims < x.ndim ? " without the last dimension" : ""));
-        if (!array.data && q->x.rows > 0) return invalid(std::string("quantize: ") + name + " has no data");
+        if (!array.data && rows->rows > 0) return invalid(std::string("quantize: ") + name + " has no data");
         if (may_overlap(array, x)) return invalid(std::string("quantize: ") + name + " and x share a range of memory");
         return Status();
     };
     if (Status status = check("codes", *codes, DType::i8, x.ndim); !status.ok()) return status;
     if (Status status = check("scale", *scale, DType::f32, x.ndim - 1); !status.ok()) return status;
     if (may_overlap(*codes, *scale)) return invalid("quantize: codes and scale share a range of memory");
+    return {};
+}
+
+namespace {
+
+Status open_quantize(const TensorView& x, ActivationCodes kind, const TensorView* codes, const TensorView* scale,
+                     Quantization* q) {
+    if (Status status = check_quantize(x, kind, codes, scale, &q->x); !status.ok()) return status;
+    q->matrix.out_features = 1;
+    q->matrix.in_features = q->x.cols;
+    q->matrix.flags = (kind == ActivationCodes::int4 ? codes_act_int4 : codes_act_int8) << codes_act_shift;
+    // Not AMX's, which prepare tiles: codes are taken from rows as CodesRows lays them out.
+    q->kernels = &format_kernels(ternary_format, chosen_isa() < Isa::amx ? chosen_isa() : Isa::avx512bf16);
     return {};
 }
 
@@ -178,7 +188,7 @@ Status no_memory(const char* operation, std::int64_t bytes) {
 }  // namespace
 
 Status hadamard(Context& context, const TensorView& x, const HadamardOptions& options, const TensorView& y) {
-    Transform transform{};
+    HadamardRows transform{};
     if (Status status = open_hadamard(x, options, &y, &transform); !status.ok()) return status;
     if (transform.x.rows == 0) return {};
     const Tasks tasks(transform.x, INT64_MAX, resolve_threads(context.threads()));
@@ -190,7 +200,7 @@ Status hadamard(Context& context, const TensorView& x, const HadamardOptions& op
 }
 
 Status hadamard_workspace(const TensorView& x, const HadamardOptions& options, int threads, std::int64_t* bytes) {
-    Transform transform{};
+    HadamardRows transform{};
     if (Status status = open_hadamard(x, options, nullptr, &transform); !status.ok()) return status;
     const Tasks tasks(transform.x, INT64_MAX, resolve_threads(threads));
     *bytes = transform.x.rows ? row_bytes(transform, x.dtype) * tasks.threads : 0;

@@ -8,6 +8,8 @@
 // chunk travel with its codes, two rows of one group in each lane: loaded where they are needed they would cost a latency of
 // HBM each.
 //
+// The first chunks are on their way before the kernel waits for the one that makes x.
+//
 // Estimates for 4.8 TB/s on 132 multiprocessors, never timed: 700 ns of latency need 26 KB under way on each; 16 to 24 warps
 // with two chunks of 1 KB (gated: 2 KB) have 32 KB or more. A warp's chunk is 60 to 110 instructions; each of four schedulers
 // has about 190 cycles until its share of the next KB arrives.
@@ -15,6 +17,7 @@
 
 #include "kernels/codes.cuh"
 #include "kernels/elements.cuh"
+#include "ptx/dependent.cuh"
 #include "ptx/memory.cuh"
 
 namespace fastffn::cuda {
@@ -62,6 +65,7 @@ __global__ void __launch_bounds__(codes_few_warps * 32, codes_few_blocks(token_t
     const unsigned tile_index = all.is_grouped ? blockIdx.x / row_blocks : blockIdx.x % token_blocks;
     const std::int64_t row0 =
         static_cast<std::int64_t>(all.is_grouped ? blockIdx.x % row_blocks : blockIdx.x / token_blocks) * codes_rows;
+    if (all.is_grouped) ptx::wait_for_launch();  // for the tables
     TokenTile tile = {};
     if (!all.tile(tile_index, tokens, &tile)) return;
 
@@ -131,6 +135,7 @@ __global__ void __launch_bounds__(codes_few_warps * 32, codes_few_blocks(token_t
     Chunk under_way[ahead][matrices];
 #pragma unroll
     for (int d = 0; d < ahead; d++) load_chunk(under_way[d], warp + d * warps);
+    ptx::wait_for_launch();  // weights were there before, x perhaps not
     for (int first = warp; first < chunks; first += ahead * warps) {
 #pragma unroll
         for (int d = 0; d < ahead; d++) {

@@ -15,6 +15,7 @@
 #include "kernels/codes.cuh"
 #include "kernels/elements.cuh"
 #include "ptx/cp_async.cuh"
+#include "ptx/dependent.cuh"
 
 namespace fastffn::cuda {
 namespace {
@@ -325,6 +326,7 @@ __device__ __forceinline__ void codes_many_tile(const CodesArgs& args, const Cod
 template <class C, bool is_gated, bool is_grouped>
 __global__ void __launch_bounds__(CodesMany::threads, is_grouped ? 1 : 2)
     codes_many_tokens_kernel(CodesArgs args, CodesTokens all, int row_tiles) {
+    ptx::wait_for_launch();
     // With groups only the device knows how many tiles there are: as many blocks as run at once share them.
     for (int index = static_cast<int>(blockIdx.x); index < static_cast<int>(all.tiles(CodesMany::tokens)) * row_tiles;
          index += static_cast<int>(gridDim.x)) {

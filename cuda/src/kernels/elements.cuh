@@ -25,6 +25,26 @@ __device__ __forceinline__ void store_element(void* data, DType dtype, std::int6
     else static_cast<__half*>(data)[i] = __float2half_rn(value);
 }
 
+// Eight elements, 16-byte aligned.
+__device__ __forceinline__ void store_vector(void* data, DType dtype, std::int64_t vector, const float (&v)[8]) {
+    if (dtype == DType::f32) {
+        float4* const at = static_cast<float4*>(data) + 2 * vector;
+        at[0] = make_float4(v[0], v[1], v[2], v[3]);
+        at[1] = make_float4(v[4], v[5], v[6], v[7]);
+        return;
+    }
+    unsigned words[4];
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        const unsigned short low = dtype == DType::bf16 ? __bfloat16_as_ushort(__float2bfloat16_rn(v[2 * i]))
+                                                        : __half_as_ushort(__float2half_rn(v[2 * i]));
+        const unsigned short high = dtype == DType::bf16 ? __bfloat16_as_ushort(__float2bfloat16_rn(v[2 * i + 1]))
+                                                         : __half_as_ushort(__float2half_rn(v[2 * i + 1]));
+        words[i] = low | static_cast<unsigned>(high) << 16;
+    }
+    static_cast<uint4*>(data)[vector] = make_uint4(words[0], words[1], words[2], words[3]);
+}
+
 // Comparisons are written so that NaN stays NaN.
 __device__ __forceinline__ float activated(Activation activation, float x) {
     switch (activation) {

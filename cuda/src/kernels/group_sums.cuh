@@ -5,6 +5,8 @@
 
 #include <cstdint>
 
+#include "ptx/dependent.cuh"
+
 namespace fastffn::cuda {
 namespace {
 
@@ -13,6 +15,7 @@ constexpr int group_sums_warps = 8;
 __global__ void __launch_bounds__(group_sums_warps * 32)
     group_sums_kernel(const void* x, std::int64_t x_stride, std::int64_t rows, std::int64_t depth, std::int64_t group,
                       std::int64_t groups, float* sums) {
+    ptx::let_next_launch_begin();
     const int lane = static_cast<int>(threadIdx.x) % 32;
     const std::int64_t step = static_cast<std::int64_t>(gridDim.x) * group_sums_warps;
     for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * group_sums_warps + threadIdx.x / 32;

@@ -1,8 +1,10 @@
-// Rows of x, converted or quantised, zeros behind their depth. One block per token: rows are short beside the weights.
+// Rows of x, converted or quantised, zeros behind their depth. One block per token, or several where there are few tokens.
 #pragma once
 
 #include "kernels/elements.cuh"
+#include "kernels/row_code.cuh"
 #include "launch/rows.hpp"
+#include "ptx/dependent.cuh"
 
 namespace fastffn::cuda {
 namespace {
@@ -10,10 +12,12 @@ namespace {
 constexpr int rows_threads = 256;
 
 __global__ void __launch_bounds__(rows_threads) copy_rows_kernel(RowsArgs args, DType to) {
+    ptx::let_next_launch_begin();
     for (std::int64_t token = blockIdx.x; token < args.tokens; token += gridDim.x) {
         unsigned char* const row = static_cast<unsigned char*>(args.rows) + token * args.row_stride;
         const std::int64_t elements = args.row_bytes / (to == DType::f32 ? 4 : 2);
-        for (std::int64_t k = threadIdx.x; k < elements; k += rows_threads) {
+        for (std::int64_t k = blockIdx.y * rows_threads + threadIdx.x; k < elements;
+             k += static_cast<std::int64_t>(gridDim.y) * rows_threads) {
             const float value = k < args.depth ? load_element(args.x, args.dtype, token * args.x_stride + k) : 0.0f;
             store_element(row, to, k, value);
         }
@@ -25,25 +29,8 @@ __device__ __forceinline__ std::int64_t interleaved_place(std::int64_t k) {
     return k / 64 * 64 + k % 32 / 8 * 16 + k % 64 / 32 * 8 + k % 8;
 }
 
-struct RowCode {
-    float inverse, scale, low, high;
-};
-
-__device__ __forceinline__ RowCode row_code(RowRule rule, float largest, float sum, std::int64_t depth, bool finite) {
-    const bool four_bits = rule == RowRule::mean4 || rule == RowRule::mean4_int4;
-    const float low = four_bits ? -8.0f : -127.0f, high = four_bits ? 7.0f : 127.0f;
-    if (!finite) return {0.0f, __int_as_float(0x7fffffff), low, high};
-    const float floor = rule == RowRule::ternary || rule == RowRule::mean4 ? 1e-5f : 1e-35f;
-    if (four_bits) {
-        const float mean = sum / static_cast<float>(depth);
-        return {2.6457513f / (mean + floor), mean / 2.6457513f, low, high};
-    }
-    if (rule == RowRule::int8 && largest < floor) return {0.0f, 0.0f, low, high};
-    const float gamma = largest > floor ? largest : floor;
-    return {127.0f / gamma, gamma / 127.0f, low, high};
-}
-
 __global__ void __launch_bounds__(rows_threads) quantize_rows_kernel(QuantizeArgs args) {
+    ptx::let_next_launch_begin();
     constexpr int warps = rows_threads / 32;
     const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
     __shared__ float largest_of[warps], sum_of[warps];

@@ -49,6 +49,8 @@ struct CodesArgs {
     DType y_dtype;
     std::int64_t tokens, out_features;
     Activation activation;
+    // x was made by the launch before on this stream, one of ours that is no dependent: the product may begin while it runs.
+    bool x_is_fresh;
 };
 
 // Any number of tokens. With groups each group's positions meet its matrix, and args.tokens is not looked at: few_tokens for

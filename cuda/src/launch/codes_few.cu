@@ -25,8 +25,12 @@ cudaError_t launch_codes_few_tokens(const CodesArgs& args, const TokenGroups* gr
     // Short rows: blocks of fewer warps, that all have something to do and of which more fit.
     const std::int64_t chunks = args.padded_depth / codes_chunk_columns(args.bits);
     const unsigned warps = chunks >= 24 ? codes_few_warps : chunks >= 4 ? 4 : 2;
-    const Grid grid = {dim3(static_cast<unsigned>(row_blocks * token_blocks)), dim3(warps * 32), 0, stream,
-                       "codes_few_tokens"};
+    const Grid grid = {dim3(static_cast<unsigned>(row_blocks * token_blocks)),
+                       dim3(warps * 32),
+                       0,
+                       stream,
+                       "codes_few_tokens",
+                       args.x_is_fresh};
     const CodesTokens tokens = tokens_of(args, groups);
     return with_codes(args, [&](auto codes, auto is_grouped) {
         using C = decltype(codes);

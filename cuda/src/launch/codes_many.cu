@@ -24,8 +24,12 @@ cudaError_t launch_codes_many_tokens(const CodesArgs& args, const TokenGroups* g
     return with_codes(args, [&](auto codes, auto is_grouped) {
         using C = decltype(codes);
         constexpr bool grouped = is_grouped.value;
-        const Grid grid = {dim3(static_cast<unsigned>(blocks)), dim3(T::threads), T::shared_bytes(C::pieces, grouped),
-                           stream, "codes_many_tokens"};
+        const Grid grid = {dim3(static_cast<unsigned>(blocks)),
+                           dim3(T::threads),
+                           T::shared_bytes(C::pieces, grouped),
+                           stream,
+                           "codes_many_tokens",
+                           args.x_is_fresh};
         return args.w_gate.codes ? launch(codes_many_tokens_kernel<C, true, grouped>, grid, args, tokens, row_tiles)
                                  : launch(codes_many_tokens_kernel<C, false, grouped>, grid, args, tokens, row_tiles);
     });

@@ -12,12 +12,22 @@ struct Grid {
     int shared_bytes = 0;  // dynamic
     cudaStream_t stream = nullptr;
     const char* kernel = "";  // its name, for errors
+    // It may begin while the launch before it on the stream still runs (ptx/dependent.cuh). Only behind a kernel of ours that is no
+    // dependent itself: that one began when everything before it was done, so a dependent's weights were written long ago.
+    bool is_dependent = false;
 };
 
 // The launch of this thread that failed last: what an error says about it.
 inline Grid& failed_launch() {
     thread_local Grid grid;
     return grid;
+}
+
+// sm_90 and later.
+inline bool launches_can_overlap() {
+    int device = 0, major = 0;
+    return cudaGetDevice(&device) == cudaSuccess &&
+           cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess && major >= 9;
 }
 
 // Arguments convert to the kernel's parameters. An empty grid is no launch and no error.
@@ -38,6 +48,13 @@ inline cudaError_t launch(void (*kernel)(Parameters...), const Grid& grid, const
     config.blockDim = grid.threads;
     config.dynamicSmemBytes = static_cast<size_t>(grid.shared_bytes);
     config.stream = grid.stream;
+    cudaLaunchAttribute attribute = {};
+    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attribute.val.programmaticStreamSerializationAllowed = 1;
+    if (grid.is_dependent && launches_can_overlap()) {
+        config.attrs = &attribute;
+        config.numAttrs = 1;
+    }
     const cudaError_t status = cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...);
     if (status != cudaSuccess) failed_launch() = grid;
     return status;

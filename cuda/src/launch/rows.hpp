@@ -1,4 +1,5 @@
-// Rows of x as kernels take them: padded, in the type of the product, quantised where that is an integer.
+// Rows of x as kernels take them: padded, in the type of the product, quantised where that is an integer; and what may come before
+// that: an RMSNorm and a Hadamard transform.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -9,14 +10,41 @@
 
 namespace fastffn::cuda {
 
+// x · (1/√(mean(x²) + eps)) ⊙ γ, in f32. Rows of a stack's positions have the γ of their group: row p that of group g where
+// offsets[g] <= p < offsets[g + 1]; rows that no group has are left out.
+struct RowNorm {
+    const void* gamma = nullptr;  // [depth], or [groups, depth]; nullptr: no norm
+    DType dtype = DType::f32;
+    float eps = 0;
+    std::int64_t mean_of = 0;               // columns that the mean is of: the depth, or fewer where others are zero
+    const std::int32_t* offsets = nullptr;  // [groups + 1]; nullptr: one γ for all rows
+    std::int64_t groups = 0;
+};
+
+// H · x of rows of order · power columns, or of every `power` of them (order 1).
+struct RowHadamard {
+    std::int64_t power = 1;  // 1 and order 1: none
+    int order = 1;           // of the matrix across the parts; 1: none
+    bool is_inverse = false;
+    float scale = 1;
+};
+
+struct RowTransform {
+    RowNorm norm = {};
+    RowHadamard hadamard = {};
+    bool any() const { return norm.gamma || hadamard.power > 1 || hadamard.order > 1; }
+};
+
 struct RowsArgs {
     const void* x;  // f32, f16 or bf16
     DType dtype;
     std::int64_t x_stride;  // elements
     std::int64_t tokens, depth;
     void* rows;
-    std::int64_t row_bytes;   // written of each row: a multiple of 16; zeros behind the depth
-    std::int64_t row_stride;  // bytes, a multiple of 16
+    std::int64_t row_bytes;   // written of each row, zeros behind the depth; what products take is a multiple of 16
+    std::int64_t row_stride;  // bytes
+    RowTransform transform = {};
+    float* scratch = nullptr;  // transform_scratch_bytes() where rows are transformed
 };
 
 // How a row becomes integers; what the CPU's int8, ternary and int4 do (formats/int8/rows_ref.hpp, formats/codes/layout.hpp).

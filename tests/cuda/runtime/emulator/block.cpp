@@ -326,7 +326,7 @@ bool run_launch(const LaunchShape& shape, const std::function<void()>& body) {
     const std::uint64_t first = block.random() % blocks, policy = block.random();
     std::uint64_t stride = blocks > 2 ? 1 + block.random() % (blocks - 1) : 1;
     while (std::gcd(stride, blocks) != 1) ++stride;
-    races::begin_launch();
+    races::begin_launch(shape.is_dependent);
     for (std::uint64_t i = 0; i < blocks; i++) {
         const std::uint64_t b = (first + i * stride) % blocks;
         const uint3 index = {static_cast<unsigned>(b % shape.grid[0]),

@@ -44,6 +44,7 @@ struct LaunchShape {
     unsigned grid[3], block[3];
     std::size_t shared_bytes;
     const void* kernel;
+    bool is_dependent;  // could overlap with the launch before
 };
 bool run_launch(const LaunchShape& shape, const std::function<void()>& body);
 void allow_shared_bytes(const void* kernel, std::size_t bytes);

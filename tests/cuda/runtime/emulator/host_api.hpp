@@ -41,8 +41,12 @@ enum cudaDeviceAttr {
     cudaDevAttrMaxSharedMemoryPerMultiprocessor = 81,
     cudaDevAttrMaxSharedMemoryPerBlockOptin = 97,
 };
+enum cudaLaunchAttributeID { cudaLaunchAttributeIgnore = 0, cudaLaunchAttributeProgrammaticStreamSerialization = 6 };
 struct cudaLaunchAttribute {
-    int id;
+    cudaLaunchAttributeID id;
+    struct {
+        int programmaticStreamSerializationAllowed;
+    } val;
 };
 struct cudaLaunchConfig_t {
     dim3 gridDim, blockDim;
@@ -143,6 +147,12 @@ inline cudaError_t cudaMemsetAsync(void* to, int value, std::size_t bytes, cudaS
     if (bytes) std::memset(to, value, bytes);
     return cudaSuccess;
 }
+inline cudaError_t cudaMemset2DAsync(void* to, std::size_t pitch, int value, std::size_t width, std::size_t height,
+                                     cudaStream_t = nullptr) {
+    if (width > pitch && height > 1) return cudaErrorInvalidValue;
+    for (std::size_t row = 0; row < height; row++) std::memset(static_cast<char*>(to) + row * pitch, value, width);
+    return cudaSuccess;
+}
 
 template <class T>
 inline cudaError_t cudaFuncSetAttribute(T* kernel, cudaFuncAttribute attribute, int value) {
@@ -162,10 +172,15 @@ template <class... Parameters, class... Arguments>
 inline cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
                                       Arguments&&... arguments) {
     const std::tuple<std::remove_cv_t<Parameters>...> parameters(std::forward<Arguments>(arguments)...);
+    bool is_dependent = false;
+    for (unsigned i = 0; i < config->numAttrs; i++)
+        is_dependent |= config->attrs[i].id == cudaLaunchAttributeProgrammaticStreamSerialization &&
+                        config->attrs[i].val.programmaticStreamSerializationAllowed;
     const emulator::LaunchShape shape = {{config->gridDim.x, config->gridDim.y, config->gridDim.z},
                                          {config->blockDim.x, config->blockDim.y, config->blockDim.z},
                                          config->dynamicSmemBytes,
-                                         reinterpret_cast<const void*>(kernel)};
+                                         reinterpret_cast<const void*>(kernel),
+                                         is_dependent};
     const bool ok = emulator::run_launch(shape, [&] { std::apply(kernel, parameters); });
     if (!ok) emulator::pending_error() = cudaErrorLaunchFailure;
     return ok ? cudaSuccess : cudaErrorLaunchFailure;

@@ -35,12 +35,15 @@ struct Array {
     bool shared;
     std::uint64_t launch = 0;  // that the marks belong to
     std::vector<Byte> marks;
+    std::vector<Byte> marks_before = {};  // of the launch before; empty: it did not come here
 };
 
 bool instrumented = false;  // set by the first instrumented access
 std::uint64_t launch = 0;
 std::uint32_t block_number = 0;
-std::vector<Clock> clocks;  // of the block's threads
+bool is_dependent = false;     // this launch could overlap with the one before
+std::vector<bool> has_waited;  // for it; the block's threads
+std::vector<Clock> clocks;     // of the block's threads
 struct AgentSlot {
     std::uint32_t time = 0;
     bool is_free = true;
@@ -128,9 +131,18 @@ void check(const Site& site, Access access, const void* data, std::size_t bytes,
     if (offset < 0 || static_cast<std::size_t>(offset) + bytes > array->bytes)
         fail(site, "%s %zu bytes at %td of %s of %zu bytes%s", what, bytes, offset, where, array->bytes, at);
     if (array->launch != launch) {
+        array->marks_before.clear();
+        if (array->launch + 1 == launch) array->marks_before.swap(array->marks);
         array->marks.assign(array->bytes, Byte{});
         array->launch = launch;
     }
+    if (is_dependent && !array->marks_before.empty() && !has_waited[static_cast<std::size_t>(block.running->number)])
+        for (std::size_t i = 0; i < bytes; i++) {
+            const Byte& before = array->marks_before[static_cast<std::size_t>(offset) + i];
+            if (before.write.time != 0 || (access != Access::read && before.reads[0].time != 0))
+                fail(site, "%s %zu bytes at %td of %s that the launch before, for which it has not waited, has %s%s",
+                     what, bytes, offset, where, before.write.time ? "written" : "read", at);
+        }
     const Mark mark = {block_number, self.time, static_cast<std::uint16_t>(self.number), access == Access::atomic};
     for (std::size_t i = 0; i < bytes; i++) {
         Byte& byte = array->marks[static_cast<std::size_t>(offset) + i];
@@ -164,14 +176,18 @@ void check(const Site& site, Access access, const void* data, std::size_t bytes,
 
 namespace races {
 
-void begin_launch() {
+void begin_launch(bool dependent) {
     ++launch;
+    is_dependent = dependent;
     block_number = 0;
     published.clear();
 }
 
+void wait_for_launch() { has_waited[static_cast<std::size_t>(block.running->number)] = true; }
+
 void begin_block(int threads) {
     ++block_number;
+    has_waited.assign(static_cast<std::size_t>(threads), false);
     met.clear();
     fenced = false;
     atomic_clocks.clear();

@@ -28,7 +28,9 @@ struct Agent {
     Clock clock;
 };
 
-void begin_launch();
+// A dependent launch could have begun during the one before: until a thread has waited for that, it may touch nothing that it wrote.
+void begin_launch(bool is_dependent);
+void wait_for_launch();
 void begin_block(int threads);
 void arrive_at_barrier(int id);
 void leave_barrier(int id, int thread);
