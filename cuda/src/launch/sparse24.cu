@@ -3,6 +3,7 @@
 #include "kernels/sparse24_f32_rows.cuh"
 #include "kernels/sparse24_few_tokens.cuh"
 #include "launch/launch.hpp"
+#include "launch/sm90_sparse24.hpp"
 #include "launch/sparse24_tokens.hpp"
 
 namespace fastffn::cuda {
@@ -72,6 +73,10 @@ cudaError_t launch_sparse24(Sparse24Product product, const Sparse24Args& args, c
     if (product == Sparse24Product::f32 || product == Sparse24Product::f32_f16)
         return launch_sparse24_f32(product, args, groups, stream);
     const bool few_tokens = groups ? groups->tile_tokens <= 16 : args.tokens <= sparse24_few_limit;
+    if (!groups && !few_tokens && prefers_sm90_sparse24(product, args)) {
+        const cudaError_t status = launch_sm90_sparse24(product, args, stream);
+        if (status != cudaErrorNotSupported) return status;
+    }
     return few_tokens ? launch_sparse24_few(product, args, groups, stream)
                       : launch_sparse24_many(product, args, groups, stream);
 }

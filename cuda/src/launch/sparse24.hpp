@@ -36,9 +36,8 @@ struct Sparse24Args {
     Activation activation;
 };
 
-// Up to this many tokens the weights are read again for every 16 of them, from the second time on out of L2. Beyond, one
-// reading for 128 costs less: an estimate (compressed bytes · tokens / 16 over L2's bandwidth against 128 columns of mma.sp).
-constexpr std::int64_t sparse24_few_limit = 64;
+// Up to this many tokens each weight is read once and its kernel is limited by memory alone.
+constexpr std::int64_t sparse24_few_limit = 16;
 
 cudaError_t launch_sparse24_few(Sparse24Product product, const Sparse24Args& args, const TokenGroups* groups,
                                 cudaStream_t stream);

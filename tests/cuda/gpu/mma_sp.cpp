@@ -17,10 +17,13 @@
 #include <vector>
 
 #include "core/convert.hpp"
-#include "launch/launch.hpp"
+#include "gpu/report.hpp"
 #include "ptx/mma_sp.cuh"
 
 namespace ptx = fastffn::ptx;
+using gpu::Differences;
+using gpu::random_code;
+using gpu::random_codes;
 
 namespace {
 
@@ -82,7 +85,6 @@ const Variant variants[] = {
 };
 
 bool plant = false;
-int failures = 0;
 
 unsigned encoded(Type type, double value) {
     if (type == Type::s8) return static_cast<unsigned>(static_cast<int>(value)) & 255u;
@@ -126,56 +128,11 @@ double acc_of(const Variant& v, const Warp& w, int row, int column) {
     return v.type == Type::s8 ? w.acc_s32[lane][i] : static_cast<double>(w.acc_f32[lane][i]);
 }
 
-bool report(cudaError_t status, const char* what) {
-    if (status == cudaSuccess) return true;
-    std::printf("FAILED  %s: %s\n", what, cudaGetErrorString(status));
-    failures++;
-    return false;
-}
-
-// Runs one warp each.
-bool run(const Variant& v, std::vector<Warp>& warps) {
-    void* memory = nullptr;
-    const std::size_t bytes = warps.size() * sizeof(Warp);
-    if (!report(cudaMalloc(&memory, bytes), "cudaMalloc")) return false;
-    const bool ok = report(cudaMemcpy(memory, warps.data(), bytes, cudaMemcpyHostToDevice), "copy to the device") &&
-                    report(fastffn::cuda::launch(
-                               v.kernel, {dim3(static_cast<unsigned>(warps.size())), dim3(32), 0, nullptr, v.name},
-                               static_cast<Warp*>(memory)),
-                           v.name) &&
-                    report(cudaDeviceSynchronize(), v.name) &&
-                    report(cudaMemcpy(warps.data(), memory, bytes, cudaMemcpyDeviceToHost), "copy to the host");
-    cudaFree(memory);
-    return ok;
-}
-
-// Counts a difference; true for the first few, which are worth a line each.
-struct Differences {
-    const Variant& v;
-    const char* what;
-    int count = 0;
-    bool another() { return ++count <= 8; }
-    ~Differences() {
-        failures += count != 0;
-        std::printf("%s  %s: %s", count ? "FAILED" : "ok    ", v.name, what);
-        if (count) std::printf(", %d differences", count);
-        std::printf("\n");
-    }
-};
-
-unsigned random_code(std::mt19937& random) {
-    constexpr unsigned codes[] = {0x4, 0x8, 0xC, 0x9, 0xD, 0xE};
-    return codes[random() % 6];
-}
-unsigned random_codes(std::mt19937& random) {
-    unsigned word = 0;
-    for (int i = 0; i < 8; i++) word |= random_code(random) << 4 * i;
-    return word;
-}
+bool run(const Variant& v, std::vector<Warp>& warps) { return gpu::run(v.name, v.kernel, 32, 0, warps); }
 
 // One element of a after another is 1, all positions are 2 and 3, and b says in binary which of its rows was met.
 void elements_of_a(const Variant& v) {
-    Differences differences{v, "kept elements lie where the header says"};
+    Differences differences{v.name, "kept elements lie where the header says"};
     struct Case {
         int row, kept;
     };
@@ -212,7 +169,7 @@ void elements_of_a(const Variant& v) {
 
 // All of a is 1; group g of b is seen by column g % 8 alone, as 1, 2, 4 and 8, of which the sum says which two were met.
 void positions(const Variant& v) {
-    Differences differences{v, "positions lie where the header says"};
+    Differences differences{v.name, "positions lie where the header says"};
     const int groups = v.depth / 4, passes = (groups + 7) / 8;
     constexpr int tries = 24;
     std::mt19937 random(7);
@@ -269,7 +226,7 @@ void positions(const Variant& v) {
 // NaN in b where nothing is kept; then where a zero is.
 void what_is_not_kept(const Variant& v) {
     if (v.type == Type::s8) return;
-    Differences differences{v, "NaN meets kept elements alone, zeros among them"};
+    Differences differences{v.name, "NaN meets kept elements alone, zeros among them"};
     std::mt19937 random(9);
     std::vector<Warp> warps;
     std::vector<unsigned> codes;
@@ -300,7 +257,7 @@ void what_is_not_kept(const Variant& v) {
 }
 
 void whole_products(const Variant& v) {
-    Differences differences{v, "products of random integers"};
+    Differences differences{v.name, "products of random integers"};
     std::mt19937 random(11);
     const auto integer = [&] { return static_cast<double>(static_cast<int>(random() % 15) - 7); };
     std::vector<Warp> warps;
@@ -346,18 +303,13 @@ void whole_products(const Variant& v) {
 
 int main(int argc, char** argv) {
     plant = argc > 1 && std::string(argv[1]) == "--plant";
-    int devices = 0;
-    const cudaError_t status = cudaGetDeviceCount(&devices);
-    if (status != cudaSuccess || devices == 0) {
-        std::printf("no CUDA device: %s\n", cudaGetErrorString(status));
-        return 77;
-    }
+    if (!gpu::has_device()) return 77;
     for (const Variant& v : variants) {
         elements_of_a(v);
         positions(v);
         what_is_not_kept(v);
         whole_products(v);
     }
-    std::printf("%d of the checks failed\n", failures);
-    return failures ? 1 : 0;
+    std::printf("%d of the checks failed\n", gpu::failures);
+    return gpu::failures ? 1 : 0;
 }

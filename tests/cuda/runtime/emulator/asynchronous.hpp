@@ -44,9 +44,13 @@ struct Wgmma {
     const char* name;
     int columns;
     Element element;
+    bool sparse = false;
 };
 
 void wgmma(const Site& site, const Wgmma& shape, void* acc, std::uint64_t a, std::uint64_t b);
+// wgmma.sp: kept elements and their positions in registers, which are read when the operation is done rather than issued.
+void wgmma(const Site& site, const Wgmma& shape, void* acc, const unsigned* a, const unsigned* positions,
+           std::uint64_t b);
 void wgmma_fence(const Site& site);
 void wgmma_commit(const Site& site);
 void wgmma_wait(const Site& site, int pending);

@@ -26,10 +26,16 @@ struct Sums {
     int count = 0, users = 0;  // operations under way
 };
 
+// Of a sparse one: each lane's registers.
+struct Kept {
+    const unsigned *elements[32], *positions[32];
+};
+
 struct Operation {
     Site site;
     const Wgmma* shape;
     std::uint64_t a, b;
+    Kept kept;
     Sums* sums;
     bool is_done = false;
 };
@@ -96,23 +102,68 @@ double element(Element e, const unsigned char* data) {
     return half_value(e, bits);
 }
 
+// The warp's 16 rows of a; what is not kept meets nothing.
+struct Rows {
+    double value[16][64];
+    bool meets[16][64];
+};
+
+Rows dense_rows(const Operation& operation, int warp, int depth) {
+    const int bytes = operation.shape->element == Element::s8 ? 1 : 2, per_chunk = 16 / bytes;
+    const Tile tile = tile_of(operation.site, "a", operation.a);
+    Rows rows = {};
+    for (int row = 0; row < 16; row++)
+        for (int k = 0; k < depth; k++) {
+            rows.value[row][k] = element(operation.shape->element,
+                                         chunk_of(tile, warp % 4 * 16 + row, k / per_chunk) + k % per_chunk * bytes);
+            rows.meets[row][k] = true;
+        }
+    return rows;
+}
+
+// Kept element k of a row: registers as of a dense mma, positions as of mma.sp (PTX ISA, "Matrix fragments for warpgroup-level
+// multiply-accumulate operation with sparse matrix A").
+Rows sparse_rows(const Operation& operation, int depth) {
+    const bool is_s8 = operation.shape->element == Element::s8;
+    const int bytes = is_s8 ? 1 : 2, per_register = 4 / bytes;
+    Rows rows = {};
+    for (int row = 0; row < 16; row++)
+        for (int k = 0; k < depth / 2; k++) {
+            const int g = row % 8, upper = row / 8, group = k / 2;
+            const unsigned* const registers = operation.kept.elements[4 * g + k / per_register % 4];
+            const unsigned word = registers[k / (4 * per_register) * 2 + upper];
+            unsigned char bits[4];
+            std::memcpy(bits, &word, 4);
+            const int lane = 4 * g + (is_s8 ? group / 8 * 2 + upper : group / 4);
+            const int shift = is_s8 ? group % 8 * 4 : 16 * upper + group % 4 * 4;
+            const unsigned nibble = *operation.kept.positions[lane] >> shift & 15, low = nibble & 3, high = nibble >> 2;
+            if (low >= high)
+                fail(operation.site,
+                     "%s: positions of row %d, columns %d to %d are %u and %u; expected ascending ones (lane %d, bit "
+                     "%d)",
+                     operation.shape->name, row, 4 * group, 4 * group + 3, low, high, lane, shift);
+            const unsigned column = static_cast<unsigned>(4 * group) + (k % 2 ? high : low);
+            rows.value[row][column] = element(operation.shape->element, bits + k % per_register * bytes);
+            rows.meets[row][column] = true;
+        }
+    return rows;
+}
+
 void compute(int warp, Operation& operation) {
     operation.is_done = true;
     const Wgmma& shape = *operation.shape;
-    const int bytes = shape.element == Element::s8 ? 1 : 2, depth = 32 / bytes, per_chunk = 16 / bytes;
-    const Tile a_tile = tile_of(operation.site, "a", operation.a), b_tile = tile_of(operation.site, "b", operation.b);
-    double a[16][32];
-    for (int row = 0; row < 16; row++)
-        for (int k = 0; k < depth; k++)
-            a[row][k] =
-                element(shape.element, chunk_of(a_tile, warp % 4 * 16 + row, k / per_chunk) + k % per_chunk * bytes);
+    const int bytes = shape.element == Element::s8 ? 1 : 2, depth = (shape.sparse ? 64 : 32) / bytes,
+              per_chunk = 16 / bytes;
+    const Tile b_tile = tile_of(operation.site, "b", operation.b);
+    const Rows a = shape.sparse ? sparse_rows(operation, depth) : dense_rows(operation, warp, depth);
     for (int column = 0; column < shape.columns; column++) {
-        double b[32];
+        double b[64];
         for (int k = 0; k < depth; k++)
             b[k] = element(shape.element, chunk_of(b_tile, column, k / per_chunk) + k % per_chunk * bytes);
         for (int row = 0; row < 16; row++) {
             double sum = 0;
-            for (int k = 0; k < depth; k++) sum += a[row][k] * b[k];
+            for (int k = 0; k < depth; k++)
+                if (a.meets[row][k]) sum += a.value[row][k] * b[k];
             std::uint32_t& bits =
                 operation.sums->values[row % 8 * 4 + column % 8 / 2][column / 8 * 4 + row / 8 * 2 + column % 2];
             if (shape.element == Element::s8) {
@@ -139,6 +190,7 @@ struct Call {
     const Wgmma* shape;
     void* acc;
     std::uint64_t a, b;
+    const unsigned *elements = nullptr, *positions = nullptr;
 };
 
 const Call& call_of(const Lanes& lanes, int lane) { return *static_cast<const Call*>(lanes.operand[lane]); }
@@ -180,11 +232,16 @@ void run_wgmma(const Lanes& lanes) {
         check_untouched(lanes.site, *sums);
     }
     sums->users++;
-    state.open.operations.push_back({lanes.site, call.shape, call.a, call.b, sums.get()});
+    Operation operation{lanes.site, call.shape, call.a, call.b, {}, sums.get()};
+    for (int lane = 0; lane < 32; lane++) {
+        operation.kept.elements[lane] = call_of(lanes, lane).elements;
+        operation.kept.positions[lane] = call_of(lanes, lane).positions;
+    }
+    state.open.operations.push_back(operation);
     if (state.open.agent.slot < 0) state.open.agent = races::start_agent(lanes.site, "wgmma");
     const Tile a = tile_of(lanes.site, "a", call.a), b = tile_of(lanes.site, "b", call.b);
-    for (int chunk = 0; chunk < 2; chunk++) {
-        for (int row = 0; row < 16; row++) {
+    for (int chunk = 0; chunk < (call.shape->sparse ? 4 : 2); chunk++) {
+        for (int row = 0; row < 16 && !call.shape->sparse; row++) {
             const unsigned char* const data = chunk_of(a, warp % 4 * 16 + row, chunk);
             check_shared(lanes.site, "wgmma a", data, 16, 16);
             races::note(state.open.agent, lanes.site, Access::read, data, 16);
@@ -236,6 +293,13 @@ void begin_wgmma() {
 void wgmma(const Site& site, const Wgmma& shape, void* acc, std::uint64_t a, std::uint64_t b) {
     check_wgmma(site, shape.name);
     Call call{&shape, acc, a, b};
+    warp_operation(site, shape.name, all_lanes, &call, run_wgmma);
+}
+
+void wgmma(const Site& site, const Wgmma& shape, void* acc, const unsigned* a, const unsigned* positions,
+           std::uint64_t b) {
+    check_wgmma(site, shape.name);
+    Call call{&shape, acc, 0, b, a, positions};
     warp_operation(site, shape.name, all_lanes, &call, run_wgmma);
 }
 
