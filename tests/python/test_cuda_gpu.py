@@ -17,6 +17,9 @@ from reference.formats import pack_arguments, prepare_weights
 formats = pytest.mark.parametrize("fmt", DEVICE_FORMATS)
 
 
+DEVICE = "cuda:0"
+
+
 class Calls:
     """Operations with everything that they need on the device, by name: each a function of nothing that writes `out`."""
 
@@ -28,23 +31,23 @@ class Calls:
 
         def weight(*shape):
             w = normal(rng, shape, scale=shape[-1] ** -0.5)
-            return ff.pack(prepare_weights(fmt, w), name, device=torch.device("cuda"), **options)
+            return ff.pack(prepare_weights(fmt, w), name, device=torch.device(DEVICE), **options)
 
         def tensor(*shape, dtype=torch.bfloat16):
-            return torch.from_numpy(normal(rng, shape)).to("cuda", dtype)
+            return torch.from_numpy(normal(rng, shape)).to(DEVICE, dtype)
 
         up, gate, down = weight(d_ff, d_model), weight(d_ff, d_model), weight(d_model, d_ff)
         stacks = weight(experts, d_ff, d_model), weight(experts, d_model, d_ff), weight(experts, d_ff, d_model)
         self.x = tensor(tokens, d_model)
-        ids = torch.from_numpy(rng.integers(0, experts, (tokens, 2)).astype(np.int32)).cuda()
+        ids = torch.from_numpy(rng.integers(0, experts, (tokens, 2)).astype(np.int32)).to(DEVICE)
         shares = tensor(tokens, 2, dtype=torch.float32)
         nodes = normal(rng, (1, 31, d_model), scale=d_model**-0.5)
         tree = ff.to_device(
-            ff.pack_tree(nodes, None, normal(rng, (1, 31, d_model)), format="bf16"), torch.device("cuda")
+            ff.pack_tree(nodes, None, normal(rng, (1, 31, d_model)), format="bf16"), torch.device(DEVICE)
         )
-        y, hidden = torch.empty_like(self.x), torch.empty(tokens, d_ff, device="cuda", dtype=torch.bfloat16)
+        y, hidden = torch.empty_like(self.x), torch.empty(tokens, d_ff, device=DEVICE, dtype=torch.bfloat16)
         logits = tensor(tokens, experts, dtype=torch.float32)
-        picks = torch.empty(tokens, 2, device="cuda", dtype=torch.int32), torch.empty(tokens, 2, device="cuda")
+        picks = torch.empty(tokens, 2, device=DEVICE, dtype=torch.int32), torch.empty(tokens, 2, device=DEVICE)
         x = self.x
         self.calls = {
             "linear": (hidden, lambda **on: ff.linear(x, up, out=hidden, **on)),

@@ -306,3 +306,16 @@ def test_trees_move_and_load(device, form):
     close(there(x.to(device)), here, 2e-2)
     for name, t in there.to("cpu").state_dict().items():
         assert torch.equal(t, before[name]), name
+
+
+@pytest.mark.parametrize("operation", ["linear", "ffn", "moe", "fff", "route_topk"])
+def test_calls_of_the_gpu_suite(device, operation):
+    """They are right before a GPU sees them; and the same bits come twice."""
+    from test_cuda_gpu import Calls
+
+    for tokens in (1, 20):
+        out, call = Calls(torch, "bf16", tokens).calls[operation]
+        call()
+        first = out.clone()
+        call()
+        assert torch.equal(out.cpu(), first.cpu()) and bool(first.cpu().isfinite().all()) and bool(first.cpu().any())
