@@ -12,8 +12,8 @@ using What = Rival::What;
 using Of = Bar::Of;
 
 const Packing bf16(Format::bf16), f16(Format::f16), int8(Format::int8), ternary(Format::ternary),
-    int4(Format::int4, {{"group", 128}}), sparse_bf16(Format::sparse24),
-    sparse_int8(Format::sparse24, {{"values", "int8"}});
+    int4(Format::int4, {{"group", 128}}), int4_bf16(Format::int4, {{"group", 128}, {"act", "bf16"}}),
+    sparse_bf16(Format::sparse24), sparse_int8(Format::sparse24, {{"values", "int8"}});
 
 Rival cublaslt(Element element) { return {What::cublaslt, element, {}}; }
 Rival cusparselt(Element element) { return {What::cusparselt, element, {}}; }
@@ -62,7 +62,8 @@ void add_decode(std::vector<Case>& cases) {
     // Small enough that a launch takes as long as the bytes: shown, nothing asked.
     for (const Packing& format : {bf16, int8, int4, ternary})
         cases.push_back(linear("decode", format, 1, 4096, 4096, {cublaslt(Element::bf16)}, {}));
-    for (const Packing& format : {bf16, int8, int4, ternary})
+    cases.push_back(linear("decode", int4_bf16, 1, 4096, 14336, {cublaslt(Element::bf16)}, {}));
+    for (const Packing& format : {bf16, int8, int4, int4_bf16, ternary})
         cases.push_back(linear("decode", format, 16, 4096, 14336, {cublaslt(Element::bf16)}, {}));
 
     Case layer;
@@ -109,7 +110,7 @@ void add_prefill(std::vector<Case>& cases) {
         add(f16, 4096, in, out, {cublaslt(Element::f16)}, {speed(0, 0.9)});
         add(int8, 4096, in, out, {cublaslt(Element::i8)}, {speed(0, 0.9)});
     }
-    for (const Packing& format : {int4, ternary})
+    for (const Packing& format : {int4, int4_bf16, ternary})
         add(format, 4096, 4096, 14336, {cublaslt(Element::bf16), cublaslt(Element::i8)}, {});
     add(sparse_bf16, 8192, 8192, 8192, {cublaslt(Element::bf16), cusparselt(Element::bf16)},
         {speed(0, 1.3), speed(1, 1.0)});

@@ -65,11 +65,12 @@ struct Module {
     std::int32_t (*load)(Library library, const char* places, char* text, ModuleError* error);
     // Chooses the fastest algorithm for these arrays by trying them. weight_bytes: of w as the library stores it; memory_bytes: what
     // a call needs beside its arguments.
-    std::int32_t (*plan)(Library library, const ProductShape* shape, const void* w, const void* x, void* y, void** product,
-                         std::int64_t* weight_bytes, std::int64_t* memory_bytes, ModuleError* error);
+    std::int32_t (*plan)(Library library, const ProductShape* shape, const void* w, const void* x, void* y,
+                         void** product, std::int64_t* weight_bytes, std::int64_t* memory_bytes, ModuleError* error);
     // w as the library stores it: cuBLASLt as it is, cuSPARSELt pruned to 2:4 and compressed.
     std::int32_t (*encode)(void* product, const void* w, void* to, ModuleError* error);
-    std::int32_t (*multiply)(void* product, const void* encoded, const void* x, void* y, void* stream, ModuleError* error);
+    std::int32_t (*multiply)(void* product, const void* encoded, const void* x, void* y, void* stream,
+                             ModuleError* error);
     void (*drop)(void* product);
 };
 

@@ -36,7 +36,7 @@ void prepare(const Session& session, const Options& options, bool is_decode, Tur
     do {
         last = std::max(turn->recording->seconds(), 1e-7);
         spent += last;
-    } while (spent < 0.05 * options.row_seconds);
+    } while (spent < 0.25 * options.row_seconds);
     turn->times = static_cast<int>(std::clamp(options.row_seconds / options.rounds / last, 1.0, 2000.0));
     if (session.facts().emulated) turn->times = 1;
 }

@@ -46,7 +46,7 @@ const Module* open_module(const std::string& plugin) {
 
 DeviceBuffer::DeviceBuffer(const Session& session, std::int64_t bytes) : module_(&session.module()), bytes_(bytes) {
     ModuleError error;
-    check(module_->allocate(std::max<std::int64_t>(bytes, 256), &data_, &error), error);
+    check(module_->allocate((std::max<std::int64_t>(bytes, 1) + 255) / 256 * 256, &data_, &error), error);
 }
 
 DeviceBuffer::~DeviceBuffer() {
@@ -130,12 +130,6 @@ Session::Session(int device, const std::string& places) : device_(device) {
         state.found = module_->load(library, places.c_str(), text, &error) == 0;
         state.text = state.found ? text : error.message;
     }
-    workspace_ = DeviceBuffer(
-        *this, facts_.emulated ? std::int64_t{4} << 20 : std::min(facts_.free_bytes / 16, std::int64_t{1} << 30));
-}
-
-fastffn::CudaStream Session::call_on(void* stream) const {
-    return {device_, stream, workspace_.data(), workspace_.bytes()};
 }
 
 void Session::copy(void* to, const void* from, std::int64_t bytes) const {

@@ -84,7 +84,6 @@ class Session {
     const LibraryState& library(Library library) const { return libraries_[static_cast<int>(library)]; }
     int device() const { return device_; }
     void* stream() const { return stream_; }
-    fastffn::CudaStream call_on(void* stream) const;  // with the workspace that all rows share
 
     void copy(void* to, const void* from, std::int64_t bytes) const;
     void copy_on(void* stream, void* to, const void* from, std::int64_t bytes) const;
@@ -96,7 +95,6 @@ class Session {
     DeviceFacts facts_ = {};
     void* stream_ = nullptr;
     LibraryState libraries_[2];
-    DeviceBuffer workspace_;
 };
 
 }  // namespace bench::cuda

@@ -9,7 +9,7 @@
 
 Needs nvcc, CMake, a C++17 compiler, and in this Python what the package builds and tests with (numpy, pybind11, scikit-build-core,
 pytest, ml_dtypes; torch or cupy for arrays on the device). No network. What is built and what was found lies in build/gpu and is
-used again; a step that passed for this commit is not repeated unless --again says so.
+used again; a step that passed for these sources is not repeated unless --again says so.
 
 Exit status: 0: all that ran passed (bars that rows missed are results, not failures); 1: something failed; 2: a wrong argument or
 nothing to run on; 3: time ran out.
@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import glob
+import hashlib
 import json
 import os
 import platform
@@ -108,6 +109,16 @@ def commit() -> str:
         return os.environ.get("FASTFFN_COMMIT", "unknown")
 
 
+def sources() -> str:
+    """A hash of what is built and run: what was found counts for these files alone, committed or not."""
+    found = hashlib.sha1()
+    for folder in ("bench", "cpp", "cuda", "python", "tests"):
+        for path in sorted((ROOT / folder).rglob("*")):
+            if path.is_file() and not {"__pycache__", "results"} & set(path.parts):
+                found.update(str(path.relative_to(ROOT)).encode() + path.read_bytes())
+    return found.hexdigest()[:12]
+
+
 def library_places(given: list[str]) -> list[str]:
     """Folders with cuBLASLt or cuSPARSELt: those given, of this Python's packages, of the toolkit."""
     patterns = [f"{folder}/nvidia/*/lib" for folder in sys.path if folder.endswith("-packages")]
@@ -129,8 +140,9 @@ class Run:
         self.state: dict[str, Any] = {}
         if self.state_file.exists() and not options.dry_run:
             self.state = json.loads(self.state_file.read_text())
-        if self.state.get("commit") != self.commit or self.state.get("emulated") != bool(self.emulated):
-            self.state = {"commit": self.commit, "emulated": bool(self.emulated)}
+        key = {"sources": sources(), "emulated": bool(self.emulated)}
+        if any(self.state.get(name) != value for name, value in key.items()):
+            self.state = dict(key)
         self.device = self.find_device()
 
     def find_device(self) -> dict[str, str]:
@@ -163,7 +175,7 @@ class Run:
 
     def build_step(self) -> None:
         if self.state.get("build", {}).get("ok") and not self.options.again:
-            return self.runner.say("build: done for this commit")
+            return self.runner.say("build: done for these sources")
         begin = time.monotonic()
         ok = True
         if self.emulated:
@@ -188,6 +200,12 @@ class Run:
                 f"-DFASTFFN_CUDA_ARCHITECTURES={architectures}",
                 "-DFASTFFN_CUDA_GPU_TESTS=ON",
             ]
+            headers = [
+                h
+                for place in library_places([])
+                if (h := os.path.join(os.path.dirname(place), "include")) and os.path.isdir(h)
+            ]
+            configure += [f"-DFASTFFN_CUDA_LIBRARY_HEADERS={';'.join(headers)}"]
             targets = ["fastffn_cuda", "fastffn_cuda_bench", "fastffn-bench", "cuda_gpu_tests"]
             build = ["cmake", "--build", str(self.build), "--parallel", str(os.cpu_count()), "--target", *targets]
             # The Python package takes the plugin of that build.
@@ -214,7 +232,7 @@ class Run:
         tests = self.state.setdefault("tests", {})
         for name, command, report in self.suites():
             if tests.get(name, {}).get("failed") == 0 and not self.options.again:
-                self.runner.say(f"test {name}: passed for this commit")
+                self.runner.say(f"test {name}: passed for these sources")
                 continue
             report.parent.mkdir(parents=True, exist_ok=True)
             report.unlink(missing_ok=True)
@@ -319,7 +337,7 @@ class Run:
                 errors = parse.sanitizer_errors(text)
                 verdict = "clean" if status == 0 and errors == 0 else "errors"
                 if status is None and not errors:
-                    verdict = f"clean for {PROGRAM_LIMIT} s, then stopped"
+                    verdict = f"stopped after {PROGRAM_LIMIT} s"
                 elif errors is None:
                     verdict = "did not run"
                 if not self.options.dry_run:
@@ -343,7 +361,7 @@ class Run:
         for part in PARTS:
             whole = bench.get(part, {})
             if whole.get("finished") and not self.options.again:
-                self.runner.say(f"bench {part}: measured for this commit")
+                self.runner.say(f"bench {part}: measured for these sources")
                 continue
             # Rows that an earlier run measured stay; this one begins behind them.
             rows = [] if self.options.again else whole.get("rows", [])
@@ -450,7 +468,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--library", action="append", default=[], help="file or folder of cuBLASLt or cuSPARSELt; may be repeated"
     )
     parser.add_argument("--sanitizer", help="path of compute-sanitizer (default: where PATH or the toolkit has it)")
-    parser.add_argument("--again", action="store_true", help="repeat steps that passed for this commit")
+    parser.add_argument("--again", action="store_true", help="repeat steps that passed for these sources")
     parser.add_argument("--dry-run", action="store_true", help="print the commands")
     parser.add_argument(
         "--emulated", type=Path, metavar="BUILD", help="no GPU: the emulated plugin of this CMake build"

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastffn import _copies
+
 I64 = NDArray[np.int64]
 F64 = NDArray[np.float64]
 
@@ -156,6 +158,4 @@ def fff_stats(x: Any, tree: Any) -> FffStats:
 
 
 def _numpy(array: Any) -> Any:
-    if hasattr(array, "detach"):
-        array = array.detach().cpu().numpy()
-    return np.asarray(array)
+    return np.asarray(_copies.to_host(array))

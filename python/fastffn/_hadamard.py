@@ -10,7 +10,16 @@ from fastffn import _core
 Array = TypeVar("Array")
 
 
-def hadamard(x: Array, mode: str = "pow2", block: int | None = None, inverse: bool = False, out: Any = None) -> Array:
+def hadamard(
+    x: Array,
+    mode: str = "pow2",
+    block: int | None = None,
+    inverse: bool = False,
+    out: Any = None,
+    *,
+    stream: Any = None,
+    workspace: Any = None,
+) -> Array:
     """An orthonormal Hadamard transform of the last dimension: y = H · x, entries ±1/√n, H · Hᵀ = I.
 
     It spreads outliers over a row, so that few bits hold what follows. Weights packed with ``hadamard=`` apply it to
@@ -27,6 +36,9 @@ def hadamard(x: Array, mode: str = "pow2", block: int | None = None, inverse: bo
         block: for mode "block" only: a power of two that divides n.
         inverse: Hᵀ · x instead, which undoes it. "pow2" and "block" are their own inverses, "kron" is not.
         out: where to write y: x's shape, f32, f16 or bf16; it may be x itself. None makes a new array.
+        stream, workspace: for x on a CUDA device, as in :func:`fastffn.linear`. Rows of up to 23552 columns take no workspace; longer
+            ones may. There ``out`` and x have rows of one stride, and sums of H_K run in another order than on the CPU; all else has
+            the CPU's bits. Never run on a GPU so far.
 
     Returns:
         y, x's shape: without ``out``, an array of x's kind and dtype. Computed in f32, with the same bits for any number of
@@ -36,11 +48,12 @@ def hadamard(x: Array, mode: str = "pow2", block: int | None = None, inverse: bo
         ValueError: n has no transform of this mode (the message says which modes work), and as :func:`fastffn.linear`.
     """
     _check_name("hadamard", "mode", mode)
-    result: Array = _core.hadamard(x, mode, 0 if block is None else _width(block), bool(inverse), out)
+    width = 0 if block is None else _width(block)
+    result: Array = _core.hadamard(x, mode, width, bool(inverse), out, stream, workspace)
     return result
 
 
-def quantize(x: Array, dtype: str = "int8") -> tuple[Array, Array]:
+def quantize(x: Array, dtype: str = "int8", *, stream: Any = None, workspace: Any = None) -> tuple[Array, Array]:
     """Codes and scales of each row of x, x ≈ codes · scale, bit for bit as ternary weights see their activations.
 
     - "int8": γ = max(max|x|, 1e-5), codes = clamp(round(127 · x / γ), -127, 127), scale = γ / 127 (BitNet b1.58,
@@ -53,12 +66,14 @@ def quantize(x: Array, dtype: str = "int8") -> tuple[Array, Array]:
     Args:
         x: [..., n], f32, f16 or bf16, n up to 133144; strides as in :func:`hadamard`.
         dtype: "int8" or "int4".
+        stream, workspace: for x on a CUDA device, as in :func:`hadamard`; no workspace is needed. There the mean of "int4" is summed in
+            another order, so that a code on an edge may fall the other way.
 
     Returns:
         (codes, scale): int8 [..., n] and f32 [...], of x's kind.
     """
     _check_name("quantize", "dtype", dtype)
-    codes, scale = _core.quantize(x, dtype)
+    codes, scale = _core.quantize(x, dtype, stream, workspace)
     return codes, scale
 
 

@@ -168,7 +168,7 @@ void read_array(const Call& call, const char* name, py::handle object, Role role
     const TypeEntry& entry = type_entry(Py_TYPE(object.ptr()));
     if (call.on_device && (entry.kind == Kind::numpy || !PyObject_HasAttrString(object.ptr(), "__dlpack__")))
         raise(PyExc_ValueError, where(call, name) + " (" + type_name(object) +
-                                    ") is in the CPU's memory, and the weights are on a CUDA device; move it there");
+                                    ") is in the CPU's memory, and the call is on a CUDA device; move it there");
     if (entry.kind == Kind::torch) return read_torch(call, name, object, role, *entry.exchange, array);
     if (entry.kind == Kind::torch_slow) return read_torch_slow(call, name, object, role, array);
     if (entry.masked)

@@ -155,6 +155,18 @@ const DeviceWeight* device_weight(PyObject* object) {
     return py::cast<const DeviceWeight*>(py::handle(object));
 }
 
+int cuda_device_of(py::handle array) {
+    const TypeEntry& entry = type_entry(Py_TYPE(array.ptr()));
+    if (entry.kind == Kind::numpy) return -1;
+    if (entry.kind != Kind::other) {
+        if (!py::cast<bool>(array.attr("is_cuda"))) return -1;
+        return py::cast<int>(array.attr("device").attr("index"));
+    }
+    if (!PyObject_HasAttrString(array.ptr(), "__dlpack_device__")) return -1;
+    const auto device = py::cast<py::tuple>(array.attr("__dlpack_device__")());
+    return py::cast<int>(device[0]) == dlpack::device_cuda ? py::cast<int>(device[1]) : -1;
+}
+
 namespace {
 
 // Where a query of this thread wants the bytes of workspace of the call that it makes, and whether one ran on a device.

@@ -28,7 +28,7 @@ void check_device(const Call& call, const char* name, dlpack::Device device) {
         raise(PyExc_ValueError, std::string(call.operation) + ": " + name + " is on DLPack device type " +
                                     std::to_string(device.type) +
                                     (device.type == dlpack::device_cpu ? " (the CPU)" : "") +
-                                    ", and the weights are on a CUDA device; move it there");
+                                    ", and the call is on a CUDA device; move it there");
     }
     const char* kind = "another";
     switch (device.type) {

@@ -8,6 +8,7 @@
 
 #include "arrays.hpp"
 #include "contexts.hpp"
+#include "device_weight.hpp"
 #include "errors.hpp"
 #include "gil.hpp"
 #include "hadamard.hpp"
@@ -27,9 +28,29 @@ HadamardOptions options_of(const std::string& mode, std::int64_t block, bool inv
     return options;
 }
 
+// Where a call without weights runs: on x's CUDA device, or on the CPU, which takes neither stream nor workspace.
+struct Place {
+    Call call;
+    CudaStream stream;
+
+    Place(const char* operation, const py::object& x, const py::object& stream_argument, const py::object& workspace)
+        : call{operation} {
+        const int device = cuda_device_of(x);
+        if (device >= 0) {
+            stream = call_stream(operation, stream_argument.is_none() ? nullptr : stream_argument.ptr(), x, device);
+            call = {operation, true, dlpack_stream(stream), device};
+            read_workspace(call, workspace.is_none() ? nullptr : workspace.ptr(), &stream);
+        } else if (!stream_argument.is_none() || !workspace.is_none()) {
+            raise(PyExc_ValueError, std::string(operation) + ": " + (workspace.is_none() ? "stream" : "workspace") +
+                                        " is for arrays on CUDA devices, and x is on the CPU");
+        }
+    }
+};
+
 py::object transform(const py::object& x, const std::string& mode, std::int64_t block, bool inverse,
-                     const py::object& out) {
-    const Call call{"hadamard"};
+                     const py::object& out, const py::object& stream, const py::object& workspace) {
+    const Place place("hadamard", x, stream, workspace);
+    const Call& call = place.call;
     Array source, target;
     read_array(call, "x", x, Role::input, &source);
     const HadamardOptions options = options_of(mode, block, inverse);
@@ -46,7 +67,8 @@ py::object transform(const py::object& x, const std::string& mode, std::int64_t 
     {
         const ContextLease context;
         const GilRelease release(source.view.size() * 4 >= gil_release_bytes);
-        status = hadamard(*context, source.view, options, y);
+        status = call.on_device ? cuda_hadamard(place.stream, source.view, options, y)
+                                : hadamard(*context, source.view, options, y);
     }
     check(status);
     return result ? result->finish() : out;
@@ -58,8 +80,10 @@ ActivationCodes kind_of(const std::string& dtype) {
     return kind;
 }
 
-py::tuple quantize_rows(const py::object& x, const std::string& dtype) {
-    const Call call{"quantize"};
+py::tuple quantize_rows(const py::object& x, const std::string& dtype, const py::object& stream,
+                        const py::object& workspace) {
+    const Place place("quantize", x, stream, workspace);
+    const Call& call = place.call;
     Array source;
     read_array(call, "x", x, Role::input, &source);
     const ActivationCodes kind = kind_of(dtype);
@@ -72,7 +96,8 @@ py::tuple quantize_rows(const py::object& x, const std::string& dtype) {
     {
         const ContextLease context;
         const GilRelease release(view.size() * 4 >= gil_release_bytes);
-        status = quantize(*context, view, kind, codes.view, scale.view);
+        status = call.on_device ? cuda_quantize(place.stream, view, kind, codes.view, scale.view)
+                                : quantize(*context, view, kind, codes.view, scale.view);
     }
     check(status);
     return py::make_tuple(codes.finish(), scale.finish());
@@ -82,8 +107,8 @@ py::tuple quantize_rows(const py::object& x, const std::string& dtype) {
 
 void register_hadamard(py::module_& module) {
     module.def("hadamard", &transform, py::arg("x"), py::arg("mode"), py::arg("block"), py::arg("inverse"),
-               py::arg("out"));
-    module.def("quantize", &quantize_rows, py::arg("x"), py::arg("dtype"));
+               py::arg("out"), py::arg("stream"), py::arg("workspace"));
+    module.def("quantize", &quantize_rows, py::arg("x"), py::arg("dtype"), py::arg("stream"), py::arg("workspace"));
 }
 
 }  // namespace fastffn::python

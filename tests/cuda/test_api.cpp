@@ -116,6 +116,41 @@ TEST(trees_where_their_bytes_are) {
     for (std::size_t i = 0; i < y.size(); i++)
         apart = std::fmax(apart, std::fabs(static_cast<double>(y[i]) - static_cast<double>(wanted[i])));
     CHECK(apart < 1e-5) << apart;
+    // With a master that has what only C++ gives it: a norm between its layers.
+    constexpr std::int64_t d_ff = 16;
+    const TensorView up_view(w.data(), DType::f32, {d_ff, d_model}), down_view(w.data(), DType::f32, {d_out, d_ff}),
+        gamma(x.data(), DType::f32, {d_ff});
+    std::vector<std::vector<std::byte>> packed[2];  // of the host, of the device
+    PackedHeader headers[2];
+    FfnWeights master, host_master;
+    for (const TensorView& view : {up_view, down_view}) {
+        std::int64_t sizes[2] = {};
+        packed_bytes(view, Format::f32, &sizes[0]).value();
+        device_packed_bytes(view, Format::f32, {}, &sizes[1]).value();
+        for (int i = 0; i < 2; i++) packed[i].emplace_back(static_cast<std::size_t>(sizes[i]));
+        pack(view, Format::f32, packed[0].back().data(), sizes[0]).value();
+        pack_for_device(view, Format::f32, {}, packed[1].back().data(), sizes[1]).value();
+        const bool is_up = packed[0].size() == 1;
+        PackedHeader* const own = &headers[is_up ? 0 : 1];
+        read_device_header({0, nullptr}, packed[1].back().data(), sizes[1], own).value();
+        (is_up ? host_master.w_up : host_master.w_down) = {packed[0].back().data(), sizes[0]};
+        (is_up ? master.w_up : master.w_down) = {packed[1].back().data(), sizes[1], own};
+    }
+    master.sub_norm = host_master.sub_norm = &gamma;
+    master.activation = host_master.activation = Activation::relu2;
+    const float mix = -0.4f;
+    weights.master = &master;
+    host_weights.master = &host_master;
+    weights.mix = host_weights.mix = &mix;
+    cuda_fff({0, nullptr}, x_view, weights, y_view).value();
+    fff(context, x_view, host_weights, wanted_view).value();
+    apart = 0;
+    for (std::size_t i = 0; i < y.size(); i++)
+        apart = std::fmax(apart, std::fabs(static_cast<double>(y[i]) - static_cast<double>(wanted[i])));
+    CHECK(apart < 1e-4) << apart;
+    weights.master = host_weights.master = nullptr;
+    weights.mix = host_weights.mix = nullptr;
+
     // Exactly the workspace that the query says; a byte less is refused.
     cuda_fff_workspace({0, nullptr}, x_view, weights, y_view, &workspace_bytes).value();
     std::vector<std::byte> workspace(static_cast<std::size_t>(workspace_bytes));

@@ -291,7 +291,8 @@ void check_sums(const Shape& s, const Tree& tree, const Rows& x, FffPlan plan, A
     }
 }
 
-constexpr FffPlan plans[] = {FffPlan::automatic, FffPlan::per_token, FffPlan::grouped};
+// FffPlan::automatic is one of them.
+constexpr FffPlan plans[] = {FffPlan::per_token, FffPlan::grouped};
 
 }  // namespace
 
@@ -331,8 +332,8 @@ TEST(sums_of_the_all_node_form) {
                 for (FffPlan plan : plans) check_sums(s, tree, x, plan, activation, s.tokens == 70 ? 0 : 3);
             }
         }
-    // Wide rows and many tokens: up to 2 KiB of columns a warp.
-    const Shape s = {1030, 1, 1, 4, 600, Format::f32, Format::f32, DType::f32};
+    // Wide rows and more than a thousand tokens: up to 2 KiB of columns a warp.
+    const Shape s = {1025, 1, 1, 4, 600, Format::f32, Format::f32, DType::f32};
     std::mt19937 generator(3);
     check_sums(s, Tree(s, generator), Rows(s, generator), FffPlan::per_token, Activation::relu, 0);
 }
@@ -357,6 +358,16 @@ TEST(a_token_has_the_same_bits_alone_and_among_others) {
             CHECK(std::memcmp(y.data(), all.data() + token * s.d_out * 4, y.size()) == 0) << "token " << token;
         }
     }
+}
+
+TEST(more_tokens_than_a_warp_takes_one_by_one) {
+    // From 4096 walkers on a warp has several neighbours; with these rows the sum too.
+    const Shape s = {4103, 1, 1, 4, 4, Format::f32, Format::f32, DType::f32};
+    std::mt19937 generator(5);
+    const Tree tree(s, generator);
+    const Rows x(s, generator);
+    check_route(s, tree, x, FffPlan::automatic, route(tree, x, FffPlan::automatic), host_route(tree, x));
+    check_sums(s, tree, x, FffPlan::per_token, Activation::relu, 0);
 }
 
 TEST(all_tokens_on_one_path_and_on_tensor_cores) {

@@ -140,6 +140,14 @@ def test_trees_move_and_come_back(cuda, fmt):
         assert again.header == moved.header and "cuda:0" in repr(again) and "2x3" in repr(again)
 
 
+def test_stats(cuda):
+    tree = OnDevice(cuda, 3, 24)
+    x = tokens(50)
+    here, there = ff.fff_stats(x, tree.packed), ff.fff_stats(cuda.put(x), tree.device_tree)
+    np.testing.assert_array_equal(here.leaf_counts, there.leaf_counts)
+    assert str(there).startswith("50 tokens")
+
+
 def test_pickle(cuda):
     if cuda.name == "emulated":
         pytest.skip("arrays in disguise are pickled by no framework")

@@ -230,3 +230,50 @@ for number in range(first, total + 1):
     assert [row["name"] for row in results["rows"]] == [
         f"{part} {n}" for part in ("decode", "prefill") for n in (1, 2, 3)
     ]
+
+
+def fake_program(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+
+
+def test_what_compute_sanitizer_says(tmp_path, monkeypatch):
+    """Clean, with errors, killed at its own limit, or not even started: each is its own verdict, kept over runs."""
+    fake_program(tmp_path / "bin" / "nvidia-smi", "echo NVIDIA X1, 1.2, 9.0")
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    programs = tmp_path / "work" / "cmake" / "tests" / "cuda" / "gpu"
+    for name in ("test_gpu_a", "test_gpu_b"):
+        fake_program(programs / name, "exit 0")
+    # $2: the tool; the last arguments: the program.
+    fake_program(
+        tmp_path / "sanitizer",
+        """case "$2 $*" in
+racecheck*test_gpu_b*) echo '========= RACECHECK SUMMARY: 1 hazard displayed (1 error, 0 warnings)'; exit 66 ;;
+racecheck*) echo '========= RACECHECK SUMMARY: 0 hazards displayed (0 errors, 0 warnings)' ;;
+synccheck*test_gpu_a*) sleep 60 ;;
+initcheck*) echo 'Error: device not supported'; exit 1 ;;
+*) echo '========= ERROR SUMMARY: 0 errors' ;;
+esac""",
+    )
+    monkeypatch.setattr(run, "PROGRAM_LIMIT", 1)
+    state = tmp_path / "work" / "state.json"
+    state.write_text(table.json.dumps({"sources": run.sources(), "emulated": False, "build": {"ok": True}}))
+    arguments = [
+        "--work",
+        str(tmp_path / "work"),
+        "--results",
+        str(tmp_path),
+        "--sanitizer",
+        str(tmp_path / "sanitizer"),
+    ]
+    assert run.main([*arguments, "--step", "sanitize"]) == 1
+    found = table.json.loads((tmp_path / "nvidia-x1.json").read_text())["sanitizers"]
+    assert found["memcheck"] == {
+        "verdict": "clean",
+        "programs": {"test_gpu_a": "clean", "test_gpu_b": "clean", "pytest": "clean"},
+    }
+    assert found["racecheck"]["verdict"] == "errors" and found["racecheck"]["programs"]["test_gpu_a"] == "clean"
+    assert found["synccheck"]["programs"] == {"test_gpu_a": "stopped after 1 s", "test_gpu_b": "clean"}
+    assert found["synccheck"]["verdict"] == "clean but for programs that were stopped"
+    assert found["initcheck"]["verdict"] == "did not run"

@@ -14,6 +14,8 @@
 #include "library.hpp"
 #include "product.hpp"
 
+extern "C" const bench::cuda::Module* fastffn_cuda_bench();
+
 namespace bench::cuda {
 
 namespace {
@@ -120,9 +122,13 @@ struct EmulatedMemory {
     void (*release)(void*) = nullptr;
     void (*access)(int) = nullptr;
     EmulatedMemory() {
-        const char* path = std::getenv("FASTFFN_CUDA_PLUGIN");
-        void* const plugin = dlopen(path ? path : "", RTLD_NOW | RTLD_NOLOAD);
-        if (!plugin) throw std::runtime_error("FASTFFN_CUDA_PLUGIN is no loaded plugin");
+        const char* setting = std::getenv("FASTFFN_CUDA_PLUGIN");
+        Dl_info own{};
+        dladdr(reinterpret_cast<const void*>(&fastffn_cuda_bench), &own);
+        const std::string file = own.dli_fname ? own.dli_fname : "";
+        const std::string beside = file.substr(0, file.find_last_of('/') + 1) + "libfastffn_cuda.so";
+        void* const plugin = dlopen(setting ? setting : beside.c_str(), RTLD_NOW | RTLD_NOLOAD);
+        if (!plugin) throw std::runtime_error("the emulated plugin is not loaded");
         find_function(plugin, "fastffn_emulated_allocate", &allocate);
         find_function(plugin, "fastffn_emulated_release", &release);
         find_function(plugin, "fastffn_emulated_access", &access);

@@ -1,6 +1,6 @@
 // Whether CUDA can be used here, and why not. The kernels are in a plugin, libfastffn_cuda.so, which is looked for once:
-//   FASTFFN_CUDA_PLUGIN, a path to it, or "off";  else the folder of this library, and "lib" beside it;  else the system's
-//   search path for libraries.
+//   FASTFFN_CUDA_PLUGIN, a path to it, or "off";  else the folder of this library or program, the one above, and "lib" in
+//   both;  else the system's search path for libraries.
 // A process without the plugin, without a driver or without a device works as one on a CPU.
 #pragma once
 //

@@ -1,6 +1,7 @@
 #include "core/cuda_plugin.hpp"
 
 #include <dlfcn.h>
+#include <unistd.h>
 
 #include <cstdio>
 #include <cstdlib>
@@ -23,6 +24,13 @@ std::string folder_of(const std::string& path) {
 std::string own_folder() {
     Dl_info info{};
     if (!dladdr(reinterpret_cast<const void*>(&cuda_report), &info) || !info.dli_fname) return {};
+    // Of a program that is the name it was called by, which may have no folder.
+    char path[4096];
+    if (!std::strchr(info.dli_fname, '/')) {
+        const ssize_t length = readlink("/proc/self/exe", path, sizeof path);
+        if (length > 0 && length < static_cast<ssize_t>(sizeof path))
+            return folder_of(std::string(path, static_cast<std::size_t>(length)));
+    }
     return folder_of(info.dli_fname);
 }
 
@@ -83,8 +91,11 @@ const cuda::Plugin* load_cuda_plugin(const char* setting, CudaReport* report) {
     } else {
         const std::string folder = own_folder();
         std::string found;
-        for (const std::string& candidate : {folder + "/" + file_name, folder + "/lib/" + file_name})
+        // A program of an installation or a wheel lies in bin, the plugin in lib or above.
+        for (const char* place : {"/", "/lib/", "/../lib/", "/../lib64/", "/../"}) {
+            const std::string candidate = folder + place + file_name;
             if (found.empty() && !folder.empty() && readable(candidate)) found = candidate;
+        }
         if (found.empty()) {
             // The system's search path; a library that is not there is not worth the loader's message.
             void* library = dlopen(file_name, RTLD_NOW | RTLD_LOCAL);

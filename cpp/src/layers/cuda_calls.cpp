@@ -106,6 +106,28 @@ Status cuda_linear(CudaStream stream, const TensorView& x, const PackedView& w, 
     return run_cuda(operation, plugin->linear, stream, call);
 }
 
+Status cuda_ffn_weights(const char* operation, const FfnWeights& weights, DenseLayer* layer, cuda::FfnCall* call,
+                        std::vector<cuda::DeviceSegment>* segments) {
+    if (Status status = choose_order(weights, layer); !status.ok()) return status;
+    if (Status status = cuda_bias(operation, "b_up", weights.b_up, &call->b_up); !status.ok()) return status;
+    if (Status status = cuda_bias(operation, "b_down", weights.b_down, &call->b_down); !status.ok()) return status;
+    if (Status status = cuda_bias(operation, "b_gate", weights.b_gate, &call->b_gate); !status.ok()) return status;
+    call->up = cuda_matrix(weights.w_up);
+    call->down = cuda_matrix(weights.w_down);
+    if (layer->has_gate) call->gate = cuda_matrix(weights.w_gate);
+    call->activation = static_cast<std::int32_t>(weights.activation);
+    if (weights.sub_norm) {
+        call->sub_norm = {weights.sub_norm->data, static_cast<std::int32_t>(weights.sub_norm->dtype)};
+        call->sub_norm_eps = weights.sub_norm_eps;
+    }
+    if (layer->gate_first) call->gate_first = weights.gate_first == GateFirst::always ? 2 : 1;
+    for (std::int64_t i = 0; i < layer->segments.count; ++i)
+        segments->push_back({weights.segments[i].start, weights.segments[i].length});
+    call->segments = segments->data();
+    call->segment_count = layer->segments.count;
+    return {};
+}
+
 Status cuda_ffn(CudaStream stream, const TensorView& x, const FfnWeights& weights, const TensorView& y) {
     constexpr const char* operation = "ffn";
     const cuda::Plugin* plugin = nullptr;
@@ -118,27 +140,11 @@ Status cuda_ffn(CudaStream stream, const TensorView& x, const FfnWeights& weight
     layer.on_device = true;
     RowsView x_rows, y_rows;
     if (Status status = open_ffn(x, weights, &y, &layer, &x_rows, &y_rows); !status.ok()) return status;
-    if (Status status = choose_order(weights, &layer); !status.ok()) return status;
     cuda::FfnCall call{};
+    std::vector<cuda::DeviceSegment> segments;
     if (Status status = cuda_rows(operation, "x", x_rows, &call.x); !status.ok()) return status;
     if (Status status = cuda_rows(operation, "out", y_rows, &call.y); !status.ok()) return status;
-    if (Status status = cuda_bias(operation, "b_up", weights.b_up, &call.b_up); !status.ok()) return status;
-    if (Status status = cuda_bias(operation, "b_down", weights.b_down, &call.b_down); !status.ok()) return status;
-    if (Status status = cuda_bias(operation, "b_gate", weights.b_gate, &call.b_gate); !status.ok()) return status;
-    call.up = cuda_matrix(weights.w_up);
-    call.down = cuda_matrix(weights.w_down);
-    if (layer.has_gate) call.gate = cuda_matrix(weights.w_gate);
-    call.activation = static_cast<std::int32_t>(weights.activation);
-    if (weights.sub_norm) {
-        call.sub_norm = {weights.sub_norm->data, static_cast<std::int32_t>(weights.sub_norm->dtype)};
-        call.sub_norm_eps = weights.sub_norm_eps;
-    }
-    if (layer.gate_first) call.gate_first = weights.gate_first == GateFirst::always ? 2 : 1;
-    std::vector<cuda::DeviceSegment> segments;
-    for (std::int64_t i = 0; i < layer.segments.count; ++i)
-        segments.push_back({weights.segments[i].start, weights.segments[i].length});
-    call.segments = segments.data();
-    call.segment_count = layer.segments.count;
+    if (Status status = cuda_ffn_weights(operation, weights, &layer, &call, &segments); !status.ok()) return status;
     if (call.x.rows == 0) return {};
     return run_cuda(operation, plugin->ffn, stream, call);
 }

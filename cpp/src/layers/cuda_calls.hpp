@@ -8,6 +8,8 @@
 
 namespace fastffn {
 
+struct DenseLayer;
+
 // The plugin for a device that exists and that it has code for, or why there is none.
 Status find_cuda_plugin(const char* operation, CudaStream stream, const cuda::Plugin** plugin);
 
@@ -22,6 +24,10 @@ Status cuda_bias(const char* operation, const char* name, const TensorView* bias
 // Weights on a device whose header was checked.
 cuda::DeviceMatrix cuda_matrix(const PackedView& packed);
 Status check_cuda_header(const char* operation, const char* name, const PackedView& packed);
+
+// Weights of an ffn whose checks were made (open_ffn), as the plugin takes them; `segments` holds what the call points to.
+Status cuda_ffn_weights(const char* operation, const FfnWeights& weights, DenseLayer* layer, cuda::FfnCall* call,
+                        std::vector<cuda::DeviceSegment>* segments);
 
 // Runs one operation of the plugin, or asks how much workspace it would use; a plugin without it says so.
 template <class Call>

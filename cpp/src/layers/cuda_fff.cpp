@@ -46,25 +46,9 @@ Status stack_bias(const char* name, const TensorView* bias, cuda::DeviceBias* re
     return {};
 }
 
-Status plan_master(const FfnWeights& weights, const DenseLayer& layer, cuda::FfnCall* call) {
-    const char* missing = weights.segments                          ? "segments have"
-                          : weights.gate_first == GateFirst::always ? "gate_first has"
-                          : weights.sub_norm                        ? "sub_norm has"
-                                                                    : nullptr;
-    if (missing)
-        return {StatusCode::unsupported, std::string("fff: master: ") + missing + " no kernels on CUDA devices"};
-    if (Status status = cuda_bias("fff", "master's b_up", weights.b_up, &call->b_up); !status.ok()) return status;
-    if (Status status = cuda_bias("fff", "master's b_down", weights.b_down, &call->b_down); !status.ok()) return status;
-    if (Status status = cuda_bias("fff", "master's b_gate", weights.b_gate, &call->b_gate); !status.ok()) return status;
-    call->up = cuda_matrix(weights.w_up);
-    call->down = cuda_matrix(weights.w_down);
-    if (layer.has_gate) call->gate = cuda_matrix(weights.w_gate);
-    call->activation = static_cast<std::int32_t>(weights.activation);
-    return {};
-}
-
-// Every check of a call, and the call as the plugin takes it.
-Status plan_call(const TensorView& x, const FffWeights& weights, const TensorView& y, cuda::FffCall* call) {
+// Every check of a call, and the call as the plugin takes it; `segments` holds the master's.
+Status plan_call(const TensorView& x, const FffWeights& weights, const TensorView& y, cuda::FffCall* call,
+                 std::vector<cuda::DeviceSegment>* segments) {
     constexpr const char* operation = "fff";
     if (Status status = check_tree(operation, weights.tree); !status.ok()) return status;
     const FfnWeights* const master = weights.master;
@@ -100,7 +84,8 @@ Status plan_call(const TensorView& x, const FffWeights& weights, const TensorVie
     }
     call->tree_share = opened.tree_share;
     call->master_share = opened.master_share;
-    return opened.has_master ? plan_master(*master, opened.master, &call->master) : Status();
+    if (!opened.has_master) return {};
+    return cuda_ffn_weights("fff: master", *master, &opened.master, &call->master, segments);
 }
 
 }  // namespace
@@ -124,7 +109,8 @@ Status cuda_fff(CudaStream stream, const TensorView& x, const FffWeights& weight
     const cuda::Plugin* plugin = nullptr;
     if (Status status = find_cuda_plugin("fff", stream, &plugin); !status.ok()) return status;
     cuda::FffCall call{};
-    if (Status status = plan_call(x, weights, y, &call); !status.ok()) return status;
+    std::vector<cuda::DeviceSegment> segments;
+    if (Status status = plan_call(x, weights, y, &call, &segments); !status.ok()) return status;
     if (call.x.rows == 0) return {};
     return run_cuda("fff", plugin->fff, stream, call);
 }

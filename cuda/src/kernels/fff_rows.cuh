@@ -138,5 +138,20 @@ __device__ __forceinline__ void count_walker(const Counted& counted, std::int64_
     counted.ranks[walker] = atomicAdd(counted.counts + group, 1);
 }
 
+// The same by the lanes of `active`, all of whom come here: one atomic for all on one node, or many tokens of a popular node would
+// wait for each other.
+__device__ __forceinline__ void count_walkers(const Counted& counted, std::int64_t which, std::int32_t node, int level,
+                                              std::int64_t walker, unsigned active) {
+    if (!counted.counts) return;
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    const std::int64_t group = (which << level) + node - (std::int64_t{1} << level);
+    const unsigned peers = __match_any_sync(active, static_cast<unsigned>(group));
+    const int leader = __ffs(static_cast<int>(peers)) - 1;
+    int first = 0;
+    if (lane == leader) first = atomicAdd(counted.counts + group, __popc(peers));
+    first = __shfl_sync(active, first, leader);
+    counted.ranks[walker] = first + __popc(peers & ((1u << lane) - 1));
+}
+
 }  // namespace
 }  // namespace fastffn::cuda

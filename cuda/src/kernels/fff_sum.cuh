@@ -88,14 +88,16 @@ struct Sums {
 
 constexpr int sum_warps = 8;
 
-// vectors: 16 bytes that a lane has of each row. Grid: tokens by warps, columns in the second dimension.
+// vectors: 16 bytes that a lane has of each row. Grid: runs of tokens, columns in the second dimension. A block takes `run`
+// neighbouring tokens per warp: those of one subtree then meet in one L1, and not in as many as there are multiprocessors.
 template <int format, int vectors>
-__global__ void __launch_bounds__(sum_warps * 32, vectors == 1 ? 3 : 2) sum_kernel(SumArgs args) {
+__global__ void __launch_bounds__(sum_warps * 32, vectors == 1 ? 3 : 2) sum_kernel(SumArgs args, int run) {
     const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
     const TreeArgs& tree = args.tree;
-    const std::int64_t stride = static_cast<std::int64_t>(gridDim.x) * sum_warps;
-    for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * sum_warps + warp; i < args.walkers.tokens;
-         i += stride) {
+    const std::int64_t first = static_cast<std::int64_t>(blockIdx.x) * sum_warps * run;
+    for (int step = 0; step < run; step++) {
+        const std::int64_t i = first + step * sum_warps + warp;
+        if (i >= args.walkers.tokens) break;  // of the whole warp
         const std::int64_t token = args.order ? args.order[i] : i;
         for (std::int64_t span = blockIdx.y; span * vectors * 512 < tree.out_bytes; span += gridDim.y) {
             const std::int64_t at = span * vectors * 512 + lane * 16;
@@ -137,11 +139,11 @@ __device__ __forceinline__ void sum_columns_of_block(const SumArgs& args, std::i
     }
 }
 
-// A whole block for one token of one tree, in the same order of levels. z: of the path, in shared memory.
+// A whole block for one token of one tree, in the same order of levels. z: of the path, in shared memory; thread t alone has read
+// that of level t so far.
 __device__ __forceinline__ void sum_of_block(const SumArgs& args, std::int64_t token, std::int32_t last, float* z,
                                              int thread, int threads) {
     const TreeArgs& tree = args.tree;
-    __syncthreads();  // z has been read by those who store it
     if (thread < tree.levels) {
         const bool is_lost = args.walkers.forced && forced_leaf(args.walkers, tree.trees, tree.depth, token) < 0;
         z[thread] = is_lost ? __int_as_float(0x7fffffff)

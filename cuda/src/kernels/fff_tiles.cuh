@@ -140,6 +140,7 @@ __global__ void __launch_bounds__(TileWalk::threads, 4) tile_walk_kernel(TileWal
                 dots[(warp_walkers + i * 16 + g + c / 2 * 8) * T::z_stride + warp_nodes + j * 8 + 2 * t + c % 2] =
                     acc[i][j][c];
     __syncthreads();
+    const unsigned active = __ballot_sync(0xffffffffu, thread < count);
     if (thread >= count) return;
     const std::int64_t walker = walker_at(thread);
     const bool is_forced = args.walkers.forced != nullptr;
@@ -155,7 +156,7 @@ __global__ void __launch_bounds__(TileWalk::threads, 4) tile_walk_kernel(TileWal
         local = 2 * local + 1 + right;
     }
     args.walkers.node[walker] = node;
-    count_walker(args.counted, which, node, args.end_level, walker);
+    count_walkers(args.counted, which, node, args.end_level, walker, active);
 }
 
 }  // namespace

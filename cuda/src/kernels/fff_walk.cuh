@@ -18,9 +18,10 @@ namespace {
 constexpr int walk_warps = 8;
 
 // Three blocks on a multiprocessor: left to itself ptxas takes 64 registers and spills.
-// x_floats: a warp's part of shared memory. A row of x that is longer comes in pieces, again for every level.
+// x_floats: a warp's part of shared memory. A row of x that is longer comes in pieces, again for every level. run: neighbouring
+// walkers per warp of a block, as in fff_sum.cuh.
 template <int format>
-__global__ void __launch_bounds__(walk_warps * 32, 3) walk_kernel(WalkArgs args, int x_floats) {
+__global__ void __launch_bounds__(walk_warps * 32, 3) walk_kernel(WalkArgs args, int x_floats, int run) {
     const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
     const int warps = static_cast<int>(blockDim.x) / 32;
     float* const x = reinterpret_cast<float*>(ptx::dynamic_shared()) + static_cast<std::int64_t>(warp) * x_floats;
@@ -28,8 +29,10 @@ __global__ void __launch_bounds__(walk_warps * 32, 3) walk_kernel(WalkArgs args,
     const TreeArgs& tree = args.tree;
     const std::int64_t columns = tree.node_bytes / column_bytes;
     const bool whole = columns <= x_floats;
-    const std::int64_t stride = static_cast<std::int64_t>(gridDim.x) * warps;
-    for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * warps + warp; i < args.walkers.count; i += stride) {
+    const std::int64_t first_walker = static_cast<std::int64_t>(blockIdx.x) * warps * run;
+    for (int step = 0; step < run; step++) {
+        const std::int64_t i = first_walker + step * warps + warp;
+        if (i >= args.walkers.count) break;  // of the whole warp
         const std::int64_t walker = args.order ? args.order[i] : i;
         const std::int64_t which = walker / args.walkers.tokens, token = walker % args.walkers.tokens;
         const bool is_forced = args.walkers.forced != nullptr;

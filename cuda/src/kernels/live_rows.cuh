@@ -40,7 +40,8 @@ __device__ __forceinline__ float2 zero_of(const LiveRowsArgs& args, std::int64_t
 }
 
 template <int bits, int most_tokens, bool is_grouped>
-__global__ void __launch_bounds__(live_warps * 32) live_rows_kernel(LiveRowsArgs args) {
+__global__ void __launch_bounds__(live_warps * 32, is_grouped&& most_tokens > 1 ? 2 : 4)
+    live_rows_kernel(LiveRowsArgs args) {
     constexpr int spans = 16 / bits, chunk_columns = 512 / bits, fixed_zero = bits == 4 ? 8 : 1;
     constexpr unsigned mask = bits == 4 ? 0x0F0F0F0Fu : 0x03030303u;
     const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;

@@ -16,6 +16,7 @@
 #include "kernels/elements.cuh"
 #include "kernels/row_code.cuh"
 #include "launch/transform.hpp"
+#include "ptx/dependent.cuh"
 #include "ptx/mma.cuh"
 #include "ptx/shared.cuh"
 
@@ -302,6 +303,7 @@ __device__ __forceinline__ std::int64_t group_of(const std::int32_t* offsets, st
 
 template <bool has_order>
 __device__ __forceinline__ void transform_rows(const TransformArgs& args, const OrderSigns* signs) {
+    ptx::let_next_launch_begin();
     float* const shared = reinterpret_cast<float*>(ptx::dynamic_shared());
     const int team_index = static_cast<int>(threadIdx.x) / args.team, teams = static_cast<int>(blockDim.x) / args.team;
     const int thread = static_cast<int>(threadIdx.x) - team_index * args.team, lane = thread % 32;

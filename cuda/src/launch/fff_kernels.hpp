@@ -25,6 +25,13 @@ struct TreeArgs {
     bool ties_right;
 };
 
+// Neighbouring walkers, or tokens, of one warp: as many as leave every multiprocessor of a large device several blocks of 8 warps,
+// up to 8, which makes 64 of a block.
+constexpr int walk_run(std::int64_t walkers) {
+    const std::int64_t run = walkers / 2048;
+    return run < 1 ? 1 : run > 8 ? 8 : static_cast<int>(run);
+}
+
 struct Walkers {
     std::int64_t tokens, count;  // count = tokens · trees
     float* z;                    // [count, levels]

@@ -9,8 +9,6 @@ namespace {
 
 // Shared memory for x that every device since sm_80 gives a block (99 KiB are the least), less what kernels hold themselves.
 constexpr std::int64_t most_x_bytes = 96 << 10;
-// Of a warp that shares a multiprocessor with 31 others on a device with 100 KiB of shared memory.
-constexpr std::int64_t small_x_bytes = 3 << 10;
 
 // Floats of x that a row meets: whole steps of a warp.
 std::int64_t x_floats(const TreeArgs& tree) {
@@ -37,19 +35,19 @@ cudaError_t with_route_format(int format, F f) {
 
 cudaError_t launch_walk(const WalkArgs& args, cudaStream_t stream) {
     if (wrong(args.tree)) return cudaErrorInvalidValue;
-    // As many warps as there is shared memory for: 8 in 24 KiB for up to 768 columns, then fewer blocks on a multiprocessor, then
-    // fewer warps in a block; past 24576 columns one, and x in pieces.
+    // 8 warps where each has room for x, as it is up to 3072 columns; then fewer; past 24576 columns one, and x in pieces.
     const std::int64_t bytes = x_floats(args.tree) * 4;
-    const std::int64_t warps = bytes <= small_x_bytes * 4           ? walk_warps
-                               : bytes * walk_warps <= most_x_bytes ? walk_warps
-                               : bytes <= most_x_bytes              ? most_x_bytes / bytes
-                                                                    : 1;
+    const std::int64_t warps = bytes * walk_warps <= most_x_bytes ? walk_warps
+                               : bytes <= most_x_bytes            ? most_x_bytes / bytes
+                                                                  : 1;
     const std::int64_t each = bytes <= most_x_bytes ? bytes : most_x_bytes;
-    const std::int64_t blocks = (args.walkers.count + warps - 1) / warps;
-    const Grid grid = {dim3(static_cast<unsigned>(blocks < 1 << 20 ? blocks : 1 << 20)),
-                       dim3(static_cast<unsigned>(warps * 32)), static_cast<int>(warps * each), stream, "fff_walk"};
+    const int run = walk_run(args.walkers.count);
+    const std::int64_t blocks = (args.walkers.count + warps * run - 1) / (warps * run);
+    if (blocks > 0x7fffffff) return cudaErrorInvalidValue;
+    const Grid grid = {dim3(static_cast<unsigned>(blocks)), dim3(static_cast<unsigned>(warps * 32)),
+                       static_cast<int>(warps * each), stream, "fff_walk"};
     return with_route_format(args.tree.route_format, [&](auto format) {
-        return launch(walk_kernel<decltype(format)::value>, grid, args, static_cast<int>(each / 4));
+        return launch(walk_kernel<decltype(format)::value>, grid, args, static_cast<int>(each / 4), run);
     });
 }
 

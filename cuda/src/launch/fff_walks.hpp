@@ -1,4 +1,13 @@
 // Walks of a whole call: which kernels take its walkers down, and when they are sorted.
+//
+//   few tokens    [block walk: all levels, four at a time; of one tree the sum too] or [block walk] → [sum]
+//   more          [walk: a warp per walker] → [sum]
+//   thousands     [six levels: tiles on tensor cores, or walk] → [sort by node] → [six levels of each subtree] → … → [sum, in
+//                 the order of the last sort]
+//
+// Depth 11, 768 → 768, bf16, 16384 tokens on an H200, estimated from bytes and instructions, not measured: two times six levels
+// 2 · 9 µs, sort 5, sum 22 (12 rows of 1.5 KB a token from L1, 25 MB of y), launches 5: about 50 µs. A dense layer of 3072 has
+// 155 GFLOP, 196 µs at 790 TFLOP/s; without a sort the paths' rows alone are 604 MB from L2, 110 µs.
 #pragma once
 
 #include "abi/fff.hpp"

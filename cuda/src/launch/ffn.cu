@@ -58,12 +58,14 @@ cudaError_t multiply_used(const FfnCall& call, const Input& x, const DeviceMatri
                           const DeviceRows& hidden, cudaStream_t stream) {
     if (!call.segment_count || !has_row_slices(w))
         return multiply(x, w, gate, bias, gate_bias, activation, hidden, nullptr, stream);
+    Input rows = x;
     for (std::int64_t i = 0; i < call.segment_count; ++i) {
         const DeviceSegment& segment = call.segments[i];
         Slice slice;
         slice.first_row = segment.start;
         slice.rows = segment.length;
-        const cudaError_t status = multiply(x, w, gate, bias, gate_bias, activation,
+        rows.is_fresh = rows.is_fresh && i == 0;
+        const cudaError_t status = multiply(rows, w, gate, bias, gate_bias, activation,
                                             columns_of(hidden, segment.start, segment.length), nullptr, stream, slice);
         if (status != cudaSuccess) return status;
     }
@@ -86,6 +88,7 @@ cudaError_t make_hidden(const FfnCall& call, const DeviceRows& hidden, Pieces& p
     const DeviceRows up = take_rows(pieces, DType::f32, hidden.rows, hidden.cols),
                      gate = take_rows(pieces, DType::f32, hidden.rows, hidden.cols);
     if (pieces.counts_only()) return cudaSuccess;
+    x.is_fresh = false;  // the gate's rows were made since
     if (const cudaError_t status = multiply_used(call, x, call.up, {}, call.b_up, {}, Activation::identity, up, stream);
         status != cudaSuccess)
         return status;

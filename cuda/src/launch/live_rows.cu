@@ -7,13 +7,10 @@ namespace fastffn::cuda {
 
 namespace {
 
-template <int bits>
+template <int bits, bool is_grouped>
 cudaError_t run(const LiveRowsArgs& args, const Grid& grid) {
-    if (args.tokens == 1)
-        return args.group ? launch(live_rows_kernel<bits, 1, true>, grid, args)
-                          : launch(live_rows_kernel<bits, 1, false>, grid, args);
-    return args.group ? launch(live_rows_kernel<bits, 8, true>, grid, args)
-                      : launch(live_rows_kernel<bits, 8, false>, grid, args);
+    return args.tokens == 1 ? launch(live_rows_kernel<bits, 1, is_grouped>, grid, args)
+                            : launch(live_rows_kernel<bits, 8, is_grouped>, grid, args);
 }
 
 }  // namespace
@@ -51,7 +48,8 @@ cudaError_t launch_live_rows(const Input& x, const DeviceMatrix& up, const Devic
     const std::int64_t blocks = (up.out_features + live_columns - 1) / live_columns;
     if (blocks > 0x7fffffff) return cudaErrorInvalidValue;
     const Grid grid = {dim3(static_cast<unsigned>(blocks)), dim3(live_warps * 32), 0, stream, "live_rows"};
-    return layout.bits == 2 ? run<2>(args, grid) : run<4>(args, grid);
+    if (layout.bits == 4) return layout.group ? run<4, true>(args, grid) : cudaErrorInvalidValue;  // int4 has groups
+    return layout.group ? run<2, true>(args, grid) : run<2, false>(args, grid);
 }
 
 }  // namespace fastffn::cuda

@@ -165,7 +165,7 @@ define(f"moe_out({_MOE.format('Tensor(a!) out')}) -> ()", _moe_out, _moe_out_fak
 
 def _hadamard(x: Any, mode: str, block: int | None, inverse: bool) -> Any:
     with torch.no_grad():
-        return _core.hadamard(readable(x), mode, block or 0, inverse, like(x))
+        return _core.hadamard(readable(x), mode, block or 0, inverse, like(x), None, None)
 
 
 def _hadamard_fake(x: Any, mode: str, block: int | None, inverse: bool) -> Any:

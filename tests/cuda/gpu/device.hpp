@@ -19,6 +19,7 @@ inline void set_multiprocessors(int) {}
 inline void set_architecture(int) {}
 inline void set_tensor_maps(bool) {}
 inline std::uint64_t launches() { return 0; }
+inline int threads_of_last_block() { return 0; }
 
 // Of the device, not of one launch.
 inline const char* last_failure() {

@@ -1,0 +1,13 @@
+# fastffn-bench finds the plugin and its device part where an installation has them, however it is called.
+file(REMOVE_RECURSE ${WORK})
+file(MAKE_DIRECTORY ${WORK}/bin ${WORK}/lib)
+configure_file(${BENCH} ${WORK}/bin/fastffn-bench COPYONLY)
+configure_file(${PLUGIN} ${WORK}/lib/libfastffn_cuda.so COPYONLY)
+configure_file(${MODULE} ${WORK}/lib/libfastffn_cuda_bench.so COPYONLY)
+set(arguments --device cuda --smoke --suite quick --only ternary)
+foreach(command "${WORK}/bin/fastffn-bench" "env;PATH=${WORK}/bin;fastffn-bench")
+  execute_process(COMMAND ${command} ${arguments} OUTPUT_VARIABLE shown ERROR_VARIABLE shown RESULT_VARIABLE failed)
+  if(failed OR NOT shown MATCHES "lib/libfastffn_cuda.so for cpu" OR NOT shown MATCHES "\n1 rows, 0 failed")
+    message(FATAL_ERROR "${command}: ${failed}\n${shown}")
+  endif()
+endforeach()
