@@ -63,10 +63,27 @@ def moe_workspace(
     """Bytes of workspace that such a call of :func:`fastffn.moe` uses; kept for later calls.
 
     Args:
-        x, ids: as :func:`fastffn.moe`; only their shapes matter.
+        x, ids: as :func:`fastffn.moe`; only their shapes matter, on a CUDA device the alignment of x too.
         w_up, w_down, w_gate, shared, special, weights_on_input, sub_norm: as :func:`fastffn.moe`.
         threads: for this many threads; 0 for what a call would use now.
     """
+    if isinstance(w_up[0] if isinstance(w_up, list | tuple) and w_up else w_up, _core.DeviceWeight):
+        if threads:
+            raise ValueError(f"moe_workspace: threads is {threads}, and the weights are on a CUDA device; leave it out")
+        return _core.device_workspace(
+            _core.moe,
+            x,
+            ids,
+            None,
+            w_up,
+            w_down,
+            w_gate,
+            activation="silu",
+            shared=shared,
+            special=special,
+            weights_on_input=weights_on_input,
+            sub_norm=sub_norm,
+        )
     return _core.moe_workspace(
         threads,
         x,

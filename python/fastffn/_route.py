@@ -37,7 +37,16 @@ def router_scores() -> tuple[str, ...]:
     return _core.router_scores()
 
 
-def router_logits(x: Any, w: Any, bias: Any = None, *, previous: Any = None, mix: Any = None, out: Any = None) -> Any:
+def router_logits(
+    x: Any,
+    w: Any,
+    bias: Any = None,
+    *,
+    previous: Any = None,
+    mix: Any = None,
+    out: Any = None,
+    stream: Any = None,
+) -> Any:
     """Logits of a linear router, in f32 whatever the dtype of x: x · wᵀ + bias + previous · mixᵀ.
 
     Args:
@@ -48,6 +57,7 @@ def router_logits(x: Any, w: Any, bias: Any = None, *, previous: Any = None, mix
             none.
         mix: packed [experts, experts], the matrix for ``previous``.
         out: where to write: [..., experts] f32.
+        stream: with w on a CUDA device, as :func:`fastffn.linear`; ``previous`` is for the CPU alone.
 
     Returns:
         [..., experts] f32, of x's kind; pass it to :func:`fastffn.route_topk`, and to the next layer's ``previous``.
@@ -55,7 +65,7 @@ def router_logits(x: Any, w: Any, bias: Any = None, *, previous: Any = None, mix
     Raises:
         ValueError, TypeError, BufferError, RuntimeError, MemoryError: as :func:`fastffn.linear`.
     """
-    return _core.router_logits(x, w, bias, previous, mix, out)
+    return _core.router_logits(x, w, bias, previous, mix, out, stream)
 
 
 def route_expert_choice(
@@ -80,6 +90,8 @@ def route_expert_choice(
         score: "softmax" over the experts, or "sigmoid".
         out: as :func:`fastffn.route_topk`.
 
+    On the CPU alone: logits on a CUDA device are refused.
+
     Returns:
         ids [..., k] int32 and weights [..., k] f32, each token's from the best weight down, then -1 and 0.
 
@@ -89,26 +101,32 @@ def route_expert_choice(
     return _core.route_expert_choice(logits, k, capacity, capacity_factor, score, out)
 
 
-def route_hash(tokens: Any, table: Any, *, out: tuple[Any, Any] | None = None) -> tuple[Any, Any]:
+def route_hash(tokens: Any, table: Any, *, out: tuple[Any, Any] | None = None, stream: Any = None) -> tuple[Any, Any]:
     """Hash layers (Roller et al. 2021, arXiv:2106.04426): ids = table[tokens], weights 1.
 
     Args:
         tokens: [...] ids of tokens, int32 or int64, contiguous.
         table: [vocabulary, k] ids of experts, int32 or int64, contiguous; -1 leaves a slot empty, with weight 0.
-        out: as :func:`fastffn.route_topk`.
+        out, stream: as :func:`fastffn.route_topk`.
 
     Returns:
         ids [..., k] int32 and weights [..., k] f32, of the kind of ``tokens``.
 
     Raises:
-        ValueError: a token that the table has no row for; shapes and dtypes that do not fit.
+        ValueError: a token that the table has no row for (on a CUDA device its slots are empty instead); shapes and dtypes that do not fit.
         TypeError, BufferError: as :func:`fastffn.linear`.
     """
-    return _core.route_hash(tokens, table, out)
+    return _core.route_hash(tokens, table, out, stream)
 
 
 def limit_capacity(
-    ids: Any, weights: Any, num_experts: int, *, capacity: int | None = None, capacity_factor: float | None = None
+    ids: Any,
+    weights: Any,
+    num_experts: int,
+    *,
+    capacity: int | None = None,
+    capacity_factor: float | None = None,
+    stream: Any = None,
 ) -> tuple[Any, Any]:
     """Drops what is over an expert's capacity, in place (GShard, arXiv:2006.16668).
 
@@ -121,29 +139,31 @@ def limit_capacity(
         num_experts: ids are below this.
         capacity: slots per expert, 0 or more; or
         capacity_factor: capacity = ⌈capacity_factor · tokens · k / num_experts⌉.
+        stream: as :func:`fastffn.route_topk`.
 
     Returns:
         (ids, weights), the arrays that were passed.
 
     Raises:
-        ValueError: ids out of range; shapes and dtypes that do not fit.
+        ValueError: ids out of range (on a CUDA device they become empty slots); shapes and dtypes that do not fit.
         TypeError, BufferError: as :func:`fastffn.linear`.
     """
-    return _core.limit_capacity(ids, weights, num_experts, capacity, capacity_factor)
+    return _core.limit_capacity(ids, weights, num_experts, capacity, capacity_factor, stream)
 
 
-def expert_load(ids: Any, num_experts: int) -> ExpertLoad:
+def expert_load(ids: Any, num_experts: int, *, stream: Any = None) -> ExpertLoad:
     """How evenly a route uses its experts.
 
     Args:
         ids: int32 of any shape, contiguous; -1 for empty slots.
         num_experts: ids are below this.
+        stream: as :func:`fastffn.route_topk`. The numbers are read here, so this waits for a device.
 
     Raises:
-        ValueError: ids out of range, or of another dtype.
+        ValueError: ids out of range (on a CUDA device they do not count), or of another dtype.
         TypeError, BufferError: as :func:`fastffn.linear`.
     """
-    counts = _core.expert_load(ids, num_experts)
+    counts = _core.expert_load(ids, num_experts, stream)
     # Arrays of frameworks know tolist; our own speaks the buffer protocol.
     values: Any = counts if hasattr(counts, "tolist") else memoryview(counts)
     numbers = [int(count) for count in values.tolist()]

@@ -49,6 +49,7 @@ struct Moe {
         Load,
         Out,
         Stream,
+        Workspace,
         count
     };
     static Parameters parameters;
@@ -246,8 +247,9 @@ struct Moe {
 };
 Parameters Moe::parameters{
     "moe",
-    {"x", "ids", "weights", "w_up", "w_down", "w_gate", "b_up", "b_down", "b_gate", "sub_norm", "sub_norm_eps",
-     "activation", "shared", "special", "weights_on_input", "load", "out", "stream", nullptr},
+    {"x",         "ids",          "weights",    "w_up",   "w_down",  "w_gate",           "b_up", "b_down", "b_gate",
+     "sub_norm",  "sub_norm_eps", "activation", "shared", "special", "weights_on_input", "load", "out",    "stream",
+     "workspace", nullptr},
     5,
     9};
 
@@ -295,12 +297,15 @@ const DeviceWeight* first_weight(PyObject* w_up) {
 PyObject* run(PyObject* const* slots, PyObject* width) {
     if (const DeviceWeight* weight = first_weight(slots[Moe::FirstPart + WUp])) {
         // The GIL is kept: launches take microseconds.
-        const CudaStream stream = call_stream(operation, slots[Moe::Stream], slots[Moe::X], weight->device);
+        CudaStream stream = call_stream(operation, slots[Moe::Stream], slots[Moe::X], weight->device);
         const Moe call(slots, {operation, true, dlpack_stream(stream), weight->device});
+        read_workspace(call.call, slots[Moe::Workspace], &stream);
         return finish(call, slots, width, [&](const TensorView& y) { return call.run(stream, y); });
     }
-    if (slots[Moe::Stream])
-        raise(PyExc_ValueError, "moe: stream is for weights on CUDA devices, and these are on the CPU");
+    for (int slot : {Moe::Stream, Moe::Workspace})
+        if (slots[slot])
+            raise(PyExc_ValueError, std::string("moe: ") + (slot == Moe::Stream ? "stream" : "workspace") +
+                                        " is for weights on CUDA devices, and these are on the CPU");
     const Moe call(slots);
     return finish(call, slots, width, [&](const TensorView& y) {
         const ContextLease context;

@@ -4,7 +4,7 @@
 namespace fastffn::python {
 
 constexpr const char* moe_docstring =
-    R"(moe($module, /, x, ids, weights, w_up, w_down, w_gate=None, b_up=None, b_down=None, b_gate=None, *, activation, shared=None, special=None, weights_on_input=False, load=None, sub_norm=None, sub_norm_eps=1e-05, out=None, stream=None)
+    R"(moe($module, /, x, ids, weights, w_up, w_down, w_gate=None, b_up=None, b_down=None, b_gate=None, *, activation, shared=None, special=None, weights_on_input=False, load=None, sub_norm=None, sub_norm_eps=1e-05, out=None, stream=None, workspace=None)
 --
 
 A mixture of experts, after any router, over experts in any weight format.
@@ -35,7 +35,8 @@ Args:
     load: [E + special] int64, sharing no memory with the others: overwritten with how many slots named each expert.
     out: where to write y: [..., d_model_out], f32, f16 or bf16, writable, sharing no memory with the inputs. It is
         returned as it is, and the call allocates no array. None makes a new array.
-    stream: with weights on a CUDA device (every array lies there then): as :func:`fastffn.linear`.
+    stream, workspace: with weights on a CUDA device (every array lies there then): as :func:`fastffn.linear`, with
+        :func:`fastffn.device_workspace` bytes.
 
 Returns:
     y, [..., d_model_out]: without ``out``, an array of x's kind and dtype.

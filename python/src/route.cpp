@@ -9,7 +9,9 @@
 
 #include "arguments.hpp"
 #include "contexts.hpp"
+#include "device_weight.hpp"
 #include "errors.hpp"
+#include "fastffn/cuda.hpp"
 #include "fastffn/ffn.hpp"
 #include "fastffn/route.hpp"
 #include "gil.hpp"
@@ -35,6 +37,26 @@ std::int64_t rows_of(const TensorView& view) {
     for (int i = 0; i + 1 < view.ndim; ++i) rows *= view.shape[i];
     return rows;
 }
+
+// Where a call runs: on the device that `array` lies on, if that is one.
+struct Place {
+    Call call;
+    CudaStream stream;
+
+    Place(const char* operation, py::handle array, const char* name, PyObject* given, PyObject* workspace = nullptr)
+        : call{operation} {
+        const int device = cuda_device_of(array);
+        if (device >= 0) {
+            stream = call_stream(operation, given, array, device);
+            call = {operation, true, dlpack_stream(stream), device};
+            read_workspace(call, workspace, &stream);
+        } else if (given || workspace) {
+            raise(PyExc_ValueError, std::string(operation) + ": " + (given ? "stream" : "workspace") +
+                                        " is for arrays on CUDA devices, and " + name + " is on the CPU");
+        }
+    }
+    bool on_device() const { return call.on_device; }
+};
 
 // ids and weights: the caller's `out`, or new arrays of the kind of `like`.
 struct RouteArrays {
@@ -93,15 +115,17 @@ struct Topk {
         NormEps,
         CapacityFactor,
         Out,
+        Stream,
+        Workspace,
         count
     };
     static Parameters parameters;
 
-    Call call{"route_topk"};
+    Call call;
     Array logits, bias, correction, gamma;
     TopkOptions options;
 
-    explicit Topk(PyObject* const* slots) {
+    explicit Topk(PyObject* const* slots, const Call& how = {"route_topk"}) : call(how) {
         read_array(call, "logits", slots[Logits], Role::input, &logits);
         if (logits.view.ndim == 0) raise(PyExc_ValueError, "route_topk: logits has shape (), expected (..., experts)");
         const std::int64_t experts = logits.view.shape[logits.view.ndim - 1];
@@ -128,12 +152,13 @@ struct Topk {
 Parameters Topk::parameters{
     "route_topk",
     {"logits", "k", "score", "renormalize", "scale", "bias", "correction_bias", "groups", "topk_groups", "group_score",
-     "top_p", "gamma", "norm_eps", "capacity_factor", "out", nullptr},
+     "top_p", "gamma", "norm_eps", "capacity_factor", "out", "stream", "workspace", nullptr},
     2,
     2};
 
 PyObject* run(PyObject* const* slots) {
-    const Topk topk(slots);
+    const Place place("route_topk", slots[Topk::Logits], "logits", slots[Topk::Stream], slots[Topk::Workspace]);
+    const Topk topk(slots, place.call);
     const TensorView& logits = topk.logits.view;
     const std::int64_t experts = logits.shape[logits.ndim - 1], rows = rows_of(logits);
     // Before an array of k columns is made: options that do not fit are the more likely mistake.
@@ -145,7 +170,12 @@ PyObject* run(PyObject* const* slots) {
         capacity = capacity_of(topk.call, number_argument(topk.call, "capacity_factor", slots[Topk::CapacityFactor], 1),
                                rows * topk.options.k, experts > 0 ? experts : 1);
     Status status;
-    {
+    if (place.on_device()) {
+        // The GIL is kept: launches take microseconds.
+        status = cuda_route_topk(place.stream, logits, topk.options, route.id_view(), route.weight_view());
+        if (status.ok() && capacity >= 0)
+            status = cuda_limit_capacity(place.stream, route.id_view(), route.weight_view(), experts, capacity);
+    } else {
         const ContextLease context;
         const GilRelease release(rows * experts >= gil_release_elements);
         status = route_topk(*context, logits, topk.options, route.id_view(), route.weight_view());
@@ -200,6 +230,8 @@ double seconds_per_route(py::args args, py::kwargs keywords, int repeats) {
 py::object expert_choice(const py::object& logits, const py::object& k, const py::object& capacity,
                          const py::object& capacity_factor, const std::string& score, const py::object& out) {
     const Call call{"route_expert_choice"};
+    if (cuda_device_of(logits) >= 0)
+        raise(PyExc_RuntimeError, "route_expert_choice: experts that choose tokens have no CUDA kernels yet");
     Array source;
     read_array(call, "logits", logits, Role::input, &source);
     const TensorView& view = source.view;
@@ -227,8 +259,9 @@ py::object expert_choice(const py::object& logits, const py::object& k, const py
     return route.finish();
 }
 
-py::object hash(const py::object& tokens, const py::object& table, const py::object& out) {
-    const Call call{"route_hash"};
+py::object hash(const py::object& tokens, const py::object& table, const py::object& out, const py::object& stream) {
+    const Place place("route_hash", tokens, "tokens", pointer_or_null(stream));
+    const Call& call = place.call;
     Array token_array, table_array;
     read_array(call, "tokens", tokens, Role::input, &token_array);
     read_array(call, "table", table, Role::input, &table_array);
@@ -239,13 +272,16 @@ py::object hash(const py::object& tokens, const py::object& table, const py::obj
     if (token_array.view.ndim >= max_dims)
         raise(PyExc_ValueError, "route_hash: tokens has 8 dimensions, expected at most 7");
     RouteArrays route(call, tokens, token_array, token_array.view.ndim, table_view.shape[1], pointer_or_null(out));
-    check(route_hash(token_array.view, table_view, route.id_view(), route.weight_view()));
+    check(place.on_device()
+              ? cuda_route_hash(place.stream, token_array.view, table_view, route.id_view(), route.weight_view())
+              : route_hash(token_array.view, table_view, route.id_view(), route.weight_view()));
     return route.finish();
 }
 
 py::tuple capacity(const py::object& ids, const py::object& weights, std::int64_t experts, const py::object& limit,
-                   const py::object& factor) {
-    const Call call{"limit_capacity"};
+                   const py::object& factor, const py::object& stream) {
+    const Place place("limit_capacity", ids, "ids", pointer_or_null(stream));
+    const Call& call = place.call;
     Array id_array, weight_array;
     read_array(call, "ids", ids, Role::output, &id_array);
     read_array(call, "weights", weights, Role::output, &weight_array);
@@ -255,25 +291,61 @@ py::tuple capacity(const py::object& ids, const py::object& weights, std::int64_
     if (!factor.is_none())
         most = capacity_of(call, number_argument(call, "capacity_factor", factor.ptr(), 1), id_array.view.size(),
                            experts > 0 ? experts : 1);
-    const ContextLease context;
-    check(limit_capacity(*context, id_array.view, weight_array.view, experts, most));
+    if (place.on_device()) {
+        check(cuda_limit_capacity(place.stream, id_array.view, weight_array.view, experts, most));
+    } else {
+        const ContextLease context;
+        check(limit_capacity(*context, id_array.view, weight_array.view, experts, most));
+    }
     return py::make_tuple(ids, weights);
 }
 
-py::object load(const py::object& ids, std::int64_t experts) {
-    const Call call{"expert_load"};
+py::object load(const py::object& ids, std::int64_t experts, const py::object& stream) {
+    const Place place("expert_load", ids, "ids", pointer_or_null(stream));
+    const Call& call = place.call;
     Array source;
     read_array(call, "ids", ids, Role::input, &source);
     if (experts < 1)
         raise(PyExc_ValueError, "expert_load: num_experts is " + std::to_string(experts) + ", expected 1 or more");
     Result counts(call, ids, source, DType::i64, 1, &experts);
-    check(expert_load(source.view, counts.view));
+    check(place.on_device() ? cuda_expert_load(place.stream, source.view, counts.view)
+                            : expert_load(source.view, counts.view));
     return counts.finish();
+}
+
+py::object device_router_logits(const DeviceWeight& weight, const py::object& x, const py::object& w,
+                                const py::object& bias, const py::object& out, PyObject* given) {
+    const CudaStream stream = call_stream("router_logits", given, x, weight.device);
+    const Call call{"router_logits", true, dlpack_stream(stream), weight.device};
+    Array x_array, bias_array, out_array;
+    PackedArray w_packed;
+    read_array(call, "x", x, Role::input, &x_array);
+    read_packed(call, "w", w, &w_packed);
+    if (!bias.is_none()) read_array(call, "bias", bias, Role::input, &bias_array);
+    if (x_array.view.ndim == 0) raise(PyExc_ValueError, "router_logits: x has shape (), expected (..., in_features)");
+    std::int64_t shape[max_dims];
+    const int last = x_array.view.ndim - 1;
+    for (int i = 0; i < last; ++i) shape[i] = x_array.view.shape[i];
+    shape[last] = weight.header.out_features;
+    std::optional<Result> result;
+    if (out.is_none()) result.emplace(call, x, x_array, DType::f32, last + 1, shape);
+    else read_array(call, "out", out, Role::output, &out_array);
+    const Status status = cuda_linear(stream, x_array.view, w_packed.view, bias.is_none() ? nullptr : &bias_array.view,
+                                      result ? result->view : out_array.view);
+    check(renamed(status, "linear:", "router_logits:"));
+    return result ? result->finish() : out;
 }
 
 // W x + b as f32 of x's kind, and MoE++'s residual: + M · the logits of the layer before.
 py::object router_logits(const py::object& x, const py::object& w, const py::object& bias, const py::object& previous,
-                         const py::object& mix, const py::object& out) {
+                         const py::object& mix, const py::object& out, const py::object& stream) {
+    if (const DeviceWeight* weight = device_weight(w.ptr())) {
+        if (!previous.is_none() || !mix.is_none())
+            raise(PyExc_RuntimeError, "router_logits: previous and mix have no CUDA kernels");
+        return device_router_logits(*weight, x, w, bias, out, pointer_or_null(stream));
+    }
+    if (!stream.is_none())
+        raise(PyExc_ValueError, "router_logits: stream is for weights on CUDA devices, and these are on the CPU");
     const Call call{"router_logits"};
     if (previous.is_none() != mix.is_none())
         raise(PyExc_TypeError, "router_logits: previous and mix go together; give both or none");
@@ -354,12 +426,12 @@ void register_routes(py::module_& module) {
     if (PyModule_AddFunctions(module.ptr(), methods) != 0) throw py::error_already_set();
     module.def("route_expert_choice", &expert_choice, py::arg("logits"), py::arg("k"), py::arg("capacity"),
                py::arg("capacity_factor"), py::arg("score"), py::arg("out"));
-    module.def("route_hash", &hash, py::arg("tokens"), py::arg("table"), py::arg("out"));
+    module.def("route_hash", &hash, py::arg("tokens"), py::arg("table"), py::arg("out"), py::arg("stream"));
     module.def("limit_capacity", &capacity, py::arg("ids"), py::arg("weights"), py::arg("num_experts"),
-               py::arg("capacity"), py::arg("capacity_factor"));
+               py::arg("capacity"), py::arg("capacity_factor"), py::arg("stream"));
     module.def("router_logits", &router_logits, py::arg("x"), py::arg("w"), py::arg("bias"), py::arg("previous"),
-               py::arg("mix"), py::arg("out"));
-    module.def("expert_load", &load, py::arg("ids"), py::arg("num_experts"));
+               py::arg("mix"), py::arg("out"), py::arg("stream"));
+    module.def("expert_load", &load, py::arg("ids"), py::arg("num_experts"), py::arg("stream"));
     module.def("router_scores", &score_names);
     module.def("seconds_per_route", [](int repeats, const py::args& args, const py::kwargs& keywords) {
         return seconds_per_route(args, keywords, repeats);

@@ -4,7 +4,7 @@
 namespace fastffn::python {
 
 constexpr const char* route_topk_docstring =
-    R"(route_topk($module, /, logits, k, *, score='softmax', renormalize=False, scale=1.0, bias=None, correction_bias=None, groups=1, topk_groups=None, group_score='max', top_p=1.0, gamma=None, norm_eps=1e-06, capacity_factor=None, out=None)
+    R"(route_topk($module, /, logits, k, *, score='softmax', renormalize=False, scale=1.0, bias=None, correction_bias=None, groups=1, topk_groups=None, group_score='max', top_p=1.0, gamma=None, norm_eps=1e-06, capacity_factor=None, out=None, stream=None, workspace=None)
 --
 
 The k best experts of each token, and their weights.
@@ -32,6 +32,8 @@ Args:
     capacity_factor: experts take at most ⌈capacity_factor · tokens · k / experts⌉ tokens; see :func:`limit_capacity`.
     out: a tuple (ids, weights) to write to: [..., k] int32 and f32, contiguous. It is returned as it is, and the call
         allocates nothing. None makes new arrays.
+    stream, workspace: with logits on a CUDA device (every other array lies there then): as :func:`fastffn.linear`, with
+        :func:`fastffn.device_workspace` bytes. Sums run in another order there; ties, NaN and infinity are as here.
 
 Returns:
     ids [..., k] int32 and weights [..., k] f32, of logits' kind. A token's slots go from the best expert down, ties to the

@@ -32,7 +32,7 @@ Under autocast of the CPU x is cast to its dtype, which is then y's. What happen
 :mod:`fastffn.torch`.)";
 
 constexpr const char* torch_moe_docstring =
-    R"(torch_moe($module, /, x, ids, weights, w_up, w_down, w_gate=None, b_up=None, b_down=None, b_gate=None, *, activation, shared=None, special=None, weights_on_input=False, load=None, out=None, stream=None, out_features=None)
+    R"(torch_moe($module, /, x, ids, weights, w_up, w_down, w_gate=None, b_up=None, b_down=None, b_gate=None, *, activation, shared=None, special=None, weights_on_input=False, load=None, out=None, stream=None, workspace=None, out_features=None)
 --
 
 :func:`fastffn.moe` for torch tensors, which torch can trace, differentiate, batch and cast.
@@ -59,7 +59,7 @@ Under autocast of the CPU x is cast to its dtype, which is then y's. What happen
 :mod:`fastffn.torch`.)";
 
 constexpr const char* torch_route_topk_docstring =
-    R"(torch_route_topk($module, /, logits, k, *, score='softmax', renormalize=False, scale=1.0, bias=None, correction_bias=None, groups=1, topk_groups=None, group_score='max', top_p=1.0, gamma=None, norm_eps=1e-06, capacity_factor=None, out=None)
+    R"(torch_route_topk($module, /, logits, k, *, score='softmax', renormalize=False, scale=1.0, bias=None, correction_bias=None, groups=1, topk_groups=None, group_score='max', top_p=1.0, gamma=None, norm_eps=1e-06, capacity_factor=None, out=None, stream=None, workspace=None)
 --
 
 :func:`fastffn.route_topk` for torch tensors, which torch can trace, differentiate and batch.

@@ -305,5 +305,6 @@ def test_workspace() -> None:
 def test_signature() -> None:
     assert str(inspect.signature(ff.moe)) == (
         "(x, ids, weights, w_up, w_down, w_gate=None, b_up=None, b_down=None, b_gate=None, *, activation, shared=None, "
-        "special=None, weights_on_input=False, load=None, sub_norm=None, sub_norm_eps=1e-05, out=None, stream=None)"
+        "special=None, weights_on_input=False, load=None, sub_norm=None, sub_norm_eps=1e-05, out=None, stream=None, "
+        "workspace=None)"
     )

@@ -149,6 +149,18 @@ def test_strides_load_and_out(cuda, ids_dtype):
     np.testing.assert_array_equal(cuda.get(load), np.bincount(ids[ids >= 0], minlength=8))
 
 
+@pytest.mark.parametrize("fmt", ["f32", "bf16"])
+def test_sub_norm(cuda, fmt):
+    layer = one_stack(fmt, 4, 32, 24)
+    gamma = normal(np.random.default_rng(7), (4, 24))
+    for tokens in (3, 20):
+        x, ids, weights = problem(layer, tokens, 2)
+        y = cuda.get(on_device(cuda, layer, x, ids, weights, sub_norm=cuda.put(gamma), sub_norm_eps=1e-3))
+        expected = layer(x, ids, weights, sub_norm=gamma, sub_norm_eps=1e-3)
+        # Hidden activations on the edge between two bf16 numbers fall either way.
+        np.testing.assert_allclose(y, expected, rtol=0, atol=(1e-5 if fmt == "f32" else 5e-3) * np.abs(expected).max())
+
+
 def test_ids_that_name_nothing(cuda):
     layer = one_stack("f32", 4, 16, 8)
     x, ids, weights = problem(layer, 3, 2)

@@ -60,3 +60,24 @@ def test_wrong_workspaces(cuda):
         ff.linear_workspace(x, w, threads=2)
     with pytest.raises(ValueError, match="device_workspace: the call ran on the CPU"):
         ff.device_workspace(ff.linear, normal(rng, (5, 70)), ff.pack(normal(rng, (33, 70)), "int8"))
+
+
+def test_moe_and_its_router_take_it(cuda):
+    rng = np.random.default_rng(4)
+    x, logits = cuda.put(normal(rng, (9, 40))), cuda.put(normal(rng, (9, 4)))
+    experts = {name: cuda.weight(normal(rng, shape), "int8") for name, shape in (("w_up", (4, 24, 40)), ("w_down", (4, 40, 24)))}  # fmt: skip
+    ids, weights = ff.route_topk(logits, 2)
+    for call, arguments, options in (
+        (ff.moe, (x, ids, weights), {**experts, "activation": "relu"}),
+        (ff.moe, (x, ids, weights), {**experts, "activation": "relu", "weights_on_input": True}),
+        (ff.route_topk, (logits, 2), {"capacity_factor": 0.5}),
+    ):
+        bytes_ = ff.device_workspace(call, *arguments, **options)
+        assert bytes_ > 0
+        if call is ff.moe:
+            assert bytes_ == ff.moe_workspace(x, ids, **experts, weights_on_input="weights_on_input" in options)
+        own, brought = call(*arguments, **options), call(*arguments, **options, workspace=cuda.bytes(bytes_))
+        for a, b in zip(own, brought, strict=True) if isinstance(own, tuple) else [(own, brought)]:
+            np.testing.assert_array_equal(cuda.get(a), cuda.get(b))
+        with pytest.raises(ValueError, match=f"workspace has {bytes_ - 1} bytes, expected {bytes_}"):
+            call(*arguments, **options, workspace=cuda.bytes(bytes_ - 1))

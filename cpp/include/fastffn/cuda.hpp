@@ -20,6 +20,7 @@
 #include "fastffn/ffn.hpp"
 #include "fastffn/hadamard.hpp"
 #include "fastffn/moe.hpp"
+#include "fastffn/route.hpp"
 
 namespace fastffn {
 
@@ -125,6 +126,17 @@ inline Status cuda_moe_workspace(CudaStream stream, const TensorView& x, const T
     stream.query = bytes;
     return cuda_moe(stream, x, ids, weights, layer, y, load);
 }
+
+// The routers of route.hpp on a device: every array lies there, rows of logits have one stride. Values of tokens, tables and ids are
+// not read before the call: a token outside of the table gets empty slots, and ids outside of the experts are dropped by
+// cuda_limit_capacity and not counted by cuda_expert_load.
+Status cuda_route_topk(CudaStream stream, const TensorView& logits, const TopkOptions& options, const TensorView& ids,
+                       const TensorView& weights);
+Status cuda_route_hash(CudaStream stream, const TensorView& tokens, const TensorView& table, const TensorView& ids,
+                       const TensorView& weights);
+Status cuda_limit_capacity(CudaStream stream, const TensorView& ids, const TensorView& weights, std::int64_t experts,
+                           std::int64_t capacity);
+Status cuda_expert_load(CudaStream stream, const TensorView& ids, const TensorView& counts);
 
 // A copy of the first 128 bytes of a tree that lies on a device. as_header() of it is the `header` of such a tree's PackedView.
 struct DeviceTreeHeader {

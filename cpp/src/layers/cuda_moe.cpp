@@ -78,7 +78,7 @@ Status cuda_stack(const MoeExperts& experts, const char* where, std::int64_t ind
     if (Status s = stack_bias(name("b_gate"), experts.b_gate, &stack->b_gate); !s.ok()) return s;
     if (Status s = stack_bias(name("b_down"), experts.b_down, &stack->b_down); !s.ok()) return s;
     stack->sub_norm_eps = experts.sub_norm_eps;
-    return cuda_table(name("sub_norm"), experts.sub_norm, &stack->sub_norm);
+    return stack_bias(name("sub_norm"), experts.sub_norm, &stack->sub_norm);
 }
 
 }  // namespace

@@ -23,7 +23,7 @@ struct DeviceTable {
 struct MoeStack {
     DeviceMatrix up, gate, down;
     DeviceBias b_up, b_gate, b_down;
-    DeviceTable sub_norm;  // [count, d_ff]
+    DeviceBias sub_norm;  // γ [count, d_ff]
     float sub_norm_eps;
     DeviceTable gate_vectors;  // of shared experts [count, d_model]; without: weight 1
 };

@@ -58,6 +58,8 @@ FfnCall shared_call(const MoeCall& call, const MoeStack& stack, std::int64_t mat
     ffn.b_gate = bias_of(stack.b_gate, matrix, stack.up.out_features);
     ffn.b_down = bias_of(stack.b_down, matrix, stack.down.out_features);
     ffn.activation = call.activation;
+    ffn.sub_norm = bias_of(stack.sub_norm, matrix, stack.up.out_features);
+    ffn.sub_norm_eps = stack.sub_norm_eps;
     return ffn;
 }
 
@@ -71,7 +73,15 @@ cudaError_t run_stack(const MoeCall& call, const MoeStack& stack, const DeviceRo
                       const DeviceRows& routed, Pieces& pieces, cudaStream_t stream) {
     const auto activation = static_cast<Activation>(call.activation);
     const bool launches = !pieces.counts_only();
-    const DType dtype = hidden_dtype(stack.down, static_cast<DType>(call.x.dtype));
+    RowNorm norm;
+    norm.gamma = stack.sub_norm.data;
+    norm.dtype = static_cast<DType>(stack.sub_norm.dtype);
+    norm.eps = stack.sub_norm_eps;
+    norm.mean_of = stack.up.out_features;
+    norm.offsets = groups.offsets;
+    norm.groups = groups.groups;
+    // A norm takes f32, as relu² may leave the range of f16 before it.
+    const DType dtype = norm.gamma ? DType::f32 : hidden_dtype(stack.down, static_cast<DType>(call.x.dtype));
     const DeviceRows hidden = take_rows(pieces, dtype, groups.positions, stack.up.out_features);
     Input input;
     cudaError_t status = prepare(x, stack.up, pieces, stream, &input, &groups);
@@ -96,7 +106,7 @@ cudaError_t run_stack(const MoeCall& call, const MoeStack& stack, const DeviceRo
     Input hidden_input;
     TokenGroups by_position = groups;
     by_position.rows = nullptr;
-    status = prepare(hidden, stack.down, pieces, stream, &hidden_input, &by_position);
+    status = prepare(hidden, stack.down, pieces, stream, &hidden_input, &by_position, norm);
     if (status != cudaSuccess || !launches) return status;
     return multiply(hidden_input, stack.down, {}, stack.b_down, {}, Activation::identity, routed, &by_position, stream);
 }
@@ -138,7 +148,8 @@ cudaError_t run_chunk(const MoeCall& call, bool is_first, Pieces& pieces, cudaSt
         has_gates = has_gates || call.stacks[call.stack_count + i].gate_vectors.data;
     float* const gates = has_gates ? pieces.take<float>(tokens * shared * 4) : nullptr;
     float* const mix = pieces.take<float>(tokens * special.constants * 8);
-    const bool weights_input = call.weights_on_input && call.weights.data;
+    // Asked without weights, the workspace is that of a call with them.
+    const bool weights_input = call.weights_on_input && (call.weights.data || !launches);
     const DeviceRows weighted =
         weights_input ? take_rows(pieces, DType::f32, tokens * call.picks, call.x.cols) : DeviceRows{};
 
@@ -246,7 +257,6 @@ const char* refusal(const MoeCall& call) {
         for (const DeviceMatrix* w : {&stack.up, &stack.gate, &stack.down})
             if (w->payload || w != &stack.gate)
                 if (const char* reason = refusal(*w, is_grouped)) return reason;
-        if (stack.sub_norm.data) return "sub_norm of experts has no CUDA kernels yet";
     }
     if (call.picks > most_picks) return "more than 4096 ids per token have no CUDA kernels";
     if (call.special_count > most_special) return "more than 128 special experts have no CUDA kernels";

@@ -24,4 +24,14 @@ Status check_route(const char* operation, const TensorView& source, const char* 
 Status check_apart(const char* operation, const TensorView& input, const char* input_name, const TensorView& ids,
                    const TensorView& weights);
 
+// The whole of route_topk's arguments: logits and options; then where the results go.
+Status check_topk(const TensorView& logits, const TopkOptions& options, RowsView* rows);
+Status check_topk_results(const TensorView& logits, const TopkOptions& options, const TensorView& ids,
+                          const TensorView& weights);
+
+// Those of the other routes, but for the values of tokens, tables and ids.
+Status check_hash(const TensorView& tokens, const TensorView& table, const TensorView& ids, const TensorView& weights);
+Status check_capacity(const TensorView& ids, const TensorView& weights, std::int64_t experts, std::int64_t capacity);
+Status check_load(const TensorView& ids, const TensorView& counts);
+
 }  // namespace fastffn

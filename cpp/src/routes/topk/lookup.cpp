@@ -24,7 +24,7 @@ Status check_integers(const char* operation, const char* name, const TensorView&
 
 }  // namespace
 
-Status route_hash(const TensorView& tokens, const TensorView& table, const TensorView& ids, const TensorView& weights) {
+Status check_hash(const TensorView& tokens, const TensorView& table, const TensorView& ids, const TensorView& weights) {
     constexpr const char* operation = "route_hash";
     if (Status status = check_integers(operation, "tokens", tokens); !status.ok()) return status;
     if (Status status = check_integers(operation, "table", table); !status.ok()) return status;
@@ -32,11 +32,17 @@ Status route_hash(const TensorView& tokens, const TensorView& table, const Tenso
         return fail(operation, "table has shape " + table.shape_string() + ", expected (vocabulary, k)");
     if (tokens.ndim >= max_dims)
         return fail(operation, "tokens has " + std::to_string(tokens.ndim) + " dimensions, expected at most 7");
-    const std::int64_t vocabulary = table.shape[0], k = table.shape[1], count = tokens.size();
-    if (Status status = check_route(operation, tokens, "tokens", tokens.ndim, k, ids, weights); !status.ok())
+    if (Status status = check_route(operation, tokens, "tokens", tokens.ndim, table.shape[1], ids, weights);
+        !status.ok())
         return status;
     if (Status status = check_apart(operation, tokens, "tokens", ids, weights); !status.ok()) return status;
-    if (Status status = check_apart(operation, table, "table", ids, weights); !status.ok()) return status;
+    return check_apart(operation, table, "table", ids, weights);
+}
+
+Status route_hash(const TensorView& tokens, const TensorView& table, const TensorView& ids, const TensorView& weights) {
+    constexpr const char* operation = "route_hash";
+    if (Status status = check_hash(tokens, table, ids, weights); !status.ok()) return status;
+    const std::int64_t vocabulary = table.shape[0], k = table.shape[1], count = tokens.size();
     for (std::int64_t t = 0; t < count; ++t) {
         const std::int64_t token = integer(tokens, t);
         if (token < 0 || token >= vocabulary)
@@ -61,16 +67,21 @@ Status route_hash(const TensorView& tokens, const TensorView& table, const Tenso
     return {};
 }
 
-Status limit_capacity(Context& context, const TensorView& ids, const TensorView& weights, std::int64_t experts,
-                      std::int64_t capacity) {
+Status check_capacity(const TensorView& ids, const TensorView& weights, std::int64_t experts, std::int64_t capacity) {
     constexpr const char* operation = "limit_capacity";
     constexpr std::int64_t limit = std::int64_t{1} << 30;  // as of logits; and the counts' bytes stay far from overflow
     if (experts < 1 || experts > limit)
         return fail(operation, "num_experts is " + std::to_string(experts) + ", expected 1 to 2^30");
     if (capacity < 0) return fail(operation, "capacity is " + std::to_string(capacity) + ", expected 0 or more");
     if (ids.ndim < 1) return fail(operation, "ids has shape (), expected (..., k)");
+    return check_route(operation, ids, "ids", ids.ndim - 1, ids.shape[ids.ndim - 1], ids, weights);
+}
+
+Status limit_capacity(Context& context, const TensorView& ids, const TensorView& weights, std::int64_t experts,
+                      std::int64_t capacity) {
+    constexpr const char* operation = "limit_capacity";
+    if (Status status = check_capacity(ids, weights, experts, capacity); !status.ok()) return status;
     const std::int64_t k = ids.shape[ids.ndim - 1];
-    if (Status status = check_route(operation, ids, "ids", ids.ndim - 1, k, ids, weights); !status.ok()) return status;
     auto* id_data = static_cast<std::int32_t*>(ids.data);
     auto* weight_data = static_cast<float*>(weights.data);
     const std::int64_t slots = ids.size(), tokens = k ? slots / k : 0;
@@ -93,13 +104,19 @@ Status limit_capacity(Context& context, const TensorView& ids, const TensorView&
     return {};
 }
 
-Status expert_load(const TensorView& ids, const TensorView& counts) {
+Status check_load(const TensorView& ids, const TensorView& counts) {
     constexpr const char* operation = "expert_load";
     if (Status status = check_plain(operation, "ids", ids, DType::i32); !status.ok()) return status;
     if (Status status = check_plain(operation, "counts", counts, DType::i64); !status.ok()) return status;
     if (counts.ndim != 1 || counts.shape[0] < 1)
         return fail(operation, "counts has shape " + counts.shape_string() + ", expected (num_experts,)");
     if (may_overlap(ids, counts)) return fail(operation, "ids and counts share a range of memory");
+    return {};
+}
+
+Status expert_load(const TensorView& ids, const TensorView& counts) {
+    constexpr const char* operation = "expert_load";
+    if (Status status = check_load(ids, counts); !status.ok()) return status;
     const auto* id_data = static_cast<const std::int32_t*>(ids.data);
     auto* count_data = static_cast<std::int64_t*>(counts.data);
     const std::int64_t slots = ids.size(), experts = counts.shape[0];

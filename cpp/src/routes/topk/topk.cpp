@@ -76,10 +76,8 @@ Status check_options(const TopkOptions& o, std::int64_t experts) {
 Status open(const TensorView& logits, const TopkOptions& o, int threads, Plan* plan) {
     if (Status status = check_isa(); !status.ok()) return status;
     if (Status status = check_threading(); !status.ok()) return status;
-    if (Status status = view_rows(operation, "logits", logits, &plan->rows); !status.ok()) return status;
+    if (Status status = check_topk(logits, o, &plan->rows); !status.ok()) return status;
     const std::int64_t experts = plan->rows.cols;
-    if (Status status = check_experts(operation, experts); !status.ok()) return status;
-    if (Status status = check_options(o, experts); !status.ok()) return status;
     TopkArgs& a = plan->args;
     a.dtype = plan->rows.dtype;
     a.experts = experts;
@@ -123,6 +121,25 @@ const float* fill_table(const TensorView* table, float* dst, std::int64_t padded
 
 }  // namespace
 
+Status check_topk(const TensorView& logits, const TopkOptions& options, RowsView* rows) {
+    if (Status status = view_rows(operation, "logits", logits, rows); !status.ok()) return status;
+    if (Status status = check_experts(operation, rows->cols); !status.ok()) return status;
+    return check_options(options, rows->cols);
+}
+
+Status check_topk_results(const TensorView& logits, const TopkOptions& options, const TensorView& ids,
+                          const TensorView& weights) {
+    if (Status status = check_route(operation, logits, "logits", logits.ndim - 1, options.k, ids, weights);
+        !status.ok())
+        return status;
+    const TensorView* inputs[] = {&logits, options.bias, options.correction_bias, options.gamma};
+    const char* names[] = {"logits", "bias", "correction_bias", "gamma"};
+    for (int i = 0; i < 4; ++i)
+        if (inputs[i])
+            if (Status status = check_apart(operation, *inputs[i], names[i], ids, weights); !status.ok()) return status;
+    return {};
+}
+
 const char* router_score_name(RouterScore score) noexcept {
     const int index = static_cast<int>(score);
     return index < router_score_count ? score_names[index] : "unknown";
@@ -164,14 +181,7 @@ Status route_topk(Context& context, const TensorView& logits, const TopkOptions&
                   const TensorView& weights) {
     Plan plan;
     if (Status status = open(logits, options, context.threads(), &plan); !status.ok()) return status;
-    if (Status status = check_route(operation, logits, "logits", logits.ndim - 1, options.k, ids, weights);
-        !status.ok())
-        return status;
-    const TensorView* inputs[] = {&logits, options.bias, options.correction_bias, options.gamma};
-    const char* names[] = {"logits", "bias", "correction_bias", "gamma"};
-    for (int i = 0; i < 4; ++i)
-        if (inputs[i])
-            if (Status status = check_apart(operation, *inputs[i], names[i], ids, weights); !status.ok()) return status;
+    if (Status status = check_topk_results(logits, options, ids, weights); !status.ok()) return status;
     if (plan.rows.rows == 0) return {};
 
     std::byte* workspace = context.workspace(plan.workspace_bytes);
