@@ -319,3 +319,33 @@ def test_calls_of_the_gpu_suite(device, operation):
         first = out.clone()
         call()
         assert torch.equal(out.cpu(), first.cpu()) and bool(first.cpu().isfinite().all()) and bool(first.cpu().any())
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_mixtures_move_and_load(device, shared):
+    torch.manual_seed(0)
+    more = {"shared_d_ff": 24, "shared_gate": True} if shared else {}
+    layer = ffm.MoE(40, 32, experts=6, k=2, activation="silu", format="bf16", renormalize=True, **more)
+    x = normal(5, 40)
+    here, picks = layer(x), layer.route(x)
+    before = {name: t.clone() for name, t in layer.state_dict().items()}
+    there = copy.deepcopy(layer).to(device)
+    ids, weights = there.route(x.to(device))
+    assert torch.equal(ids.cpu(), picks[0])
+    close(weights, picks[1], 1e-5)
+    close(there(x.to(device)), here, 2e-2)
+    again = copy.deepcopy(layer)
+    again.load_state_dict(there.state_dict())
+    assert torch.equal(again(x), here)
+    for name, t in there.to("cpu").state_dict().items():
+        assert torch.equal(t, before[name]), name
+
+
+def test_hadamard_and_routers_as_operators(device):
+    x = normal(5, 48)
+    close(ffm.hadamard(x.to(device), "kron"), ffm.hadamard(x, "kron"), 1e-5)
+    w = ff.pack(normal(8, 48), "f32")
+    expected = ffm.router_logits(x, w)
+    close(ffm.router_logits(x.to(device), ff.to_device(w, device)), expected, 1e-5)
+    ids, weights = ffm.route_topk(expected.to(device), 2, renormalize=True)
+    assert torch.equal(ids.cpu(), ffm.route_topk(expected, 2, renormalize=True)[0])

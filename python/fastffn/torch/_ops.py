@@ -73,7 +73,7 @@ define("linear_out(Tensor x, Tensor w, Tensor? bias, Tensor(a!) out) -> ()", _li
 def _router_logits(x: Any, w: Any, bias: Any, experts: int) -> Any:
     out = x.new_empty((*x.shape[:-1], experts), dtype=torch.float32)
     with torch.no_grad():
-        return _core.router_logits(readable(x), weight(w), bias, None, None, out)
+        return _core.router_logits(readable(x), weight(w), bias, None, None, out, None)
 
 
 def _router_logits_fake(x: Any, w: Any, bias: Any, experts: int) -> Any:
