@@ -249,6 +249,8 @@ def torch_moe(
     weights_on_input: bool = False,
     load: Any = None,
     out: Any = None,
+    stream: Any = None,
+    workspace: Any = None,
     out_features: int | None = None,
 ) -> _X: ...
 def torch_fff(
@@ -289,6 +291,8 @@ def torch_route_topk(
     norm_eps: float = 1e-06,
     capacity_factor: float | None = None,
     out: Any = None,
+    stream: Any = None,
+    workspace: Any = None,
 ) -> Any: ...
 def set_torch_handler(operation: str, function: Any) -> None: ...
 def linear_workspace(x: Any, w: Any, threads: int) -> int: ...

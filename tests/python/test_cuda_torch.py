@@ -349,3 +349,15 @@ def test_hadamard_and_routers_as_operators(device):
     close(ffm.router_logits(x.to(device), ff.to_device(w, device)), expected, 1e-5)
     ids, weights = ffm.route_topk(expected.to(device), 2, renormalize=True)
     assert torch.equal(ids.cpu(), ffm.route_topk(expected, 2, renormalize=True)[0])
+
+
+def test_streams_are_for_plain_eager_calls(device):
+    w = ff.to_device(ff.pack(normal(8, 48), "f32"), device)
+    x = normal(5, 48).to(device)
+    with (
+        torch.autocast("cuda", dtype=torch.float16),
+        pytest.raises(RuntimeError, match="linear: stream= is for plain eager"),
+    ):
+        ffm.linear(x, w, stream=1)
+    with pytest.raises(RuntimeError, match="linear: workspace= is for plain eager"):
+        ffm.linear(x, w.array, workspace=torch.empty(4096, dtype=torch.uint8, device=device))

@@ -280,6 +280,14 @@ def _handler(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         values = [*args, *keywords.values(), *_ops.flat_shared(keywords.get("shared"))]
         tensors = [t for t in tree_leaves(values) if isinstance(t, torch.Tensor)]
         refuse_tangents(name, tensors)
+        for option in ("stream", "workspace"):
+            if keywords.pop(option, None) is not None:
+                if error is not None and not any(_needs_torch(t) for t in tensors):
+                    raise error
+                raise RuntimeError(
+                    f"{name}: {option}= is for plain eager calls; here one is traced, recorded or under autocast, or its arguments"
+                    " need an operator of torch, which runs on torch's current stream"
+                )
         if error is not None:
             layouts = {"nested" if t.is_nested else t.layout for t in tensors} - {torch.strided}
             if layouts:
