@@ -6,7 +6,7 @@
 A test takes the fixture `cuda`, a Backend: it makes arrays and weights for "the device" and brings results back. On the emulated
 device arrays are NumPy's in disguise: host memory, exported as memory of CUDA device 0. Tests that only hardware can answer ask for
 the fixture `gpu` instead and are skipped elsewhere. With neither the variable nor the option, both kinds are skipped; with
-``--cuda gpu`` a machine without a GPU fails. FASTFFN_TEST_SIZE=small takes fewer shapes.
+``--cuda gpu`` a machine without a GPU fails. FASTFFN_TEST_SIZE=small takes fewer shapes, ``-m quick`` one of each test.
 """
 
 from __future__ import annotations
