@@ -426,12 +426,13 @@ void register_routes(py::module_& module) {
     if (PyModule_AddFunctions(module.ptr(), methods) != 0) throw py::error_already_set();
     module.def("route_expert_choice", &expert_choice, py::arg("logits"), py::arg("k"), py::arg("capacity"),
                py::arg("capacity_factor"), py::arg("score"), py::arg("out"));
-    module.def("route_hash", &hash, py::arg("tokens"), py::arg("table"), py::arg("out"), py::arg("stream"));
+    module.def("route_hash", &hash, py::arg("tokens"), py::arg("table"), py::arg("out"),
+               py::arg("stream") = py::none());
     module.def("limit_capacity", &capacity, py::arg("ids"), py::arg("weights"), py::arg("num_experts"),
-               py::arg("capacity"), py::arg("capacity_factor"), py::arg("stream"));
+               py::arg("capacity"), py::arg("capacity_factor"), py::arg("stream") = py::none());
     module.def("router_logits", &router_logits, py::arg("x"), py::arg("w"), py::arg("bias"), py::arg("previous"),
-               py::arg("mix"), py::arg("out"), py::arg("stream"));
-    module.def("expert_load", &load, py::arg("ids"), py::arg("num_experts"), py::arg("stream"));
+               py::arg("mix"), py::arg("out"), py::arg("stream") = py::none());
+    module.def("expert_load", &load, py::arg("ids"), py::arg("num_experts"), py::arg("stream") = py::none());
     module.def("router_scores", &score_names);
     module.def("seconds_per_route", [](int repeats, const py::args& args, const py::kwargs& keywords) {
         return seconds_per_route(args, keywords, repeats);
