@@ -361,3 +361,15 @@ def test_streams_are_for_plain_eager_calls(device):
         ffm.linear(x, w, stream=1)
     with pytest.raises(RuntimeError, match="linear: workspace= is for plain eager"):
         ffm.linear(x, w.array, workspace=torch.empty(4096, dtype=torch.uint8, device=device))
+
+
+def test_the_example_of_a_gpu(device, cuda, monkeypatch, capsys):
+    import runpy
+    from pathlib import Path
+
+    program = runpy.run_path(str(Path(__file__).parents[2] / "python/examples/on_a_gpu.py"))
+    if not cuda.is_gpu:
+        monkeypatch.setitem(program["tour"].__globals__, "replay", lambda *_: None)  # graphs need one
+    program["tour"](torch)
+    shown = capsys.readouterr().out
+    assert "ffn   torch" in shown and "picks [[" in shown
