@@ -83,9 +83,9 @@ def _run(function: Any, args: Any, kwargs: Any) -> Any:
     if kwargs.get("device") is not None:
         to_device = torch.device(kwargs["device"]).type == "cuda"
         inner_kwargs["device"] = torch.device("cpu")
-        if function is torch.ops.aten._to_copy.default and not kwargs.get("copy"):
-            inner_args = tree_map(lambda t: _aligned(t) if isinstance(t, torch.Tensor) else t, inner_args)
     made = function(*inner_args, **inner_kwargs)
+    if function is torch.ops.aten._to_copy.default and to_device:
+        made = _aligned(made)
     if function._schema.name.endswith("_") or "out" in kwargs:  # in place: the wrapper itself
         return args[0] if args else made
     return tree_map(lambda t: Disguised(t) if isinstance(t, torch.Tensor) and to_device else t, made)
