@@ -175,6 +175,10 @@ TEST(blocks_take_several_rows) {
     CHECK(worst({kron, 12, 0, false}, 4 * 8 * 2 + 3, DType::f32, DType::f32, 0) <= 1) << emulator::last_failure();
     CHECK(worst({kron, 28 * 64, 0, false}, 4 * 4 + 5, DType::bf16, DType::f16, 0) <= 1) << emulator::last_failure();
     emulator::set_multiprocessors(3);  // as it was
+    // Many rows have fewer threads each.
+    CHECK(worst({pow2, 256, 0, false}, 131, DType::f32, DType::f32, 0) <= 1) << emulator::last_failure();
+    CHECK(worst({block, 1536, 0, false}, 130, DType::f16, DType::bf16, 1) <= 1) << emulator::last_failure();
+    CHECK(worst({kron, 36 * 32, 0, false}, 129, DType::bf16, DType::f32, 0) <= 1) << emulator::last_failure();
 }
 
 TEST(rows_longer_than_shared_memory) {

@@ -133,6 +133,7 @@ cudaError_t prepare(const DeviceRows& x, const DeviceMatrix& w, Pieces& pieces, 
         input->rows = rows;
         input->stride = input->row_bytes;
         if (!launches) return cudaSuccess;
+        input->is_fresh = true;
         return launch_copy_rows(
             to, {x.data, dtype, x.stride, x.rows, x.cols, rows, input->row_bytes, input->row_bytes, transform, scratch},
             stream);
@@ -213,6 +214,7 @@ cudaError_t multiply(const Input& x, const DeviceMatrix& w, const DeviceMatrix& 
     args.tokens = y.rows;
     args.out_features = out_features;
     args.activation = activation;
+    args.x_is_fresh = x.is_fresh;
     const auto dense = [&](Product product) {
         return groups ? launch_dense(product, args, *groups, stream) : launch_dense(product, args, stream);
     };

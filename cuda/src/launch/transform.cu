@@ -67,8 +67,10 @@ bool fits_shared(std::int64_t depth, int order) {
 cudaError_t launch_in_shared(TransformArgs args, bool is_inverse, cudaStream_t stream) {
     const bool has_order = args.order > 1;
     const int most = has_order ? mix_threads : transform_threads;
-    // 32 columns a thread, and blocks of at least 256 threads where rows are short.
-    const auto wanted = static_cast<int>(round_to((args.depth + 31) / 32, 32));
+    // 32 columns a thread, and blocks of at least 256 threads where rows are short. Few rows: a vector a thread, as nothing else
+    // hides the latency of loads.
+    const int columns = args.rows <= 128 ? 8 : 32;
+    const auto wanted = static_cast<int>(round_to((args.depth + columns - 1) / columns, 32));
     args.team = wanted < most ? wanted : most;
     args.row_floats = static_cast<int>(row_floats(args.depth));
     int teams = 256 / args.team;
