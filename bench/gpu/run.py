@@ -422,8 +422,10 @@ class Run:
         if self.options.dry_run:
             return
         results = self.results()
-        self.options.results.mkdir(parents=True, exist_ok=True)
-        path = self.options.results / f"{parse.slug(self.device['name'])}.json"
+        # Without rows there is nothing that a table could show.
+        folder = self.options.results if results["rows"] else self.work
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{parse.slug(self.device['name'])}.json"
         path.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
         bars = results["bars"]
         self.runner.say(

@@ -36,9 +36,9 @@ def hadamard(
         block: for mode "block" only: a power of two that divides n.
         inverse: Hᵀ · x instead, which undoes it. "pow2" and "block" are their own inverses, "kron" is not.
         out: where to write y: x's shape, f32, f16 or bf16; it may be x itself. None makes a new array.
-        stream, workspace: for x on a CUDA device, as in :func:`fastffn.linear`. Rows of up to 23552 columns take no workspace; longer
-            ones may. There ``out`` and x have rows of one stride, and sums of H_K run in another order than on the CPU; all else has
-            the CPU's bits. Never run on a GPU so far.
+        stream, workspace: for x on a CUDA device, as in :func:`fastffn.linear`. Rows of up to 16384 columns take no workspace; longer
+            ones may. There ``out`` and x have rows of one stride, and H_K adds values that are rounded to 22 bits of the largest that
+            it adds; all else has the CPU's bits. Never run on a GPU so far.
 
     Returns:
         y, x's shape: without ``out``, an array of x's kind and dtype. Computed in f32, with the same bits for any number of

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "launch/codes.hpp"
+#include "launch/sm90_codes.hpp"
 #include "reference.hpp"
 #include "support.hpp"
 
@@ -15,7 +16,7 @@ using fastffn::cuda::CodesZeros;
 using fastffn::cuda::TokenGroups;
 using support::Device;
 
-enum class Kernel { few, many, chosen };
+enum class Kernel { few, many, chosen, sm90 };
 
 struct Problem {
     int bits;
@@ -244,6 +245,7 @@ inline double worst(const Problem& p, unsigned seed, std::vector<unsigned char>*
     positions.groups.tile_count = tile_count.data();
     const TokenGroups* const groups = p.tile_tokens ? &positions.groups : nullptr;
     const cudaError_t status = p.kernel == Kernel::few    ? launch_codes_few_tokens(args, groups, nullptr)
+                               : p.kernel == Kernel::sm90 ? launch_sm90_codes(args, nullptr)
                                : p.kernel == Kernel::many ? launch_codes_many_tokens(args, groups, nullptr)
                                                           : launch_codes(args, groups, nullptr);
     if (status != cudaSuccess) return 1e300;

@@ -2,6 +2,7 @@
 // loops.
 #include "codes_problem.hpp"
 #include "launch/rows.hpp"
+#include "launch/sm90_dense.hpp"
 
 using codes::Kernel;
 using codes::Problem;
@@ -166,8 +167,9 @@ TEST(sums_of_groups) {
 TEST(products_overlap_with_the_launch_that_makes_x) {
     // The race check says whether anything is touched too early.
     emulator::set_architecture(90);
-    for (Kernel kernel : {Kernel::few, Kernel::many})
+    for (Kernel kernel : {Kernel::few, Kernel::many, Kernel::sm90})
         for (std::int64_t group : {0, 64}) {
+            if (kernel == Kernel::sm90 && (group != 0 || !fastffn::cuda::sm90_available())) continue;
             const Problem p = {2, false, 5, 20, 700, group, CodesZeros::fixed, true, kernel};
             std::mt19937 random(9);
             codes::Weights w(p, random);
@@ -206,8 +208,9 @@ TEST(products_overlap_with_the_launch_that_makes_x) {
                 args.activation = Activation::relu2;
                 args.x_is_fresh = is_fresh;
                 CHECK(fastffn::cuda::launch_quantize_rows(quantize, nullptr) == cudaSuccess);
-                const cudaError_t status = kernel == Kernel::few ? launch_codes_few_tokens(args, nullptr, nullptr)
-                                                                 : launch_codes_many_tokens(args, nullptr, nullptr);
+                const cudaError_t status = kernel == Kernel::few    ? launch_codes_few_tokens(args, nullptr, nullptr)
+                                           : kernel == Kernel::many ? launch_codes_many_tokens(args, nullptr, nullptr)
+                                                                    : launch_sm90_codes(args, nullptr);
                 CHECK(status == cudaSuccess) << p.name();
                 results.push_back(y.host());
             }

@@ -1,5 +1,6 @@
 // few_tokens and many_tokens against plain loops: every product, gated and not, odd shapes, biases, activations, strides.
 #include "dense_problem.hpp"
+#include "launch/rows.hpp"
 
 using namespace dense_problem;
 
@@ -133,6 +134,43 @@ TEST(nothing_and_nonsense) {
     args.out_features = 1;
     CHECK(fastffn::cuda::launch_few_tokens(Product::bf16, args, nullptr) == cudaErrorInvalidValue);
     cudaGetLastError();
+}
+
+TEST(few_tokens_overlap_with_the_launch_that_makes_x) {
+    // The race check says whether anything is touched too early.
+    emulator::set_architecture(90);
+    std::mt19937 random(8);
+    for (std::int64_t depth : {40, 1500}) {
+        const reference::Matrix x(5, depth, DType::f32, 0, random), w(37, depth, DType::i8, 0, random);
+        const Device<unsigned char> source(x.data), weights(w.data);
+        const Device<float> w_scales(std::vector<float>(37, 0.5f));
+        std::vector<std::vector<float>> results;
+        for (bool is_fresh : {false, true}) {
+            Device<std::int8_t> rows(static_cast<std::size_t>(5 * w.row_bytes));
+            Device<float> scales(5), y(5 * 37);
+            fastffn::cuda::QuantizeArgs quantize = {};
+            quantize.rows = {source.data(), DType::f32, x.stride / 4, 5, depth, rows.data(), w.row_bytes, w.row_bytes};
+            quantize.scales = scales.data();
+            DenseArgs args = {};
+            args.x = rows.data();
+            args.x_stride = args.row_bytes = args.w_stride = w.row_bytes;
+            args.w = weights.data();
+            args.x_scales = scales.data();
+            args.w_scales = w_scales.data();
+            args.y = y.data();
+            args.y_stride = 37;
+            args.y_dtype = DType::f32;
+            args.tokens = 5;
+            args.out_features = 37;
+            args.x_is_fresh = is_fresh;
+            CHECK(fastffn::cuda::launch_quantize_rows(quantize, nullptr) == cudaSuccess);
+            CHECK(fastffn::cuda::launch_few_tokens(Product::int8, args, nullptr) == cudaSuccess)
+                << emulator::last_failure();
+            results.push_back(y.host());
+        }
+        CHECK(results[0] == results[1]);
+    }
+    emulator::set_architecture(80);
 }
 
 int main(int argc, char** argv) { return check::run_all(argc, argv); }

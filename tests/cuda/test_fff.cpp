@@ -307,7 +307,7 @@ TEST(routes) {
         {140, 1, 8, 40, 0, Format::f16, Format::f16, DType::f16, Tie::right},
         {90, 1, 11, 33, 5, Format::bf16, Format::bf16, DType::bf16},
         {66, 1, 11, 24, 5, Format::f32, Format::bf16, DType::f32, Tie::left, false},
-        {530, 1, 7, 8, 0, Format::f32, Format::f32, DType::f32},
+        {515, 1, 7, 8, 0, Format::f32, Format::f32, DType::f32},
     };
     for (const Shape& s : shapes) {
         std::mt19937 generator(static_cast<unsigned>(s.tokens));
@@ -325,6 +325,9 @@ TEST(sums_of_the_all_node_form) {
                                     {6, 3, 2, 9, 45, format, Format::f32, dtype, Tie::right},
                                     {70, 1, 7, 24, 24, format, Format::bf16, dtype, Tie::left, true, 8}};
             for (const Shape& s : shapes) {
+                // The types of x and y make no difference to walks of many tokens but on tensor cores.
+                if (s.tokens == 6 && dtype != DType::f32) continue;
+                if (s.tokens == 70 && dtype != DType::bf16) continue;
                 std::mt19937 generator(static_cast<unsigned>(s.tokens) + static_cast<unsigned>(format));
                 const Tree tree(s, generator);
                 const Rows x(s, generator);
@@ -339,9 +342,9 @@ TEST(sums_of_the_all_node_form) {
 }
 
 TEST(a_token_has_the_same_bits_alone_and_among_others) {
-    // 1: a block per token. 600: a warp. Sorted, but not by tensor cores: a warp too.
+    // 1: a block per token. 520: a warp. Sorted, but not by tensor cores: a warp too.
     for (Format format : {Format::f32, Format::int8}) {
-        const Shape s = {600, 1, 9, 72, 40, format, format, DType::f32};
+        const Shape s = {520, 1, 9, 72, 40, format, format, DType::f32};
         std::mt19937 generator(8);
         const Tree tree(s, generator);
         const Rows x(s, generator);
@@ -349,7 +352,7 @@ TEST(a_token_has_the_same_bits_alone_and_among_others) {
         CHECK(all == sums(tree, x, FffPlan::grouped, DType::f32, Activation::silu)) << "grouped differs";
         const Route routed = route(tree, x, FffPlan::per_token), grouped = route(tree, x, FffPlan::grouped);
         CHECK(routed.leaf == grouped.leaf && routed.z == grouped.z && routed.margin == grouped.margin);
-        for (std::int64_t token : {std::int64_t{0}, std::int64_t{311}, std::int64_t{599}}) {
+        for (std::int64_t token : {std::int64_t{0}, std::int64_t{311}, std::int64_t{519}}) {
             Shape one = s;
             one.tokens = 1;
             const float* const row = reinterpret_cast<const float*>(x.bytes.data()) + token * s.d_model;

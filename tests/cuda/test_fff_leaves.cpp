@@ -55,6 +55,20 @@ struct Weights {
     }
     static std::vector<std::byte> pack_host(Format format, const TensorView& w) {
         std::int64_t bytes = 0;
+        if (format == Format::lowrank) {  // factors of rank 4, of the same numbers
+            const int first = w.ndim - 2;
+            const std::int64_t out = w.shape[first], in = w.shape[first + 1], count = w.ndim == 3 ? w.shape[0] : 1;
+            const auto* const numbers = static_cast<const float*>(w.data);
+            const float* const more = numbers + count * 4 * in;
+            const TensorView u = w.ndim == 3 ? TensorView(numbers, DType::f32, {count, 4, in})
+                                             : TensorView(numbers, DType::f32, {4, in}),
+                             v = w.ndim == 3 ? TensorView(more, DType::f32, {count, out, 4})
+                                             : TensorView(more, DType::f32, {out, 4});
+            packed_factors_bytes(u, v, Format::bf16, &bytes).value();
+            std::vector<std::byte> packed(static_cast<std::size_t>(bytes));
+            pack_factors(u, v, Format::bf16, packed.data(), bytes).value();
+            return packed;
+        }
         packed_bytes(w, format, &bytes).value();
         std::vector<std::byte> packed(static_cast<std::size_t>(bytes));
         pack(w, format, packed.data(), bytes).value();
@@ -242,7 +256,8 @@ std::string name(const Case& c) {
 }  // namespace
 
 TEST(leaves_of_every_format_are_the_cpus) {
-    for (Format format : {Format::f32, Format::f16, Format::bf16, Format::int8, Format::sparse24})
+    for (Format format : {Format::f32, Format::f16, Format::bf16, Format::int8, Format::sparse24, Format::ternary,
+                          Format::int4, Format::lowrank})
         for (DType dtype : {DType::f32, DType::bf16})
             for (const Case& c : {Case{1, 1, 3, 40, 24, 33, format, Format::f32, dtype},
                                   Case{7, 2, 2, 64, 9, 16, format, Format::f32, dtype},

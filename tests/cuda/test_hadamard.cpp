@@ -166,7 +166,19 @@ TEST(every_mode_and_type) {
 TEST(sizes_of_models) {
     CHECK(worst({kron, 108 * 64, 0, false}, 1, DType::bf16, DType::bf16, 0) <= 1) << emulator::last_failure();
     CHECK(worst({block, 6912, 0, false}, 2, DType::bf16, DType::f32, 0) <= 1) << emulator::last_failure();
-    CHECK(worst({pow2, 8192, 0, false}, 1, DType::f16, DType::f16, 0) <= 1) << emulator::last_failure();
+    CHECK(worst({pow2, 16384, 0, false}, 2, DType::f16, DType::f16, 0) <= 1) << emulator::last_failure();
+}
+
+TEST(blocks_take_several_rows) {
+    // H_K's are few, as each makes the signs for itself.
+    emulator::set_multiprocessors(1);
+    CHECK(worst({kron, 12, 0, false}, 4 * 8 * 2 + 3, DType::f32, DType::f32, 0) <= 1) << emulator::last_failure();
+    CHECK(worst({kron, 28 * 64, 0, false}, 4 * 4 + 5, DType::bf16, DType::f16, 0) <= 1) << emulator::last_failure();
+    emulator::set_multiprocessors(3);  // as it was
+    // Many rows have fewer threads each.
+    CHECK(worst({pow2, 256, 0, false}, 131, DType::f32, DType::f32, 0) <= 1) << emulator::last_failure();
+    CHECK(worst({block, 1536, 0, false}, 130, DType::f16, DType::bf16, 1) <= 1) << emulator::last_failure();
+    CHECK(worst({kron, 36 * 32, 0, false}, 129, DType::bf16, DType::f32, 0) <= 1) << emulator::last_failure();
 }
 
 TEST(rows_longer_than_shared_memory) {
@@ -327,6 +339,11 @@ TEST(norm_hadamard_and_codes_in_one_kernel) {
     check(norm_then_codes(2, 2048, pow2, RowRule::ternary, 128, DType::f32, DType::f32, {}, 1e25f),
           "squares beyond f32");
     check(norm_then_codes(2, 256, pow2, RowRule::ternary, 0, DType::f32, DType::f32, {}, 3e-3f), "eps counts");
+    // Few blocks (on a GPU enough rows for all): each takes several rows, of two warps.
+    emulator::set_multiprocessors(1);
+    check(norm_then_codes(4 * 4 * 2 + 3, 1536, kron, RowRule::ternary, 32, DType::f32, DType::f32, {}),
+          "blocks of several rows");
+    emulator::set_multiprocessors(3);  // as it was
     check(norm_then_codes(7, 128, pow2, RowRule::ternary, 0, DType::f32, DType::f32, {0, 2, 2, 3, 6}), "γ of groups");
     check(norm_then_codes(2, 49152, block, RowRule::ternary, 0, DType::f32, DType::f32, {}), "a long row");
     check(norm_then_codes(3, 41000, none, RowRule::ternary, 0, DType::f32, DType::f32, {0, 1, 3}),

@@ -130,7 +130,8 @@ double worst(const Problem& p, unsigned seed, std::vector<float>* bits = nullptr
 TEST(only_live_rows_are_multiplied) {
     unsigned seed = 0;
     for (int bits : {2, 4})
-        for (std::int64_t group : bits == 2 ? std::vector<std::int64_t>{0, 32, 128} : std::vector<std::int64_t>{32, 128})
+        for (std::int64_t group :
+             bits == 2 ? std::vector<std::int64_t>{0, 32, 128} : std::vector<std::int64_t>{32, 128})
             for (std::uint32_t zeros : {0u, layout_zero_points, layout_minima}) {
                 if (zeros && bits == 2) continue;
                 for (std::int64_t tokens : {1, 3, 8})

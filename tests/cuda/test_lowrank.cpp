@@ -207,7 +207,7 @@ TEST(ffn_is_the_cpus) {
 
 TEST(stacks_are_their_matrices) {
     // Three pairs; the second has no tokens, and rows of x come more than once.
-    constexpr std::int64_t out = 21, rank = 11, in = 40, tokens = 5, positions = 6;
+    constexpr std::int64_t out = 21, rank = 11, in = 300, tokens = 5, positions = 6;
     const std::vector<std::int32_t> offsets = {0, 2, 2, 6}, rows = {4, 0, 3, 3, 1, 0}, tiles = {0, 0, 2, 2},
                                     count = {2};
     const Device<std::int32_t> device_offsets(offsets), device_rows(rows), device_tiles(tiles), device_count(count);
@@ -220,7 +220,7 @@ TEST(stacks_are_their_matrices) {
     groups.positions = positions;
     groups.groups = 3;
     groups.tile_tokens = 8;
-    for (Format factors : {Format::f32, Format::f16, Format::bf16}) {
+    for (Format factors : {Format::f32, Format::f16, Format::bf16, Format::int8}) {
         std::mt19937 generator(9);
         std::vector<std::byte> stack;
         std::vector<PackedHeader> headers;
@@ -249,7 +249,7 @@ TEST(stacks_are_their_matrices) {
                                 header.matrix_bytes};
         };
         const DeviceMatrix all = matrix(0, 3);
-        CHECK(refusal(all, true) == nullptr);
+        CHECK(refusal(all) == nullptr);
         Pieces counts{nullptr};
         Input input;
         CHECK(prepare(x_rows, all, counts, nullptr, &input, &groups) == cudaSuccess);

@@ -7,9 +7,10 @@
 #include "launch/launch.hpp"
 #include "ptx/barrier.cuh"
 #include "ptx/bulk_copy.cuh"
+#include "ptx/cluster.cuh"
 #include "ptx/proxy.cuh"
 #include "ptx/registers.cuh"
-#include "ptx/wgmma.cuh"
+#include "ptx/wgmma_sp.cuh"
 #include "support.hpp"
 
 using fastffn::cuda::launch;
@@ -354,6 +355,96 @@ bool stored_tiles_are_wrong(K kernel) {
     return false;
 }
 
+// wgmma.sp of ones with ones. Defect 1: a register of a is written while it is read; 2: positions are; 3: two positions are equal.
+template <int defect>
+__global__ void kept_in_registers(float* y) {
+    auto* const shared = reinterpret_cast<unsigned*>(ptx::dynamic_shared());
+    for (int i = static_cast<int>(threadIdx.x); i < 192 * 32; i += 128) shared[i] = 0x3F803F80u;
+    ptx::fence_proxy_async();
+    __syncthreads();
+    unsigned a[4] = {0x3F803F80u, 0x3F803F80u, 0x3F803F80u, 0x3F803F80u}, positions = 0x44444444u;
+    if (defect == 3 && threadIdx.x == 5) positions = 0x44445444u;
+    float acc[96] = {};
+    ptx::wgmma_fence();
+    ptx::wgmma_sp_m64n192k32_bf16(acc, a, positions, ptx::matrix_descriptor(shared));
+    ptx::wgmma_commit();
+    if (defect == 1 && threadIdx.x == 77) a[2] = 0;
+    if (defect == 2 && threadIdx.x == 77) positions = 0xEEEEEEEEu;
+    ptx::wgmma_wait_all(acc);
+    for (int i = 0; i < 96; i++) y[static_cast<int>(threadIdx.x) * 96 + i] = acc[i];
+}
+
+template <int defect>
+std::string failure_of_kept() {
+    Device<float> y(128 * 96);
+    if (launch(kept_in_registers<defect>, {dim3(1), dim3(128), 192 * 128}, y.data()) != cudaSuccess)
+        return emulator::last_failure();
+    for (const float v : y.host())
+        if (v != 16) return "wrong";
+    return "nothing";
+}
+
+// Two blocks, each with a box of its own and half of one that both get; they hand their stage over `rounds` times. Defect 1: a stage
+// is filled again as soon as this block has done with it; 2: nobody waits for the other block's return; 3: no wait of the cluster
+// behind the init; 4: only this block's half is expected.
+template <int defect>
+__global__ void share_boxes(const __grid_constant__ ptx::TensorMap map, int rounds, unsigned char* y) {
+    unsigned char* const shared = ptx::dynamic_shared();
+    auto* const full = reinterpret_cast<ptx::Mbarrier*>(shared + 3 * 1024);
+    ptx::Mbarrier* const empty = full + 1;
+    const int rank = static_cast<int>(ptx::cluster_rank()), lane = static_cast<int>(threadIdx.x) % 32;
+    if (threadIdx.x == 0) {
+        ptx::mbarrier_init(full, 1);
+        ptx::mbarrier_init(empty, defect == 1 ? 1 : 2);
+        ptx::mbarrier_fence_init();
+    }
+    if (defect == 3) __syncthreads();
+    else ptx::cluster_sync();
+    const int own = 8 * static_cast<int>(blockIdx.x), both = 8 * (static_cast<int>(blockIdx.x) & ~1);
+    if (threadIdx.x == 0) {
+        for (int round = 0; round < rounds; round++) {
+            ptx::mbarrier_wait(empty, static_cast<unsigned>(round & 1) ^ 1);
+            ptx::mbarrier_arrive_expect(full, defect == 4 ? 2048 : 3072);
+            ptx::bulk_copy_box(shared, &map, 128 * round, own, full);
+            ptx::bulk_copy_box_to(3, shared + 1024 * (1 + rank), &map, 128 * round, both + 8 * rank, full);
+        }
+    } else if (threadIdx.x >= 32) {
+        for (int round = 0; round < rounds; round++) {
+            ptx::mbarrier_wait(full, static_cast<unsigned>(round) & 1);
+            for (int i = lane; i < 3072; i += 32)
+                y[(static_cast<int>(blockIdx.x) * rounds + round) * 3072 + i] = shared[i];
+            __syncwarp();
+            if (defect == 1 && lane == 0) ptx::mbarrier_arrive(empty);
+            if (defect != 1 && lane < 2) ptx::mbarrier_arrive_at(empty, static_cast<unsigned>(lane));
+        }
+    }
+    __syncwarp();
+    if (defect != 2) ptx::cluster_sync();
+}
+
+template <class K>
+bool shared_boxes_are_wrong(K kernel) {
+    constexpr int blocks = 4, rounds = 3, row_bytes = rounds * 128;
+    const auto bytes = random_bytes(blocks * 8 * row_bytes);
+    const Device<unsigned char> x(bytes);
+    Device<unsigned char> y(blocks * rounds * 3072);
+    ptx::TensorMap map = {};
+    if (!ptx::make_tensor_map(&map, {x.data(), row_bytes, blocks * 8, row_bytes, 0, 0}, 8)) return true;
+    if (launch(kernel, {dim3(blocks), dim3(64), 3 * 1024 + 16, nullptr, "", false, 2}, map, rounds, y.data()) !=
+        cudaSuccess)
+        return true;
+    const auto found = y.host();
+    for (int i = 0; i < static_cast<int>(found.size()); i++) {
+        const int block = i / (rounds * 3072), round = i / 3072 % rounds, box = i % 3072 / 1024;
+        const int row = i % 1024 / 128, chunk = i % 128 / 16 ^ row;
+        const int first = box == 0 ? 8 * block : 8 * ((block & ~1) + box - 1);
+        if (found[static_cast<std::size_t>(i)] !=
+            bytes[static_cast<std::size_t>((first + row) * row_bytes + round * 128 + chunk * 16 + i % 16)])
+            return true;
+    }
+    return false;
+}
+
 // Defect 1: more registers than there are; 2: a decrease that increases.
 template <int defect>
 __global__ void move_registers(int* y) {
@@ -568,6 +659,31 @@ TEST(stored_tiles_need_a_proxy_fence) {
           }) == seeds)
         << emulator::last_failure();
 #endif
+}
+
+TEST(registers_that_wgmma_reads) {
+    const Hopper hopper;
+    CHECK(failure_of_kept<0>() == "nothing") << emulator::last_failure();
+    CHECK(contains(failure_of_kept<1>(), "lane 13 has written registers of a")) << emulator::last_failure();
+    CHECK(contains(failure_of_kept<2>(), "lane 13 has written registers of a")) << emulator::last_failure();
+    CHECK(contains(failure_of_kept<3>(), "expected ascending ones (lane 5, bit 12)")) << emulator::last_failure();
+    cudaGetLastError();
+}
+
+TEST(clusters_share_boxes) {
+    const Hopper hopper;
+    CHECK(caught([] { return shared_boxes_are_wrong(share_boxes<0>); }) == 0) << emulator::last_failure();
+    CHECK(caught([] { return shared_boxes_are_wrong(share_boxes<1>); }) >= least) << emulator::last_failure();
+    CHECK(caught([] { return shared_boxes_are_wrong(share_boxes<2>); }) >= seeds / 3) << emulator::last_failure();
+    CHECK(caught([] { return shared_boxes_are_wrong(share_boxes<3>); }) >= seeds / 3) << emulator::last_failure();
+    CHECK(caught([] { return shared_boxes_are_wrong(share_boxes<4>); }) >= least) << emulator::last_failure();
+    ptx::TensorMap map = {};
+    Device<unsigned char> y(1);
+    CHECK(launch(share_boxes<0>, {dim3(3), dim3(64), 4096, nullptr, "", false, 2}, map, 1, y.data()) != cudaSuccess);
+    CHECK(contains(emulator::last_failure(), "clusters of 2 in a grid of 3 blocks")) << emulator::last_failure();
+    emulator::set_architecture(80);
+    CHECK(launch(share_boxes<0>, {dim3(2), dim3(64), 4096, nullptr, "", false, 2}, map, 1, y.data()) != cudaSuccess);
+    CHECK(contains(emulator::last_failure(), "has no clusters")) << emulator::last_failure();
 }
 
 TEST(registers_that_warpgroups_exchange) {

@@ -268,7 +268,7 @@ esac""",
         str(tmp_path / "sanitizer"),
     ]
     assert run.main([*arguments, "--step", "sanitize"]) == 1
-    found = table.json.loads((tmp_path / "nvidia-x1.json").read_text())["sanitizers"]
+    found = table.json.loads((tmp_path / "work" / "nvidia-x1.json").read_text())["sanitizers"]
     assert found["memcheck"] == {
         "verdict": "clean",
         "programs": {"test_gpu_a": "clean", "test_gpu_b": "clean", "pytest": "clean"},

@@ -167,7 +167,8 @@ inline Status cuda_fff_workspace(CudaStream stream, const TensorView& x, const F
 }
 
 // hadamard() and quantize() on a device. Without H_K (mode kron beyond powers of two) the very bits of the CPU's, and so are codes of
-// kind int8; sums of H_K and of the mean that kind int4 takes run in another order. Any length that the CPU takes.
+// kind int8. H_K runs on integer tensor cores: what it adds is rounded to 22 bits of the largest of its column (the K values that meet),
+// then added exactly. The mean that kind int4 takes is summed in another order. Any length that the CPU takes.
 Status cuda_hadamard(CudaStream stream, const TensorView& x, const HadamardOptions& options, const TensorView& y);
 Status cuda_quantize(CudaStream stream, const TensorView& x, ActivationCodes kind, const TensorView& codes,
                      const TensorView& scale);

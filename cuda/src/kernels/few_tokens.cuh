@@ -13,6 +13,7 @@
 #include "kernels/products.cuh"
 #include "kernels/tokens.cuh"
 #include "launch/dense.hpp"
+#include "ptx/dependent.cuh"
 #include "ptx/memory.cuh"
 
 namespace fastffn::cuda {
@@ -39,6 +40,7 @@ __global__ void __launch_bounds__(warps * 32, few_tokens_blocks(warps, token_til
     const std::int64_t row_blocks = Tokens::is_grouped ? (args.out_features + few_rows - 1) / few_rows : gridDim.x;
     const std::int64_t tile_index = Tokens::is_grouped ? blockIdx.x / row_blocks : 0;
     const std::int64_t row0 = (Tokens::is_grouped ? blockIdx.x % row_blocks : blockIdx.x) * few_rows;
+    if constexpr (Tokens::is_grouped) ptx::wait_for_launch();  // for the tables
     TokenTile tile = {};
     if (!all.tile(tile_index, tokens, &tile)) return;
 
@@ -61,6 +63,17 @@ __global__ void __launch_bounds__(warps * 32, few_tokens_blocks(warps, token_til
 
     typename P::Sum acc[matrices][token_tiles][4] = {};
     const std::int64_t depth = args.row_bytes - 16 * t;  // bytes from this lane's first on
+    if constexpr (!Tokens::is_grouped) {
+        // Weights were there before, x perhaps not: the first of them are on their way to L2 while this waits.
+        if (args.x_is_fresh)
+            for (int u = 0; u < unroll; u++)
+#pragma unroll
+                for (int i = 0; i < 2 * matrices; i++) {
+                    const std::int64_t k = (warp * unroll + u) * 64;
+                    if (k < depth) ptx::prefetch_l2(weights[i / 2][i % 2] + k);
+                }
+        ptx::wait_for_launch();
+    }
     for (std::int64_t k = warp * unroll * 64; k < args.row_bytes; k += warps * unroll * 64) {
         uint4 w[unroll][matrices][2], v[unroll][token_tiles];
 #pragma unroll

@@ -10,6 +10,7 @@
 
 #include "kernels/fff_rows.cuh"
 #include "kernels/fff_sum.cuh"
+#include "ptx/memory.cuh"
 #include "ptx/shared.cuh"
 
 namespace fastffn::cuda {
@@ -86,14 +87,18 @@ __global__ void __launch_bounds__(block_walk_warps * 32) block_walk_kernel(Block
     const std::int64_t which = walker / args.walkers.tokens, token = walker % args.walkers.tokens;
     const bool is_forced = args.walkers.forced != nullptr;
     const std::int64_t forced = is_forced ? forced_leaf(args.walkers, tree.trees, tree.depth, walker) : -1;
+    // The rows of the first round come to L2 while x comes here.
+    const int below = 31 - __clz(warp + 1);  // warp w has node w of a block of 15, counted as a heap from 0
+    if (warp < 15 && below < tree.levels) {
+        const unsigned char* const row = tree.w_node + node_place(tree, which, warp + 1) * tree.node_bytes;
+        for (std::int64_t at = lane * 128; at < tree.node_bytes; at += 32 * 128) ptx::prefetch_l2(row + at);
+    }
     constexpr std::int64_t column_bytes = 16 / row_columns<format>;
     stage_x<format>(args, token, 0, static_cast<int>(tree.node_bytes / column_bytes), x, thread, threads);
     __syncthreads();
 
     std::int32_t node = 1;
     for (int level = 0, round = 0; level < tree.levels; level += block_levels, round ^= 1) {
-        // Warp w has node w of the block, counted as a heap from 0.
-        const int below = 31 - __clz(warp + 1);
         if (warp < 15 && level + below < tree.levels) {
             const std::int32_t own = (node << below) + warp + 1 - (1 << below);
             const std::int64_t place = node_place(tree, which, own);
@@ -112,6 +117,11 @@ __global__ void __launch_bounds__(block_walk_warps * 32) block_walk_kernel(Block
         int local = 0;
         for (int t = level; t < min(level + block_levels, tree.levels); t++) {
             if (thread == 0) z_path[t] = z_of[round][local];
+            if (both.sums) {  // and the rows to sum while the next rounds walk
+                const unsigned char* const row = tree.w_out + node_place(tree, which, node) * tree.out_bytes;
+                for (std::int64_t at = thread * 128; at < tree.out_bytes; at += threads * 128)
+                    ptx::prefetch_l2(row + at);
+            }
             if (t == tree.depth) break;
             const int right = right_of[round][local];
             node = 2 * node + right;

@@ -19,29 +19,27 @@ __global__ void __launch_bounds__(long_threads)
     norm_rows_kernel(LongRows rows, const void* x, DType dtype, std::int64_t x_stride, std::int64_t first,
                      RowNorm norm) {
     const TeamReduction team = {0, long_threads / 32};
-    for (std::int64_t r = blockIdx.x; r < rows.count; r += gridDim.x) {
-        const std::int64_t token = first + r, x0 = token * x_stride;
-        const std::int64_t group = norm.offsets ? group_of(norm.offsets, norm.groups, token) : 0;
-        const bool exists = !norm.offsets || group < norm.groups;
-        const std::int64_t depth = exists ? rows.depth : 0;
-        unsigned largest = 0;
-        for (std::int64_t k = threadIdx.x; k < depth; k += long_threads)
-            largest = max(largest, __float_as_uint(load_element(x, dtype, x0 + k)) & 0x7fffffffu);
-        largest = team.largest(largest);
-        const int biased = min(max(static_cast<int>(largest >> 23), 1), 253);
-        const float down = __int_as_float((254 - biased) << 23);
-        float squares = 0;
-        for (std::int64_t k = threadIdx.x; k < depth; k += long_threads) {
-            const float v = load_element(x, dtype, x0 + k) * down;
-            squares = fmaf(v, v, squares);
-        }
-        const float inverse =
-            inverse_norm(team, static_cast<int>(threadIdx.x), largest, squares, biased - 127, norm.mean_of, norm.eps);
-        for (std::int64_t k = threadIdx.x; k < depth; k += long_threads)
-            rows.rows[r * rows.stride + k] =
-                load_element(x, dtype, x0 + k) * inverse * load_element(norm.gamma, norm.dtype, group * rows.depth + k);
-        __syncthreads();  // before the next row's reductions
+    const std::int64_t r = blockIdx.x;
+    const std::int64_t token = first + r, x0 = token * x_stride;
+    const std::int64_t group = norm.offsets ? group_of(norm.offsets, norm.groups, token) : 0;
+    const bool exists = !norm.offsets || group < norm.groups;
+    const std::int64_t depth = exists ? rows.depth : 0;
+    unsigned largest = 0;
+    for (std::int64_t k = threadIdx.x; k < depth; k += long_threads)
+        largest = max(largest, __float_as_uint(load_element(x, dtype, x0 + k)) & 0x7fffffffu);
+    largest = team.largest(largest);
+    const int biased = min(max(static_cast<int>(largest >> 23), 1), 253);
+    const float down = __int_as_float((254 - biased) << 23);
+    float squares = 0;
+    for (std::int64_t k = threadIdx.x; k < depth; k += long_threads) {
+        const float v = load_element(x, dtype, x0 + k) * down;
+        squares = fmaf(v, v, squares);
     }
+    const float inverse =
+        inverse_norm(team, static_cast<int>(threadIdx.x), largest, squares, biased - 127, norm.mean_of, norm.eps);
+    for (std::int64_t k = threadIdx.x; k < depth; k += long_threads)
+        rows.rows[r * rows.stride + k] =
+            load_element(x, dtype, x0 + k) * inverse * load_element(norm.gamma, norm.dtype, group * rows.depth + k);
 }
 
 // Levels of 2^log_step columns and further, radix of them together; neighbouring threads have neighbouring columns.
@@ -65,8 +63,7 @@ __global__ void __launch_bounds__(long_threads) far_butterflies_kernel(LongRows 
 // H_K across the parts, in place: blocks share a row's columns.
 __global__ void __launch_bounds__(long_threads)
     mix_long_rows_kernel(LongRows rows, int order, const __grid_constant__ OrderSigns signs) {
-    unsigned char* const table = ptx::dynamic_shared();
-    copy_signs(reinterpret_cast<unsigned*>(table), signs, order);
+    const uint4* const table = make_signs(ptx::dynamic_shared(), signs, order);
     const std::int64_t power = rows.depth / order;
     const int warp = static_cast<int>(blockIdx.x) * (long_threads / 32) + static_cast<int>(threadIdx.x) / 32;
     for (std::int64_t row = blockIdx.y; row < rows.count; row += gridDim.y) {

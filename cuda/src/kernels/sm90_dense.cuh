@@ -2,42 +2,46 @@
 //
 //   block       one per multiprocessor, goes on from tile to tile: 128 tokens × 256 (or 128) weight rows. Gated: the first half
 //               of the rows is gate, the second the same rows of up, so that both sums of an output are in one thread
+//   cluster     two blocks with the large tile share its weight rows: each copies half of them for both
 //   warpgroup   0 copies: one of its threads keeps all stages under way, over the ends of tiles too
 //               1, 2 multiply: 64 tokens each with all weight rows of the tile, 128 (64) sums a thread
 //   stage       128 bytes of depth of 128 tokens and of the weight rows, as boxes with the 128-byte swizzle. full[stage] counts their
-//               bytes, empty[stage] the eight warps that have done with them
+//               bytes, empty[stage] the warps that have done with them, in both blocks
 //   output      each warp takes its 16 tokens through 4 KiB of shared memory, 64 columns at a time: sums come in fragments and
 //               leave as rows; scales, bias, activation on the way
 //
 // Own kernel rather than CUTLASS: the loop is short, every line of it runs in the emulator of tests/cuda, where races between
 // copies and products show, and the gated epilogue would be ours in either case.
 //
-// Estimates, nothing here was timed yet: a stage of the large tile is 1024 cycles of tensor cores for 48 KiB from L2, 48 bytes a
-// cycle; its output about 1000 cycles against 16 · 1024 at a depth of 1024.
+// Estimates, nothing here was timed yet: a stage of the large tile is 1024 cycles of tensor cores; from L2 it takes 48 KiB of a
+// block alone and 32 KiB of one of two, and all multiprocessors together get about 30 bytes a cycle each. So the small tile, and
+// the large one without a cluster, would wait for L2. The output of a large tile is about 1000 cycles.
 #pragma once
 
 #include "kernels/elements.cuh"
 #include "kernels/sm90_products.cuh"
 #include "kernels/tokens.cuh"
 #include "launch/dense.hpp"
-#include "ptx/bulk_copy.cuh"
+#include "ptx/cluster.cuh"
 #include "ptx/registers.cuh"
 
 namespace fastffn::cuda {
 namespace {
 
-template <int tile_rows>
+// `cluster`: blocks that share a tile of weight rows, each with tokens of its own; each copies its part of the rows for all.
+template <int tile_rows, int blocks_of_cluster = 1>
 struct Sm90Dense {
     static_assert(tile_rows == 128 || tile_rows == 256, "one wgmma");
     static constexpr int tokens = 128, rows = tile_rows, stage_depth = 128, stages = tile_rows == 256 ? 4 : 6;
-    static constexpr int threads = 384, consumer_warps = 8;
+    static constexpr int threads = 384, consumer_warps = 8, cluster = blocks_of_cluster;
     static constexpr int x_bytes = tokens * stage_depth, stage_bytes = x_bytes + rows * stage_depth;
     static constexpr int output_offset = stages * stage_bytes, output_bytes = 16 * 64 * 4;  // of a warp
     static constexpr int barriers_offset = output_offset + consumer_warps * output_bytes;
     static constexpr int shared_bytes = barriers_offset + 2 * stages * 8;
     static_assert(shared_bytes <= 227 * 1024, "what a block may have");
-    // As many weight rows per box: gate and up come from different maps.
+    // Gate and up come from different maps; the blocks of a cluster copy a box each.
     static constexpr int box_rows = 128;
+    static_assert(cluster == 1 || rows == cluster * box_rows, "a box for each block");
     // 8 bands of the large tile and 16 tiles of tokens are about one wave: rows of w and tokens in equal numbers.
     static constexpr int band = tile_rows == 256 ? 8 : 16;
     static __host__ __device__ constexpr int outputs(bool is_gated) { return is_gated ? rows / 2 : rows; }
@@ -185,6 +189,16 @@ __device__ __forceinline__ void sm90_copy_weights(unsigned char* w_tile, const p
     }
 }
 
+// Says that this warp has done with a stage, to all blocks that write to it.
+template <class T>
+__device__ __forceinline__ void sm90_release(ptx::Mbarrier* empty, int lane) {
+    if constexpr (T::cluster == 1) {
+        if (lane == 0) ptx::mbarrier_arrive(empty);
+    } else {
+        if (lane < T::cluster) ptx::mbarrier_arrive_at(empty, static_cast<unsigned>(lane));
+    }
+}
+
 // Depth of one tile: 64 tokens of this warpgroup (0 or 1) times all weight rows.
 template <class P, class T, int sums>
 __device__ __forceinline__ void sm90_multiply(typename P::Sum (&acc)[sums], const unsigned char* shared,
@@ -202,20 +216,20 @@ __device__ __forceinline__ void sm90_multiply(typename P::Sum (&acc)[sums], cons
         ptx::wgmma_commit();
         // One group stays under way, so that the tensor cores never wait for this warp.
         ptx::wgmma_wait<1>();
-        if (step > 0 && lane == 0) ptx::mbarrier_arrive(empty + previous);
+        if (step > 0) sm90_release<T>(empty + previous, lane);
         previous = ring.stage;
         ring.next();
     }
     ptx::wgmma_wait_all(acc);
-    if (lane == 0) ptx::mbarrier_arrive(empty + previous);
+    sm90_release<T>(empty + previous, lane);
 }
 
-template <class P, int tile_rows, bool is_gated>
+template <class P, int tile_rows, int cluster, bool is_gated>
 __global__ void __launch_bounds__(Sm90Dense<tile_rows>::threads, 1)
     sm90_dense_kernel(const __grid_constant__ ptx::TensorMap x_map, const __grid_constant__ ptx::TensorMap w_map,
                       const __grid_constant__ ptx::TensorMap gate_map, DenseArgs args, AllTokens tokens,
                       int row_tiles) {
-    using T = Sm90Dense<tile_rows>;
+    using T = Sm90Dense<tile_rows, cluster>;
     unsigned char* const shared = ptx::dynamic_shared();
     auto* const full = reinterpret_cast<ptx::Mbarrier*>(shared + T::barriers_offset);
     ptx::Mbarrier* const empty = full + T::stages;
@@ -223,13 +237,18 @@ __global__ void __launch_bounds__(Sm90Dense<tile_rows>::threads, 1)
 #pragma unroll
         for (int stage = 0; stage < T::stages; stage++) {
             ptx::mbarrier_init(full + stage, 1);
-            ptx::mbarrier_init(empty + stage, T::consumer_warps);
+            ptx::mbarrier_init(empty + stage, T::consumer_warps * cluster);
         }
         ptx::mbarrier_fence_init();
     }
-    __syncthreads();
-    const int token_tiles = static_cast<int>(tokens.tiles(T::tokens)), tiles = token_tiles * row_tiles;
-    const int step_of_tiles = static_cast<int>(gridDim.x);
+    if constexpr (cluster == 1) __syncthreads();
+    else ptx::cluster_sync();
+    // The blocks of a cluster have the same weight rows and tiles of tokens side by side; one of those may lie behind the last.
+    const int rank = cluster == 1 ? 0 : static_cast<int>(ptx::cluster_rank());
+    const int token_tiles = (static_cast<int>(tokens.tiles(T::tokens)) + cluster - 1) / cluster;
+    const int tiles = token_tiles * row_tiles;
+    const int first_tile = static_cast<int>(blockIdx.x) / cluster,
+              step_of_tiles = static_cast<int>(gridDim.x) / cluster;
     const int steps = static_cast<int>((args.row_bytes + T::stage_depth - 1) / T::stage_depth);
     // The same in all lanes, and known to be.
     const int warpgroup = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 128, 0);
@@ -241,35 +260,46 @@ __global__ void __launch_bounds__(Sm90Dense<tile_rows>::threads, 1)
         if (threadIdx.x == 0) {
             ptx::prefetch_map(&x_map);
             ptx::prefetch_map(&w_map);
-            for (int index = static_cast<int>(blockIdx.x); index < tiles; index += step_of_tiles) {
+            for (int index = first_tile; index < tiles; index += step_of_tiles) {
                 const Sm90Tile tile = sm90_tile<T>(index, token_tiles, row_tiles);
-                const int token0 = tile.tokens * T::tokens, row0 = tile.rows * T::outputs(is_gated);
+                const int token0 = (tile.tokens * cluster + rank) * T::tokens, row0 = tile.rows * T::outputs(is_gated);
                 for (int step = 0; step < steps; step++) {
                     unsigned char* const x_tile = shared + ring.stage * T::stage_bytes;
+                    unsigned char* const w_tile = x_tile + T::x_bytes;
                     ptx::Mbarrier* const barrier = full + ring.stage;
                     ptx::mbarrier_wait(empty + ring.stage, ring.parity ^ 1);
                     ptx::mbarrier_arrive_expect(barrier, T::stage_bytes);
                     const int k = step * T::stage_depth;
                     ptx::bulk_copy_box(x_tile, &x_map, k, token0, barrier);
-                    sm90_copy_weights<T, is_gated>(x_tile + T::x_bytes, w_map, gate_map, barrier, k, row0);
+                    if constexpr (cluster == 1) {
+                        sm90_copy_weights<T, is_gated>(w_tile, w_map, gate_map, barrier, k, row0);
+                    } else {
+                        // Gated: rank 0 has gate, rank 1 up.
+                        ptx::bulk_copy_box_to((1 << cluster) - 1, w_tile + rank * T::box_rows * T::stage_depth,
+                                              is_gated && rank == 0 ? &gate_map : &w_map, k,
+                                              is_gated ? row0 : row0 + rank * T::box_rows, barrier);
+                    }
                     ring.next();
                 }
             }
         }
+        __syncwarp();
     } else {
         ptx::registers_increase<240>();
         const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32 - 4;
         auto* const rows = reinterpret_cast<float*>(shared + T::output_offset + warp * T::output_bytes);
-        for (int index = static_cast<int>(blockIdx.x); index < tiles; index += step_of_tiles) {
+        for (int index = first_tile; index < tiles; index += step_of_tiles) {
             typename P::Sum acc[tile_rows / 2] = {};
             sm90_multiply<P, T>(acc, shared, full, empty, ring, steps, warpgroup - 1, lane);
             const Sm90Tile tile = sm90_tile<T>(index, token_tiles, row_tiles);
             TokenTile token_tile = {};
-            tokens.tile(tile.tokens, T::tokens, &token_tile);
+            tokens.tile(tile.tokens * cluster + rank, T::tokens, &token_tile);
             sm90_output<is_gated>(args, tokens, token_tile, acc, rows, lane, warp * 16,
                                   tile.rows * T::outputs(is_gated));
         }
     }
+    // Others arrive at this block's barriers until they have done with their last tile.
+    if constexpr (cluster > 1) ptx::cluster_sync();
 }
 
 }  // namespace

@@ -12,6 +12,7 @@
 #pragma once
 
 #include "kernels/sparse24.cuh"
+#include "ptx/dependent.cuh"
 #include "ptx/memory.cuh"
 
 namespace fastffn::cuda {
@@ -22,9 +23,9 @@ struct Sparse24Few {
     static constexpr int columns = 8 * token_tiles, tiles = is_gated || token_tiles == 2 ? 2 : 1;
     static constexpr int rows = is_gated ? 16 : 16 * tiles;  // output features of a block
     static constexpr int most_warps = token_tiles == 2 ? 8 : 16;
-    // 32 or 24 warps on a multiprocessor, each with 2 pieces of every tile under way: 36 KiB and more, where an H200 needs about 29
-    // (4.8 TB/s · 0.8 µs / 132). Twice the pieces would take 90 registers and leave 16 warps.
-    static constexpr int unroll = 2, blocks = token_tiles == 2 ? 3 : 2;
+    // Pieces of every tile that a warp has under way. With 32 or 24 warps these are 54 KiB and more on a multiprocessor, where an H200
+    // needs about 29 (4.8 TB/s · 0.8 µs / 132); one piece more would spill or leave 16 warps.
+    static constexpr int unroll = tiles == 1 ? 3 : 2, blocks = token_tiles == 2 ? 3 : 2;
 };
 
 // Word t of the 16 bytes of lane 4g + j becomes word j of lane 4g + t.
@@ -52,32 +53,40 @@ __global__ void __launch_bounds__(Sparse24Few<token_tiles, is_gated>::most_warps
     const int warps = static_cast<int>(blockDim.x) / 32, g = lane / 4, t = lane % 4;
     // Blocks that read the same weights run together.
     const std::int64_t row_block = blockIdx.x / static_cast<unsigned>(blocks_of_tokens);
+    if (tokens.is_grouped) ptx::wait_for_launch();  // for the tables
     TokenTile tile;
     if (!tokens.tile(blockIdx.x % static_cast<unsigned>(blocks_of_tokens), columns, &tile)) return;
 
+    // From here on addresses only grow, and what is counted are pieces: few registers but those of loads under way.
+    const int pieces = static_cast<int>(args.pieces), step = warps * unroll;
+    int first = warp * unroll;
     const unsigned char* weights[tiles];
 #pragma unroll
     for (int m = 0; m < tiles; m++)
         weights[m] = sparse24_tile(is_gated && m ? args.w_gate : args.w, args, tile,
-                                   is_gated ? row_block : row_block * tiles + m);
+                                   is_gated ? row_block : row_block * tiles + m) +
+                     static_cast<std::int64_t>(first) * P::bytes;
     const unsigned char* x[token_tiles];
+    int x_pieces[token_tiles];  // in which this lane's 16 bytes of the token exist
 #pragma unroll
-    for (int n = 0; n < token_tiles; n++)
-        x[n] = 8 * n + g < tile.count
-                   ? static_cast<const unsigned char*>(args.x) + tokens.x_row(tile, 8 * n + g) * args.x_stride + 16 * t
-                   : nullptr;
-    const std::int64_t left = args.row_bytes - 16 * t;  // bytes from this lane's first on
+    for (int n = 0; n < token_tiles; n++) {
+        const bool exists = 8 * n + g < tile.count;
+        x[n] = static_cast<const unsigned char*>(args.x) + static_cast<std::int64_t>(first) * 64 + 16 * t +
+               (exists ? tokens.x_row(tile, 8 * n + g) * args.x_stride : 0);
+        x_pieces[n] = exists ? static_cast<int>((args.row_bytes - 16 * t + 63) / 64) : 0;
+    }
 
     typename P::Sum acc[tiles][token_tiles][4] = {};
-    for (std::int64_t first = warp * unroll; first < args.pieces; first += warps * unroll) {
-        uint4 w[unroll][tiles], v[unroll][token_tiles];
+    bool is_waiting = true;
+    for (; first < pieces; first += step) {
+        uint4 w[unroll][tiles];
         unsigned positions[unroll][tiles];
 #pragma unroll
         for (int u = 0; u < unroll; u++) {
-            const bool inside = first + u < args.pieces;
+            const bool inside = first + u < pieces;
 #pragma unroll
             for (int m = 0; m < tiles; m++) {
-                const unsigned char* const piece = weights[m] + (first + u) * P::bytes;
+                const unsigned char* const piece = weights[m] + u * P::bytes;
                 w[u][m] =
                     inside ? ptx::load_once(reinterpret_cast<const uint4*>(piece) + lane) : make_uint4(0, 0, 0, 0);
                 // Even positions of nothing must be ones that exist.
@@ -86,17 +95,17 @@ __global__ void __launch_bounds__(Sparse24Few<token_tiles, is_gated>::most_warps
                         ? ptx::load_once(reinterpret_cast<const unsigned*>(piece + P::positions_offset) + P::word(lane))
                         : 0xEEEEEEEEu;
             }
-#pragma unroll
-            for (int n = 0; n < token_tiles; n++)
-                v[u][n] = x[n] && (first + u) * 64 < left
-                              ? __ldg(reinterpret_cast<const uint4*>(x[n] + (first + u) * 64))
-                              : make_uint4(0, 0, 0, 0);
         }
+        if (is_waiting) ptx::wait_for_launch();  // weights were there before, x perhaps not
+        is_waiting = false;
+        // x comes later, from near: it would take the registers of as many weights.
 #pragma unroll
         for (int u = 0; u < unroll; u++)
 #pragma unroll
             for (int n = 0; n < token_tiles; n++) {
-                unsigned b[4] = {v[u][n].x, v[u][n].y, v[u][n].z, v[u][n].w};
+                const uint4 v = first + u < x_pieces[n] ? __ldg(reinterpret_cast<const uint4*>(x[n] + u * 64))
+                                                        : make_uint4(0, 0, 0, 0);
+                unsigned b[4] = {v.x, v.y, v.z, v.w};
                 transpose_quad(b, t);
 #pragma unroll
                 for (int m = 0; m < tiles; m++) {
@@ -104,7 +113,13 @@ __global__ void __launch_bounds__(Sparse24Few<token_tiles, is_gated>::most_warps
                     P::step(acc[m][n], a, b, positions[u][m]);
                 }
             }
+#pragma unroll
+        for (int m = 0; m < tiles; m++) weights[m] += step * P::bytes;
+#pragma unroll
+        for (int n = 0; n < token_tiles; n++) x[n] += step * 64;
     }
+
+    if (is_waiting) ptx::wait_for_launch();
 
     // [warp][tile][token][row]; a row more apart, so that the lanes of a group of four meet different banks.
     __shared__ typename P::Sum sums[Few::most_warps][tiles][columns][sparse24_rows + 1];

@@ -16,6 +16,7 @@
 
 #include "kernels/sparse24.cuh"
 #include "ptx/cp_async.cuh"
+#include "ptx/dependent.cuh"
 #include "ptx/ldmatrix.cuh"
 
 namespace fastffn::cuda {
@@ -61,6 +62,7 @@ __global__ void __launch_bounds__(T::threads, T::blocks)
     const int band_rows = min(T::band, row_tiles - band * T::band);
     const int in_band = static_cast<int>(blockIdx.x) - band * per_band;
     const std::int64_t row_block = band * T::band + in_band % band_rows;
+    ptx::wait_for_launch();
     TokenTile tile;
     if (!tokens.tile(in_band / band_rows, T::tokens, &tile)) return;
 

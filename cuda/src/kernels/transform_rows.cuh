@@ -1,36 +1,29 @@
 // Rows through RMSNorm and Hadamard transform to floats or codes, whole in shared memory: each byte of x is read once and each of the
 // result written once.
 //
-//   team      the threads of one row: whole warps, 32 columns a thread; a block of several teams has several rows
+//   team      the threads of one row: whole warps, 32 columns a thread (8 where rows are few); a block of several teams has several rows
 //   vector    8 neighbouring columns, what a thread loads and stores; butterflies of 2, 4 and 8 happen in its registers
 //   round     up to 32 columns a power of two apart in a thread's registers: five levels of butterflies for one pass over shared memory
-//   H_K       on tensor cores: a warp holds 8 columns of all K parts as bf16 terms that add up to the f32 exactly, and the matrix of
-//             signs is exact in bf16, so only the order of f32 additions differs from plain loops
+//   H_K       kernels/order_matrix.cuh, on the row in shared memory
 //
 // Butterflies are those of the CPU in its order, so without H_K a row has its very bits.
 //
 // Estimate for 4096 bf16 columns on an H200: shared memory moves each value six times, 770 cycles of a multiprocessor; its share
-// of HBM takes 790. H_172 takes about twice its row's time in HBM.
+// of HBM takes 790. H_172 keeps integer tensor cores busy for about as long as HBM moves its row.
 #pragma once
 
 #include "kernels/elements.cuh"
+#include "kernels/order_matrix.cuh"
 #include "kernels/row_code.cuh"
+#include "kernels/team.cuh"
 #include "launch/transform.hpp"
 #include "ptx/dependent.cuh"
-#include "ptx/mma.cuh"
 #include "ptx/shared.cuh"
 
 namespace fastffn::cuda {
 namespace {
 
 constexpr int transform_threads = 768, mix_threads = 384;  // at most; 80 and 168 registers
-constexpr int most_order_tiles = 11;                       // of 16, for K = 172
-
-// Signs of H_K: bit 2r + e of byte (tile of 16 rows · tiles + tile of 16 columns) · 32 + lane is set where element e of the lane's
-// register r of mma's matrix a is -1.
-struct OrderSigns {
-    unsigned words[most_order_tiles * most_order_tiles * 8];
-};
 
 struct TransformArgs {
     const void* x;
@@ -171,136 +164,6 @@ __device__ __forceinline__ void round_of(int levels, float* row, int depth, int 
     }
 }
 
-// Three bf16 that add up to x: each cuts 8 bits off. An infinity or NaN has no rest.
-__device__ __forceinline__ void split(float x, unsigned (&terms)[3]) {
-    const bool finite = fabsf(x) < __int_as_float(0x7f800000);
-    float rest = x;
-#pragma unroll
-    for (int i = 0; i < 3; i++) {
-        const unsigned cut = __float_as_uint(rest) & 0xffff0000u;
-        terms[i] = cut >> 16;
-        rest = finite ? rest - __uint_as_float(cut) : 0.0f;
-    }
-    if (!finite && x != x) terms[0] |= 0x40u;  // a NaN whose payload was cut off is an infinity
-}
-
-// H_K across the parts, in place: load(part, column) and store(part, column, value) of `columns` columns, 8 of them by each of
-// `warps` warps.
-template <class Load, class Store>
-__device__ __forceinline__ void mix_parts(const unsigned char* signs, int order, std::int64_t columns, int warp,
-                                          int warps, Load load, Store store) {
-    const int lane = static_cast<int>(threadIdx.x) % 32, g = lane / 4, t = lane % 4, tiles = (order + 15) / 16;
-    for (std::int64_t column0 = warp * 8; column0 < columns; column0 += warps * 8) {
-        unsigned b[most_order_tiles][3][2];
-        const std::int64_t column = column0 + g;
-#pragma unroll
-        for (int tile = 0; tile < most_order_tiles; tile++) {
-            if (tile >= tiles) continue;
-#pragma unroll
-            for (int half = 0; half < 2; half++) {
-                unsigned low[3], high[3];
-                const int part = tile * 16 + 8 * half + 2 * t;  // orders are even: both parts are there or neither
-                const bool is_there = part < order && column < columns;
-                split(is_there ? load(part, column) : 0.0f, low);
-                split(is_there ? load(part + 1, column) : 0.0f, high);
-#pragma unroll
-                for (int i = 0; i < 3; i++) b[tile][i][half] = low[i] | high[i] << 16;
-            }
-        }
-        __syncwarp();  // all lanes have read the columns that are written now
-        for (int row = 0; row < tiles; row++) {
-            float acc[4] = {};
-#pragma unroll
-            for (int tile = 0; tile < most_order_tiles; tile++) {
-                if (tile >= tiles) continue;
-                const unsigned bits = signs[(row * tiles + tile) * 32 + lane];
-                unsigned a[4];
-#pragma unroll
-                for (int r = 0; r < 4; r++)
-                    a[r] = 0x3f803f80u | (bits >> 2 * r & 1) << 15 | (bits >> (2 * r + 1) & 1) << 31;
-#pragma unroll
-                for (int i = 2; i >= 0; i--) ptx::mma_m16n8k16_bf16(acc, a, b[tile][i]);
-            }
-#pragma unroll
-            for (int i = 0; i < 4; i++) {
-                const int part = row * 16 + g + i / 2 * 8;
-                const std::int64_t at = column0 + 2 * t + i % 2;
-                if (part < order && at < columns) store(part, at, acc[i]);
-            }
-        }
-    }
-}
-
-// The table from the launch's arguments into shared memory: whole warps read the same words.
-__device__ __forceinline__ void copy_signs(unsigned* table, const OrderSigns& signs, int order) {
-    const int tiles = (order + 15) / 16, lane = static_cast<int>(threadIdx.x) % 32;
-    for (int i = static_cast<int>(threadIdx.x) / 32; i < tiles * tiles * 8; i += static_cast<int>(blockDim.x) / 32) {
-        const unsigned word = signs.words[i];
-        if (lane == 0) table[i] = word;
-    }
-    __syncthreads();
-}
-
-// What all threads of a team have, given what every thread has. Barriers are the block's: its teams do the same steps.
-struct TeamReduction {
-    int first_warp, warps;  // of the team
-    __device__ __forceinline__ unsigned largest(unsigned value) const {
-        __shared__ unsigned slots[32];
-        value = __reduce_max_sync(0xffffffffu, value);
-        if (threadIdx.x % 32 == 0) slots[threadIdx.x / 32] = value;
-        __syncthreads();
-        for (int w = 0; w < warps; w++) value = max(value, slots[first_warp + w]);
-        return value;
-    }
-    __device__ __forceinline__ float sum(float value) const {
-        __shared__ float slots[32];
-#pragma unroll
-        for (int distance = 16; distance > 0; distance /= 2) value += __shfl_xor_sync(0xffffffffu, value, distance);
-        if (threadIdx.x % 32 == 0) slots[threadIdx.x / 32] = value;
-        __syncthreads();
-        value = 0;
-        for (int w = 0; w < warps; w++) value += slots[first_warp + w];
-        return value;
-    }
-    __device__ __forceinline__ int sum(int value) const {
-        __shared__ int slots[32];
-        value = __reduce_add_sync(0xffffffffu, value);
-        if (threadIdx.x % 32 == 0) slots[threadIdx.x / 32] = value;
-        __syncthreads();
-        value = 0;
-        for (int w = 0; w < warps; w++) value += slots[first_warp + w];
-        return value;
-    }
-};
-
-// 1/√(mean of squares + eps): squares are of x · 2^-e, e the exponent of the largest, so that none leaves the range of f32. The last
-// steps are in f64, by one thread: some devices have few units for it.
-__device__ __forceinline__ float inverse_norm(const TeamReduction& team, int team_thread, unsigned largest,
-                                              float squares, int exponent, std::int64_t mean_of, float eps) {
-    __shared__ float results[32];
-    const float total = team.sum(squares);
-    if (team_thread == 0) {
-        const double mean = static_cast<double>(total) / static_cast<double>(mean_of);
-        float result = static_cast<float>(1.0 / sqrt(scalbn(mean, 2 * exponent) + static_cast<double>(eps)));
-        if (largest >= 0x7f800000u) result = largest == 0x7f800000u ? 0.0f : __int_as_float(0x7fffffff);
-        results[team.first_warp] = result;
-    }
-    __syncthreads();
-    return results[team.first_warp];
-}
-
-// The group of a position: how many groups end at or before it.
-__device__ __forceinline__ std::int64_t group_of(const std::int32_t* offsets, std::int64_t groups,
-                                                 std::int64_t position) {
-    std::int64_t low = 0, high = groups;
-    while (low < high) {
-        const std::int64_t middle = (low + high) / 2;
-        if (offsets[middle + 1] <= position) low = middle + 1;
-        else high = middle;
-    }
-    return low;
-}
-
 template <bool has_order>
 __device__ __forceinline__ void transform_rows(const TransformArgs& args, const OrderSigns* signs) {
     ptx::let_next_launch_begin();
@@ -314,11 +177,8 @@ __device__ __forceinline__ void transform_rows(const TransformArgs& args, const 
     const bool x_aligned = depth % 8 == 0 && reinterpret_cast<std::uintptr_t>(args.x) % 16 == 0 &&
                            (args.x_stride * x_bytes % 16 == 0 || args.rows <= args.parts_per_row);
     const bool gamma_aligned = depth % 8 == 0 && reinterpret_cast<std::uintptr_t>(args.gamma) % 16 == 0;
-    unsigned char* table = nullptr;
-    if constexpr (has_order) {
-        table = reinterpret_cast<unsigned char*>(shared + teams * args.row_floats);
-        copy_signs(reinterpret_cast<unsigned*>(table), *signs, args.order);
-    }
+    const uint4* table = nullptr;
+    if constexpr (has_order) table = make_signs(shared + teams * args.row_floats, *signs, args.order);
     for (std::int64_t row0 = static_cast<std::int64_t>(blockIdx.x) * teams; row0 < args.rows;
          row0 += static_cast<std::int64_t>(gridDim.x) * teams) {
         const std::int64_t token = row0 + team_index;

@@ -1,7 +1,9 @@
 #include "launch/codes.hpp"
 
 #include "kernels/group_sums.cuh"
+#include "launch/codes_kernels.hpp"
 #include "launch/launch.hpp"
+#include "launch/sm90_codes.hpp"
 
 namespace fastffn::cuda {
 
@@ -21,6 +23,10 @@ bool are_few(const CodesArgs& args) {
 
 cudaError_t launch_codes(const CodesArgs& args, const TokenGroups* groups, cudaStream_t stream) {
     const bool few = groups ? groups->tile_tokens <= 16 : are_few(args);
+    if (!few && !groups && !wrong_codes(args) && prefers_sm90_codes(args)) {
+        const cudaError_t status = launch_sm90_codes(args, stream);
+        if (status != cudaErrorNotSupported) return status;
+    }
     return few ? launch_codes_few_tokens(args, groups, stream) : launch_codes_many_tokens(args, groups, stream);
 }
 

@@ -22,9 +22,10 @@ cudaError_t launch_codes_few_tokens(const CodesArgs& args, const TokenGroups* gr
     const std::int64_t row_blocks = (args.out_features + codes_rows - 1) / codes_rows;
     const std::int64_t token_blocks = groups ? groups->max_tiles : one_tile ? 1 : (args.tokens + 15) / 16;
     if (row_blocks > 0x7fffffff / token_blocks || (!groups && args.tokens > 0x7fffffff)) return cudaErrorInvalidValue;
-    // Short rows: blocks of fewer warps, that all have something to do and of which more fit.
+    // Blocks of four warps end one by one while others load; of eight where there are fewer blocks than places for them, on 132
+    // multiprocessors, and rows that are long enough.
     const std::int64_t chunks = args.padded_depth / codes_chunk_columns(args.bits);
-    const unsigned warps = chunks >= 24 ? codes_few_warps : chunks >= 4 ? 4 : 2;
+    const unsigned warps = chunks >= 24 && row_blocks * token_blocks < 4 * 132 ? codes_few_warps : chunks >= 4 ? 4 : 2;
     const Grid grid = {dim3(static_cast<unsigned>(row_blocks * token_blocks)),
                        dim3(warps * 32),
                        0,

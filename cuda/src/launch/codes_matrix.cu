@@ -46,8 +46,8 @@ cudaError_t prepare_bf16_codes(const DeviceRows& x, const DeviceMatrix& w, const
     if (pieces.counts_only()) return cudaSuccess;
     input->is_fresh = !is_ready || input->bf16_sums;
     if (!is_ready) {
-        const RowsArgs args = {x.data, dtype,            x.stride,      x.rows,    x.cols,
-                               rows,   input->row_bytes, input->stride, transform, scratch};
+        const RowsArgs args = {x.data,           dtype,         x.stride,  x.rows, x.cols, rows,
+                               input->row_bytes, input->stride, transform, scratch};
         if (const cudaError_t status = launch_copy_rows(DType::bf16, args, stream); status != cudaSuccess)
             return status;
     }

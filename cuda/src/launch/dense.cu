@@ -12,7 +12,7 @@ namespace {
 
 template <class P, int warps, int token_tiles>
 cudaError_t few(const DenseArgs& args, unsigned blocks, cudaStream_t stream) {
-    const Grid grid = {dim3(blocks), dim3(warps * 32), 0, stream, "few_tokens"};
+    const Grid grid = {dim3(blocks), dim3(warps * 32), 0, stream, "few_tokens", args.x_is_fresh};
     const AllTokens tokens{args.tokens};
     return args.w_gate ? launch(few_tokens_kernel<P, warps, token_tiles, true, AllTokens>, grid, args, tokens)
                        : launch(few_tokens_kernel<P, warps, token_tiles, false, AllTokens>, grid, args, tokens);

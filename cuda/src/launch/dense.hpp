@@ -36,6 +36,8 @@ struct DenseArgs {
     DType y_dtype;
     std::int64_t tokens, out_features;
     Activation activation;
+    // x was made by the launch before on this stream, one of ours that is no dependent: few_tokens may begin while it runs.
+    bool x_is_fresh;
 };
 
 // Up to this many tokens few_tokens reads each weight once and is limited by memory alone.

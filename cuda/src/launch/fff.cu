@@ -199,7 +199,7 @@ const char* refusal(const FffCall& call) {
     if (const char* reason = tree_refusal(call.tree)) return reason;
     if (call.down.payload)
         for (const DeviceMatrix* w : {&call.up, &call.down})
-            if (const char* reason = refusal(*w, true)) return reason;
+            if (const char* reason = refusal(*w)) return reason;
     return call.master.up.payload ? refusal(call.master) : nullptr;
 }
 

@@ -26,12 +26,9 @@ DeviceMatrix lowrank_outer(const DeviceMatrix& pair) {
     return factor(pair, layout_of(pair).outer_offset, pair.out_features, pair.parameters[0]);
 }
 
-const char* lowrank_refusal(const DeviceMatrix& pair, bool is_grouped) {
+const char* lowrank_refusal(const DeviceMatrix& pair) {
     const LowRankLayout layout = layout_of(pair);
-    if (layout.bytes == 0) return layout.reason;
-    return is_grouped && factors_of(pair) == format_int8
-               ? "stacks of low-rank matrices with int8 factors have no CUDA kernels"
-               : nullptr;
+    return layout.bytes == 0 ? layout.reason : nullptr;
 }
 
 cudaError_t prepare_lowrank(const DeviceRows& x, const DeviceMatrix& pair, Pieces& pieces, cudaStream_t stream,
@@ -56,11 +53,13 @@ cudaError_t prepare_lowrank(const DeviceRows& x, const DeviceMatrix& pair, Piece
         args.depth = pair.in_features;
         args.rank = rank;
         args.tokens = x.rows;
+        args.matrix_bytes = pair.matrix_bytes;
         args.p = static_cast<float*>(p.data);
         args.p_stride = p.stride;
         if (!pieces.counts_only()) {
             args.u_scales = reinterpret_cast<const float*>(args.u + layout.inner.scales_offset);
-            if (const cudaError_t status = launch_blocked_int8(args, stream); status != cudaSuccess) return status;
+            if (const cudaError_t status = launch_blocked_int8(args, groups, stream); status != cudaSuccess)
+                return status;
         }
     } else {
         Input rows;
@@ -75,19 +74,21 @@ cudaError_t prepare_lowrank(const DeviceRows& x, const DeviceMatrix& pair, Piece
     return status;
 }
 
-cudaError_t launch_blocked_int8(const BlockedInt8Args& args, cudaStream_t stream) {
-    if (args.row_bytes % 16 != 0 || args.blocks * blocked_columns < args.depth) return cudaErrorInvalidValue;
+cudaError_t launch_blocked_int8(const BlockedInt8Args& args, const TokenGroups* groups, cudaStream_t stream) {
+    if (args.row_bytes % 16 != 0 || args.matrix_bytes % 16 != 0 || args.blocks * blocked_columns < args.depth)
+        return cudaErrorInvalidValue;
     if (args.tokens == 0 || args.rank == 0) return cudaSuccess;
     const std::int64_t pieces = (args.tokens * args.blocks + blocked_warps - 1) / blocked_warps;
     // 16 blocks of 8 warps on each of 132 multiprocessors are all that run at once.
     const Grid codes = {dim3(static_cast<unsigned>(pieces < 2112 ? pieces : 2112)), dim3(blocked_warps * 32), 0, stream,
                         "blocked_codes"};
     if (const cudaError_t status = launch(blocked_codes_kernel, codes, args); status != cudaSuccess) return status;
-    const std::int64_t rows = (args.rank + blocked_rows - 1) / blocked_rows,
-                       tokens = (args.tokens + blocked_tokens - 1) / blocked_tokens;
-    const Grid grid = {dim3(static_cast<unsigned>(rows), static_cast<unsigned>(tokens < 65535 ? tokens : 65535)),
+    const std::int64_t rows = (args.rank + blocked_rows - 1) / blocked_rows;
+    const std::int64_t tiles = groups ? groups->max_tiles : (args.tokens + blocked_tokens - 1) / blocked_tokens;
+    const Grid grid = {dim3(static_cast<unsigned>(rows), static_cast<unsigned>(tiles < 65535 ? tiles : 65535)),
                        dim3(blocked_warps * 32), 0, stream, "blocked_int8"};
-    return launch(blocked_int8_kernel, grid, args);
+    return groups ? launch(blocked_int8_kernel<GroupedTokens>, grid, args, GroupedTokens{*groups}, groups->tile_tokens)
+                  : launch(blocked_int8_kernel<AllTokens>, grid, args, AllTokens{args.tokens}, blocked_tokens);
 }
 
 }  // namespace fastffn::cuda

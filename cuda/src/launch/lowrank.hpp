@@ -18,7 +18,7 @@ DeviceMatrix lowrank_outer(const DeviceMatrix& pair);
 cudaError_t prepare_lowrank(const DeviceRows& x, const DeviceMatrix& pair, Pieces& pieces, cudaStream_t stream,
                             Input* input, const TokenGroups* groups);
 
-const char* lowrank_refusal(const DeviceMatrix& pair, bool is_grouped);
+const char* lowrank_refusal(const DeviceMatrix& pair);
 
 // p = x · uᵀ for u of int8 with a scale per row and 256 columns; x likewise, per token and 256 columns.
 struct BlockedInt8Args {
@@ -30,9 +30,10 @@ struct BlockedInt8Args {
     const signed char* u;   // [rank], rows of row_bytes
     const float* u_scales;  // [blocks, rank]
     std::int64_t row_bytes, blocks, depth, rank, tokens;
-    float* p;  // [tokens, p_stride]
+    std::int64_t matrix_bytes;  // of a stack of pairs
+    float* p;                   // [tokens, p_stride]; with groups [positions, p_stride]
     std::int64_t p_stride;
 };
-cudaError_t launch_blocked_int8(const BlockedInt8Args& args, cudaStream_t stream);
+cudaError_t launch_blocked_int8(const BlockedInt8Args& args, const TokenGroups* groups, cudaStream_t stream);
 
 }  // namespace fastffn::cuda

@@ -61,6 +61,7 @@ cudaError_t multiply_sparse24(const Input& x, const DeviceMatrix& w, const Devic
         args.w_gate_scales = static_cast<const float*>(part(gate, layout.scales_offset));
     }
     args.matrix_bytes = w.matrix_bytes;
+    args.x_is_fresh = x.is_fresh;
     args.bias = bias.data;
     args.gate_bias = gate_bias.data;
     args.bias_dtype = static_cast<DType>(bias.dtype);
@@ -88,7 +89,7 @@ bool shares_rows(const DeviceMatrix& up, const DeviceMatrix& gate) {
 }
 
 DType hidden_dtype(const DeviceMatrix& down, DType x) {
-    if (is_bf16_codes(down)) return DType::bf16;
+    if (is_bf16_codes(down)) return down.flags & layout_hadamard_mask ? DType::f32 : DType::bf16;
     if (down.format == format_lowrank)  // its u may be of int8 with scales of its own, made from whole f32 numbers
         return lowrank_outer(down).format == format_int8 ? DType::f32 : row_dtype(lowrank_outer(down), x);
     return is_quantised(down) ? DType::f32 : row_dtype(down, x);
@@ -99,7 +100,7 @@ cudaError_t prepare(const DeviceRows& x, const DeviceMatrix& w, Pieces& pieces, 
     if (w.format == format_lowrank && !norm.gamma) return prepare_lowrank(x, w, pieces, stream, input, groups);
     const auto dtype = static_cast<DType>(x.dtype);
     RowTransform transform = {norm, {}};
-    if (is_quantised(w) && w.format != format_int8)
+    if (is_quantised(w) && values_format(w) != format_int8)
         transform.hadamard = hadamard_of_flags(w.flags, w.parameters[1], x.cols);
     auto* const scratch = pieces.take<float>(transform_scratch_bytes(x.rows, x.cols, transform));
     const bool launches = !pieces.counts_only();
@@ -132,6 +133,7 @@ cudaError_t prepare(const DeviceRows& x, const DeviceMatrix& w, Pieces& pieces, 
         input->rows = rows;
         input->stride = input->row_bytes;
         if (!launches) return cudaSuccess;
+        input->is_fresh = true;
         return launch_copy_rows(
             to, {x.data, dtype, x.stride, x.rows, x.cols, rows, input->row_bytes, input->row_bytes, transform, scratch},
             stream);
@@ -212,6 +214,7 @@ cudaError_t multiply(const Input& x, const DeviceMatrix& w, const DeviceMatrix& 
     args.tokens = y.rows;
     args.out_features = out_features;
     args.activation = activation;
+    args.x_is_fresh = x.is_fresh;
     const auto dense = [&](Product product) {
         return groups ? launch_dense(product, args, *groups, stream) : launch_dense(product, args, stream);
     };
@@ -222,8 +225,8 @@ cudaError_t multiply(const Input& x, const DeviceMatrix& w, const DeviceMatrix& 
     return groups ? launch_f32(weights, args, *groups, stream) : launch_f32(weights, args, stream);
 }
 
-const char* refusal(const DeviceMatrix& w, bool is_grouped) {
-    if (w.format == format_lowrank) return lowrank_refusal(w, is_grouped);
+const char* refusal(const DeviceMatrix& w) {
+    if (w.format == format_lowrank) return lowrank_refusal(w);
     const DeviceLayout layout = layout_of(w);
     return layout.bytes == 0 ? layout.reason : nullptr;
 }

@@ -28,7 +28,7 @@ struct Input {
 };
 
 // nullptr: there are kernels; else why not.
-const char* refusal(const DeviceMatrix& w, bool is_grouped = false);
+const char* refusal(const DeviceMatrix& w);
 
 // Whether rows prepared for one matrix serve the other, and a gated multiply() takes both.
 bool shares_rows(const DeviceMatrix& up, const DeviceMatrix& gate);

@@ -253,10 +253,9 @@ MoeCall chunk_of(const MoeCall& call, std::int64_t token, std::int64_t count) {
 const char* refusal(const MoeCall& call) {
     for (int i = 0; i < call.stack_count + call.shared_count; i++) {
         const MoeStack& stack = call.stacks[i];
-        const bool is_grouped = i < call.stack_count;
         for (const DeviceMatrix* w : {&stack.up, &stack.gate, &stack.down})
             if (w->payload || w != &stack.gate)
-                if (const char* reason = refusal(*w, is_grouped)) return reason;
+                if (const char* reason = refusal(*w)) return reason;
     }
     if (call.picks > most_picks) return "more than 4096 ids per token have no CUDA kernels";
     if (call.special_count > most_special) return "more than 128 special experts have no CUDA kernels";

@@ -18,8 +18,12 @@ cudaError_t few(const Sparse24Args& args, const Sparse24Tokens& tokens, cudaStre
     if (of_tokens > 0x7fffffff || of_tokens * of_rows > 0x7fffffff) return cudaErrorInvalidValue;
     // With fewer blocks than would fill the device, more warps share a block's depth. 264 = two blocks on each of 132.
     const int warps = token_tiles == 1 && of_tokens * of_rows < 264 ? 16 : 8;
-    const Grid grid = {dim3(static_cast<unsigned>(of_tokens * of_rows)), dim3(static_cast<unsigned>(warps * 32)), 0,
-                       stream, "sparse24_few_tokens"};
+    const Grid grid = {dim3(static_cast<unsigned>(of_tokens * of_rows)),
+                       dim3(static_cast<unsigned>(warps * 32)),
+                       0,
+                       stream,
+                       "sparse24_few_tokens",
+                       args.x_is_fresh};
     return args.w_gate ? launch(sparse24_few_tokens_kernel<P, token_tiles, true>, grid, args, tokens, of_tokens)
                        : launch(sparse24_few_tokens_kernel<P, token_tiles, false>, grid, args, tokens, of_tokens);
 }

@@ -34,6 +34,8 @@ struct Sparse24Args {
     DType y_dtype;
     std::int64_t tokens, out_features;
     Activation activation;
+    // x was made by the launch before on this stream, one of ours that is no dependent: the product may begin while it runs.
+    bool x_is_fresh;
 };
 
 // Up to this many tokens each weight is read once and its kernel is limited by memory alone.

@@ -17,8 +17,12 @@ cudaError_t many(const Sparse24Args& args, const Sparse24Tokens& tokens, cudaStr
     const std::int64_t token_tiles = sparse24_token_blocks(tokens, T::tokens), row_tiles = row_tiles_of<T>(args);
     // Tile numbers are int in the kernel, a band beyond the end included.
     if (token_tiles > 0x7fffffff / T::band / 2 || token_tiles * row_tiles > 0x7fffffff) return cudaErrorInvalidValue;
-    const Grid grid = {dim3(static_cast<unsigned>(token_tiles * row_tiles)), dim3(T::threads),
-                       (Sparse24Bytes<P, T>::shared), stream, "sparse24_many_tokens"};
+    const Grid grid = {dim3(static_cast<unsigned>(token_tiles * row_tiles)),
+                       dim3(T::threads),
+                       (Sparse24Bytes<P, T>::shared),
+                       stream,
+                       "sparse24_many_tokens",
+                       args.x_is_fresh};
     return args.w_gate ? launch(sparse24_many_tokens_kernel<P, T, true>, grid, args, tokens, token_tiles, row_tiles)
                        : launch(sparse24_many_tokens_kernel<P, T, false>, grid, args, tokens, token_tiles, row_tiles);
 }

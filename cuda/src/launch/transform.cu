@@ -33,12 +33,7 @@ int log_of(std::int64_t power) {
 // Arguments of a kernel end at 4 KiB before CUDA 12.1.
 static_assert(sizeof(TransformArgs) + sizeof(OrderSigns) <= 4096, "mix_rows_kernel has too many arguments");
 
-int table_bytes(int order) {
-    const int tiles = (order + 15) / 16;
-    return order > 1 ? tiles * tiles * 32 : 0;
-}
-
-// The signs of an order's matrix as mma's lanes take them, made when they are asked for first.
+// The signs of an order's matrix, made when they are asked for first.
 const OrderSigns& signs_of(int order, bool is_inverse) {
     static OrderSigns tables[hadamard_order_count][2];
     static std::once_flag made[hadamard_order_count][2];
@@ -46,18 +41,11 @@ const OrderSigns& signs_of(int order, bool is_inverse) {
     while (which + 1 < hadamard_order_count && hadamard_orders[which] != order) which++;
     OrderSigns& signs = tables[which][is_inverse];
     std::call_once(made[which][is_inverse], [&] {
-        const int tiles = (order + 15) / 16;
-        for (int row_tile = 0; row_tile < tiles; row_tile++)
-            for (int tile = 0; tile < tiles; tile++)
-                for (int lane = 0; lane < 32; lane++)
-                    for (int bit = 0; bit < 8; bit++) {
-                        const int i = row_tile * 16 + lane / 4 + bit / 2 % 2 * 8;
-                        const int j = tile * 16 + lane % 4 * 2 + bit / 4 * 8 + bit % 2;
-                        if (i >= order || j >= order) continue;
-                        const int entry = is_inverse ? hadamard_entry(order, j, i) : hadamard_entry(order, i, j);
-                        const int byte = (row_tile * tiles + tile) * 32 + lane;
-                        if (entry < 0) signs.words[byte / 4] |= 1u << (byte % 4 * 8 + bit);
-                    }
+        for (int i = 0; i < order; i++)
+            for (int j = 0; j < order; j++) {
+                const int entry = is_inverse ? hadamard_entry(order, j, i) : hadamard_entry(order, i, j);
+                if (entry < 0) signs.words[(i * order + j) / 32] |= 1u << (i * order + j) % 32;
+            }
     });
     return signs;
 }
@@ -70,7 +58,7 @@ int attribute(cudaDeviceAttr which) {
 }
 
 bool fits_shared(std::int64_t depth, int order) {
-    const std::int64_t bytes = row_floats(depth) * 4 + table_bytes(order);
+    const std::int64_t bytes = row_floats(depth) * 4 + order_table_bytes(order);
     if (bytes <= sure_shared_bytes) return true;
     constexpr int static_bytes = 1024;  // more than the kernels' own
     return bytes <= attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin) - static_bytes;
@@ -79,14 +67,16 @@ bool fits_shared(std::int64_t depth, int order) {
 cudaError_t launch_in_shared(TransformArgs args, bool is_inverse, cudaStream_t stream) {
     const bool has_order = args.order > 1;
     const int most = has_order ? mix_threads : transform_threads;
-    // 32 columns a thread, and blocks of at least 256 threads where rows are short.
-    const auto wanted = static_cast<int>(round_to((args.depth + 31) / 32, 32));
+    // 32 columns a thread, and blocks of at least 256 threads where rows are short. Few rows: a vector a thread, as nothing else
+    // hides the latency of loads.
+    const int columns = args.rows <= 128 ? 8 : 32;
+    const auto wanted = static_cast<int>(round_to((args.depth + columns - 1) / columns, 32));
     args.team = wanted < most ? wanted : most;
     args.row_floats = static_cast<int>(row_floats(args.depth));
     int teams = 256 / args.team;
     if (teams < 1) teams = 1;
     while (teams > 1 && teams / 2 >= args.rows) teams /= 2;
-    const std::int64_t shared = std::int64_t{teams} * args.row_floats * 4 + table_bytes(args.order);
+    const std::int64_t shared = std::int64_t{teams} * args.row_floats * 4 + order_table_bytes(args.order);
     std::int64_t blocks = (args.rows + teams - 1) / teams;
     // With signs to copy a block takes several rows.
     const std::int64_t limit = has_order ? 4 * attribute(cudaDevAttrMultiProcessorCount) : 0x7fffffff;
@@ -142,7 +132,7 @@ cudaError_t transform_long(const RowsArgs& args, std::int64_t first, const LongR
     const auto* const x = static_cast<const unsigned char*>(args.x) + first * args.x_stride * element;
     const bool transforms = h.power > 1 || h.order > 1;
     if (t.norm.gamma) {
-        const auto blocks = static_cast<unsigned>(rows.count < 65536 ? rows.count : 65536);
+        const auto blocks = static_cast<unsigned>(rows.count);
         const cudaError_t status = launch(norm_rows_kernel, {dim3(blocks), dim3(long_threads), 0, stream, "norm_rows"},
                                           rows, args.x, args.dtype, args.x_stride, first, t.norm);
         if (status != cudaSuccess || !transforms) return status;
@@ -176,10 +166,10 @@ cudaError_t transform_long(const RowsArgs& args, std::int64_t first, const LongR
             return status;
     }
     if (h.order == 1) return cudaSuccess;
-    const std::int64_t power = args.depth / h.order, blocks = (power + long_threads / 4 - 1) / (long_threads / 4);
+    const std::int64_t power = args.depth / h.order, blocks = (power + long_threads / 2 - 1) / (long_threads / 2);
     const Grid grid = {dim3(static_cast<unsigned>(blocks < 65536 ? blocks : 65536),
                             static_cast<unsigned>(rows.count < 65535 ? rows.count : 65535)),
-                       dim3(long_threads), table_bytes(h.order), stream, "mix_long_rows"};
+                       dim3(long_threads), order_table_bytes(h.order), stream, "mix_long_rows"};
     return launch(mix_long_rows_kernel, grid, rows, h.order, signs_of(h.order, h.is_inverse));
 }
 
@@ -203,8 +193,9 @@ std::int64_t rows_at_once(std::int64_t tokens, std::int64_t depth) {
 
 bool wrong(const RowsArgs& args) {
     const RowHadamard& h = args.transform.hadamard;
-    return args.tokens < 0 || args.depth < 1 || h.power < 1 || h.order < 1 || (h.power & (h.power - 1)) != 0 ||
-           args.depth % (h.power * h.order) != 0 || (h.order > 1 && args.depth != h.power * h.order) ||
+    return args.tokens < 0 || args.tokens > 0x7fffffff || args.depth < 1 || h.power < 1 || h.order < 1 ||
+           (h.power & (h.power - 1)) != 0 || args.depth % (h.power * h.order) != 0 ||
+           (h.order > 1 && args.depth != h.power * h.order) ||
            (args.transform.norm.gamma && args.transform.norm.mean_of < 1);
 }
 
@@ -222,7 +213,7 @@ RowsArgs from_scratch(const RowsArgs& args, std::int64_t first, const LongRows& 
 }  // namespace
 
 std::int64_t transform_scratch_bytes(std::int64_t tokens, std::int64_t depth, const RowTransform& transform) {
-    if (!transform.any() || row_floats(depth) * 4 + table_bytes(transform.hadamard.order) <= sure_shared_bytes)
+    if (!transform.any() || row_floats(depth) * 4 + order_table_bytes(transform.hadamard.order) <= sure_shared_bytes)
         return 0;
     return rows_at_once(tokens, depth) * round_to(depth, 4) * 4;
 }

@@ -16,6 +16,8 @@ namespace emulator {
 void mbarrier_init(const Site& site, void* barrier, unsigned arrivals);
 void mbarrier_fence_init();
 void mbarrier_arrive(const Site& site, void* barrier, unsigned expected_bytes);
+// The mbarrier at the same place in another block of the cluster.
+void mbarrier_arrive_at(const Site& site, void* local, int rank);
 void mbarrier_wait(const Site& site, void* barrier, unsigned parity);
 void fence_proxy_async();
 
@@ -36,7 +38,9 @@ static_assert(sizeof(TensorMap) == 128, "as CUtensorMap");
 bool make_tensor_map(TensorMap* map, const void* data, const std::int64_t (&sizes)[3], const std::int64_t (&strides)[2],
                      int rank, int box_bytes, int box_rows, int swizzle);
 void bulk_copy(const Site& site, void* shared, const void* global, unsigned bytes, void* barrier);
-void bulk_copy_box(const Site& site, void* shared, const TensorMap* map, int rank, const int (&at)[3], void* barrier);
+// `blocks`: a bit for each block of the cluster that gets the box, at the same place, and its bytes counted; 0: this one.
+void bulk_copy_box(const Site& site, void* shared, const TensorMap* map, int rank, const int (&at)[3], void* barrier,
+                   unsigned blocks = 0);
 
 // ---- wgmma ----
 

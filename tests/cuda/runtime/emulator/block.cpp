@@ -46,6 +46,7 @@ void body_of_thread(void* body) {
     check_waited();
     self.state = State::done;
     ++block.done;
+    ++block.done_of_block[self.rank];
 }
 
 const char* base_name(const char* path) {
@@ -80,12 +81,18 @@ void make_schedule(std::uint64_t number) {
     block.ready.assign((n + 63) / 64, 0);
 }
 
+// One block, or a cluster of them from `index` on.
 void run_block(const LaunchShape& shape, uint3 index, const std::function<void()>& body, std::uint64_t number) {
-    block.index = index;
-    block.threads = static_cast<int>(shape.block[0] * shape.block[1] * shape.block[2]);
+    block.blocks = static_cast<int>(shape.cluster);
+    block.threads_of_block = static_cast<int>(shape.block[0] * shape.block[1] * shape.block[2]);
+    block.threads = block.blocks * block.threads_of_block;
     block.done = block.conditions = 0;
     block.failure.clear();
-    for (Barrier& barrier : block.barriers) barrier = Barrier{};
+    for (int rank = 0; rank < block.blocks; rank++) {
+        block.index[rank] = {index.x + static_cast<unsigned>(rank), index.y, index.z};
+        block.done_of_block[rank] = 0;
+        for (Barrier& barrier : block.barriers[rank]) barrier = Barrier{};
+    }
     while (static_cast<int>(block.pool.size()) < block.threads) block.pool.push_back(std::make_unique<Thread>());
     make_schedule(number);
     prepare_shared_memory(shape.shared_bytes);
@@ -94,14 +101,15 @@ void run_block(const LaunchShape& shape, uint3 index, const std::function<void()
     for (int i = 0; i < block.threads; i++) {
         Thread& thread = *block.pool[i];
         thread.number = i;
-        thread.index = {i % shape.block[0], i / shape.block[0] % shape.block[1], i / (shape.block[0] * shape.block[1])};
+        thread.rank = i / block.threads_of_block;
+        const unsigned t = static_cast<unsigned>(i % block.threads_of_block);
+        thread.index = {t % shape.block[0], t / shape.block[0] % shape.block[1], t / (shape.block[0] * shape.block[1])};
         thread.site = Site{};
         thread.groups.clear();
         thread.open_group.clear();
         block.set_ready(thread);
         thread.fiber.start(body_of_thread, const_cast<std::function<void()>*>(&body));
     }
-    blockIdx = index;
     std::int64_t turns = 0;
     while (block.done < block.threads && block.failure.empty()) {
         end_copies(false);
@@ -120,6 +128,7 @@ void run_block(const LaunchShape& shape, uint3 index, const std::function<void()
         }
         block.running = thread;
         threadIdx = thread->index;
+        blockIdx = block.index[thread->rank];
         thread->fiber.resume();
         if (thread->state == State::done) {
             block.ready[block.rank_of_thread[thread->number] / 64] &=
@@ -137,7 +146,10 @@ void run_block(const LaunchShape& shape, uint3 index, const std::function<void()
 
 std::string thread_name(const Thread& thread) {
     char text[96];
-    std::snprintf(text, sizeof text, "thread (%u, %u, %u)", thread.index.x, thread.index.y, thread.index.z);
+    const int length =
+        std::snprintf(text, sizeof text, "thread (%u, %u, %u)", thread.index.x, thread.index.y, thread.index.z);
+    if (block.blocks > 1)
+        std::snprintf(text + length, sizeof text - static_cast<std::size_t>(length), " of rank %d", thread.rank);
     return text;
 }
 
@@ -215,8 +227,10 @@ std::string Block::describe_waiting() const {
 }
 
 void Block::check_early_exit() {
-    if (done && barriers[0].arrived && done + barriers[0].arrived == threads)
-        failure = "threads returned while the others wait at a barrier of the whole block:" + describe_waiting();
+    for (int rank = 0; rank < blocks; rank++)
+        if (done_of_block[rank] && barriers[rank][0].arrived &&
+            done_of_block[rank] + barriers[rank][0].arrived == threads_of_block)
+            failure = "threads returned while the others wait at a barrier of the whole block:" + describe_waiting();
 }
 
 int lane() { return block.running->number % 32; }
@@ -242,8 +256,10 @@ void wait_for(const Site& site, const char* what, bool (*ready)(void*), void* ar
 
 int barrier(const Site& site, const char* name, int id, int threads, int value, bool waits) {
     Thread& self = *block.running;
-    if (id < 0 || id > 15) fail(site, "%s: barrier %d; there are 0 to 15", name, id);
-    Barrier& barrier = block.barriers[id];
+    if (id < 0 || id > cluster_barrier) fail(site, "%s: barrier %d; there are 0 to 15", name, id);
+    const bool of_cluster = id == cluster_barrier;
+    const int rank = of_cluster ? 0 : self.rank;
+    Barrier& barrier = block.barriers[rank][id];
     if (id != 0 && (threads <= 0 || threads % 32))
         fail(site, "%s: %d threads; expected a multiple of 32", name, threads);
     if (barrier.arrived == 0) {
@@ -253,26 +269,27 @@ int barrier(const Site& site, const char* name, int id, int threads, int value, 
         barrier.name = name;
     } else if (barrier.expected != threads) {
         fail(site, "%s: barrier %d for %d threads, but others came to it for %d", name, id, threads, barrier.expected);
-    } else if (id == 0 && (barrier.site.line != site.line || std::strcmp(barrier.site.file, site.file) != 0)) {
+    } else if ((id == 0 || of_cluster) &&
+               (barrier.site.line != site.line || std::strcmp(barrier.site.file, site.file) != 0)) {
         fail(site, "%s: divergent: other threads of the block wait at %s of %s:%d", name, barrier.name,
              base_name(barrier.site.file), barrier.site.line);
     }
     ++barrier.arrived;
     barrier.sum += value;
-    races::arrive_at_barrier(id);
+    races::arrive_at_barrier(rank, id);
     if (barrier.arrived == barrier.expected) {
         barrier.arrived = 0;
         const int sum = barrier.sum;
         for (int i = 0; i < block.threads; i++) {
             Thread& thread = *block.pool[i];
-            if (thread.state == State::barrier && thread.barrier_id == id) {
+            if (thread.state == State::barrier && thread.barrier_id == id && (of_cluster || thread.rank == rank)) {
                 thread.barrier_sum = sum;
                 block.set_ready(thread);
-                races::leave_barrier(id, thread.number);
+                races::leave_barrier(rank, id, thread.number);
             }
         }
-        if (waits) races::leave_barrier(id, self.number);
-        races::reset_barrier(id);
+        if (waits) races::leave_barrier(rank, id, self.number);
+        races::reset_barrier(rank, id);
         yield();
         return sum;
     }
@@ -284,6 +301,10 @@ int barrier(const Site& site, const char* name, int id, int threads, int value, 
     return self.barrier_sum;
 }
 
+int cluster_rank() { return block.running->rank; }
+int cluster_blocks() { return block.blocks; }
+void cluster_sync(const Site& site) { barrier(site, "barrier.cluster", cluster_barrier, block.threads, 0, true); }
+
 // ---- launches ----
 
 void set_seed(std::uint64_t value) {
@@ -292,7 +313,8 @@ void set_seed(std::uint64_t value) {
 }
 
 const char* last_failure() { return failure.c_str(); }
-int threads_of_last_block() { return block.threads; }
+int threads_of_last_block() { return block.threads_of_block; }
+int blocks_of_last_cluster() { return block.blocks; }
 std::uint64_t launches() { return launch_count; }
 void allow_shared_bytes(const void* kernel, std::size_t bytes) { allowed_shared[kernel] = bytes; }
 
@@ -318,17 +340,25 @@ bool run_launch(const LaunchShape& shape, const std::function<void()>& body) {
         return refuse(std::to_string(shape.shared_bytes) + " bytes of dynamic shared memory; this kernel may have " +
                       std::to_string(most_shared));
 
+    if (shape.cluster < 1 || shape.cluster > most_blocks || shape.grid[0] % shape.cluster)
+        return refuse("clusters of " + std::to_string(shape.cluster) + " in a grid of " +
+                      std::to_string(shape.grid[0]) + " blocks; up to " + std::to_string(most_blocks) +
+                      " that divide it are emulated");
+    if (shape.cluster > 1 && architecture() < 90)
+        return refuse("sm_" + std::to_string(architecture()) + " has no clusters; expected sm_90");
+
     block.random.seed(seed() * 0x9E3779B97F4A7C15u + launch_count);
     ++launch_count;
     gridDim = dim3(shape.grid[0], shape.grid[1], shape.grid[2]);
     blockDim = dim3(shape.block[0], shape.block[1], shape.block[2]);
     // A random first block and a stride without a common factor with their number: every block once, in no useful order.
-    const std::uint64_t first = block.random() % blocks, policy = block.random();
-    std::uint64_t stride = blocks > 2 ? 1 + block.random() % (blocks - 1) : 1;
-    while (std::gcd(stride, blocks) != 1) ++stride;
+    const std::uint64_t clusters = blocks / shape.cluster;
+    const std::uint64_t first = block.random() % clusters, policy = block.random();
+    std::uint64_t stride = clusters > 2 ? 1 + block.random() % (clusters - 1) : 1;
+    while (std::gcd(stride, clusters) != 1) ++stride;
     races::begin_launch(shape.is_dependent);
-    for (std::uint64_t i = 0; i < blocks; i++) {
-        const std::uint64_t b = (first + i * stride) % blocks;
+    for (std::uint64_t i = 0; i < clusters; i++) {
+        const std::uint64_t b = (first + i * stride) % clusters * shape.cluster;
         const uint3 index = {static_cast<unsigned>(b % shape.grid[0]),
                              static_cast<unsigned>(b / shape.grid[0] % shape.grid[1]),
                              static_cast<unsigned>(b / shape.grid[0] / shape.grid[1])};

@@ -26,7 +26,8 @@ enum class State { ready, barrier, warp, condition, phase, done };
 
 struct Thread {
     Fiber fiber;
-    int number = 0;  // in its block
+    int number = 0;  // in its cluster: those of its first block, of its second …
+    int rank = 0;    // of its block in the cluster
     uint3 index{};
     State state = State::done;
     Site site{};
@@ -53,13 +54,19 @@ struct Barrier {
     const char* name = "";
 };
 
+// Blocks of a cluster, which run together: mostly one.
+constexpr int most_blocks = 4;
+// Beside the 16 barriers of a block: that of its cluster.
+constexpr int cluster_barrier = 16;
+
 struct Block {
     std::vector<std::unique_ptr<Thread>> pool;  // only grows
-    int threads = 0, done = 0;
-    uint3 index{};
+    int threads = 0, done = 0;                  // of all blocks
+    int blocks = 1, threads_of_block = 0, done_of_block[most_blocks] = {};
+    uint3 index[most_blocks] = {};
     Thread* running = nullptr;
     std::string failure;
-    Barrier barriers[16];
+    Barrier barriers[most_blocks][17];
     std::mt19937_64 random;
     // The schedule: thread number by rank; the first ready rank goes on, or one from a random place.
     enum class Policy { random, order } policy = Policy::random;
@@ -67,7 +74,7 @@ struct Block {
     std::vector<std::uint64_t> ready;  // bits by rank
     int conditions = 0;                // threads in State::condition
 
-    unsigned char* dynamic = nullptr;
+    unsigned char* dynamic = nullptr;  // of the first block; the others' are shared_span() apart
     std::size_t dynamic_bytes = 0;
 
     void set_ready(Thread& thread);

@@ -71,6 +71,9 @@ void end_one(std::size_t i) {
             const auto address = reinterpret_cast<std::uintptr_t>(copy.shared + r * copy.bytes + k);
             std::memcpy(reinterpret_cast<void*>(swizzled(address, copy.swizzle)), chunk, 16);
         }
+    const int rank = static_cast<int>((copy.shared - block.dynamic) / shared_span());
+    if (block.done_of_block[rank] == block.threads_of_block && block.failure.empty())
+        block.failure = "line " + std::to_string(copy.site.line) + ": a bulk copy ended in a block that has returned";
     const std::string wrong = complete_bytes(copy.barrier, copy.rows * copy.bytes, copy.agent);
     if (!wrong.empty() && block.failure.empty())
         block.failure = "line " + std::to_string(copy.site.line) + ": " + wrong;
@@ -105,6 +108,7 @@ void bulk_copy(const Site& site, void* shared, const void* global, unsigned byte
     if (bytes == 0 || bytes % 16) fail(site, "cp.async.bulk: %u bytes; expected a multiple of 16", bytes);
     check_shared(site, "cp.async.bulk destination", shared, bytes, 16);
     check_aligned(site, "cp.async.bulk source", global, 16);
+    check_shared(site, "cp.async.bulk mbarrier", barrier, 8, 8);
     start({site,
            static_cast<unsigned char*>(shared),
            barrier,
@@ -120,7 +124,8 @@ void bulk_copy(const Site& site, void* shared, const void* global, unsigned byte
            {}});
 }
 
-void bulk_copy_box(const Site& site, void* shared, const TensorMap* map, int rank, const int (&at)[3], void* barrier) {
+void bulk_copy_box(const Site& site, void* shared, const TensorMap* map, int rank, const int (&at)[3], void* barrier,
+                   unsigned blocks) {
     check_aligned(site, "cp.async.bulk.tensor: the map", map, 64);
     if (map->magic != map_magic) fail(site, "cp.async.bulk.tensor: this is no tensor map");
     if (map->rank != rank) fail(site, "cp.async.bulk.tensor: %d coordinates for a map of %d", rank, map->rank);
@@ -131,24 +136,34 @@ void bulk_copy_box(const Site& site, void* shared, const TensorMap* map, int ran
     if (map->swizzle && bytes != map->swizzle)
         fail(site, "cp.async.bulk.tensor: boxes of %d bytes with a swizzle of %d are not emulated", map->box[0],
              map->swizzle);
+    check_shared(site, "cp.async.bulk.tensor mbarrier", barrier, 8, 8);
     const bool inside = at[2] >= 0 && at[2] < map->sizes[2];
     const std::int64_t first_row = at[1], first_byte = at[0];
     const auto clip = [](std::int64_t value, std::int64_t most) {
         return std::min(std::max<std::int64_t>(value, 0), most);
     };
-    start({site,
-           static_cast<unsigned char*>(shared),
-           barrier,
-           map->data + at[2] * map->strides[1] + first_row * map->strides[0] + first_byte,
-           map->strides[0],
-           rows,
-           bytes,
-           inside ? clip(-first_row, rows) : 0,
-           inside ? clip(map->sizes[1] - first_row, rows) : 0,
-           clip(-first_byte, bytes),
-           clip(map->sizes[0] - first_byte, bytes),
-           map->swizzle,
-           {}});
+    const BulkCopy copy = {site,
+                           static_cast<unsigned char*>(shared),
+                           barrier,
+                           map->data + at[2] * map->strides[1] + first_row * map->strides[0] + first_byte,
+                           map->strides[0],
+                           rows,
+                           bytes,
+                           inside ? clip(-first_row, rows) : 0,
+                           inside ? clip(map->sizes[1] - first_row, rows) : 0,
+                           clip(-first_byte, bytes),
+                           clip(map->sizes[0] - first_byte, bytes),
+                           map->swizzle,
+                           {}};
+    if (blocks == 0) return start(copy);
+    // Each block's bytes arrive in their own time.
+    for (int rank_of_block = 0; blocks >> rank_of_block; rank_of_block++)
+        if (blocks >> rank_of_block & 1) {
+            BulkCopy other = copy;
+            other.shared = static_cast<unsigned char*>(in_block(site, "cp.async.bulk.tensor", shared, rank_of_block));
+            other.barrier = in_block(site, "cp.async.bulk.tensor", barrier, rank_of_block);
+            start(other);
+        }
 }
 
 void begin_asynchronous() {

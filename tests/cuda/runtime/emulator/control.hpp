@@ -22,6 +22,7 @@ const char* last_failure();
 
 // Of the last launch: which kernel a launcher chose.
 int threads_of_last_block();
+int blocks_of_last_cluster();
 
 // Launches of this process so far.
 std::uint64_t launches();
@@ -44,7 +45,8 @@ struct LaunchShape {
     unsigned grid[3], block[3];
     std::size_t shared_bytes;
     const void* kernel;
-    bool is_dependent;  // could overlap with the launch before
+    bool is_dependent = false;  // could overlap with the launch before
+    unsigned cluster = 1;       // blocks, in direction x
 };
 bool run_launch(const LaunchShape& shape, const std::function<void()>& body);
 void allow_shared_bytes(const void* kernel, std::size_t bytes);

@@ -1,4 +1,6 @@
 // The device as kernels and their instructions see it: threads of the running block, barriers, warps, shared memory.
+// Blocks of a cluster run together, as one block of all their threads with barriers and dynamic shared memory for each; they may
+// have no __shared__ variables, which would be the same for all.
 //
 // A block's threads are fibers that run one at a time, from one synchronising call to the next; which one goes on is the
 // schedule's choice. Blocks run one after another, in an order that the schedule shuffles: no kernel may wait for another
@@ -35,6 +37,13 @@ void wait_for(const Site& site, const char* what, bool (*ready)(void*), void* ar
 
 // Barrier 0 takes all threads of the block, others `threads` of them. Returns the sum of `value` over all that came.
 int barrier(const Site& site, const char* name, int id, int threads, int value, bool waits);
+
+// ---- clusters ----
+
+int cluster_rank();
+int cluster_blocks();
+// Waits for all threads of the cluster.
+void cluster_sync(const Site& site);
 
 // ---- warp operations ----
 

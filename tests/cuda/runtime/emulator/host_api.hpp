@@ -41,10 +41,15 @@ enum cudaDeviceAttr {
     cudaDevAttrMaxSharedMemoryPerMultiprocessor = 81,
     cudaDevAttrMaxSharedMemoryPerBlockOptin = 97,
 };
-enum cudaLaunchAttributeID { cudaLaunchAttributeIgnore = 0, cudaLaunchAttributeProgrammaticStreamSerialization = 6 };
+enum cudaLaunchAttributeID {
+    cudaLaunchAttributeIgnore = 0,
+    cudaLaunchAttributeClusterDimension = 4,
+    cudaLaunchAttributeProgrammaticStreamSerialization = 6
+};
 struct cudaLaunchAttribute {
     cudaLaunchAttributeID id;
     struct {
+        dim3 clusterDim;
         int programmaticStreamSerializationAllowed;
     } val;
 };
@@ -168,6 +173,21 @@ inline cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, T*
     return *blocks = 1, cudaSuccess;
 }
 
+namespace emulator {
+inline unsigned cluster_of(const cudaLaunchConfig_t& config) {
+    for (unsigned i = 0; i < config.numAttrs; i++)
+        if (config.attrs[i].id == cudaLaunchAttributeClusterDimension) return config.attrs[i].val.clusterDim.x;
+    return 1;
+}
+}  // namespace emulator
+
+template <class T>
+inline cudaError_t cudaOccupancyMaxActiveClusters(int* clusters, T*, const cudaLaunchConfig_t* config) {
+    const auto blocks = static_cast<int>(emulator::cluster_of(*config));
+    *clusters = emulator::architecture() < 90 ? 0 : emulator::multiprocessors() / blocks;
+    return cudaSuccess;
+}
+
 template <class... Parameters, class... Arguments>
 inline cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
                                       Arguments&&... arguments) {
@@ -180,7 +200,8 @@ inline cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*k
                                          {config->blockDim.x, config->blockDim.y, config->blockDim.z},
                                          config->dynamicSmemBytes,
                                          reinterpret_cast<const void*>(kernel),
-                                         is_dependent};
+                                         is_dependent,
+                                         emulator::cluster_of(*config)};
     const bool ok = emulator::run_launch(shape, [&] { std::apply(kernel, parameters); });
     if (!ok) emulator::pending_error() = cudaErrorLaunchFailure;
     return ok ? cudaSuccess : cudaErrorLaunchFailure;

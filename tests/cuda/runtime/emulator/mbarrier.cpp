@@ -7,6 +7,7 @@
 #include "emulator/asynchronous.hpp"
 #include "emulator/block.hpp"
 #include "emulator/control.hpp"
+#include "emulator/memory.hpp"
 
 namespace emulator {
 
@@ -35,12 +36,29 @@ void end_phase_if_complete(void* at, Mbarrier& barrier) {
     if (barrier.missing == 0 && barrier.bytes == 0) end_phase(at, barrier);
 }
 
+void mbarrier_arrive_known(const Site& site, void* at, Mbarrier& barrier, unsigned expected_bytes) {
+    if (barrier.missing == 0)
+        fail(site, "mbarrier.arrive: all %d arrivals of phase %u have come already", barrier.arrivals, barrier.phase);
+    barrier.bytes += expected_bytes;
+    if (barrier.bytes >= 1 << 20) fail(site, "mbarrier.arrive: more than 2^20 - 1 bytes expected");
+    --barrier.missing;
+    races::release_into(barrier.gathering);
+    end_phase_if_complete(at, barrier);
+    yield();
+}
+
 }  // namespace
 
 void begin_mbarriers() { mbarriers.clear(); }
 
+void* in_block(const Site& site, const char* name, void* local, int rank) {
+    if (rank < 0 || rank >= block.blocks) fail(site, "%s: rank %d in a cluster of %d blocks", name, rank, block.blocks);
+    if (block.done_of_block[rank] == block.threads_of_block)
+        fail(site, "%s: all threads of rank %d have returned, and with them its shared memory", name, rank);
+    return static_cast<unsigned char*>(local) + (rank - block.running->rank) * shared_span();
+}
+
 Mbarrier& mbarrier_at(const Site& site, const char* name, void* barrier) {
-    check_shared(site, name, barrier, 8, 8);
     const auto found = mbarriers.find(barrier);
     if (found == mbarriers.end()) fail(site, "%s: no mbarrier was initialised there", name);
     std::uint64_t bits;
@@ -72,19 +90,18 @@ void fence_proxy_async() {
     mbarrier_fence_init();
 }
 
+void mbarrier_arrive_at(const Site& site, void* local, int rank) {
+    void* const at = in_block(site, "mbarrier.arrive", local, rank);
+    mbarrier_arrive_known(site, at, mbarrier_at(site, "mbarrier.arrive", at), 0);
+}
+
 void mbarrier_arrive(const Site& site, void* at, unsigned expected_bytes) {
-    Mbarrier& barrier = mbarrier_at(site, "mbarrier.arrive", at);
-    if (barrier.missing == 0)
-        fail(site, "mbarrier.arrive: all %d arrivals of phase %u have come already", barrier.arrivals, barrier.phase);
-    barrier.bytes += expected_bytes;
-    if (barrier.bytes >= 1 << 20) fail(site, "mbarrier.arrive: more than 2^20 - 1 bytes expected");
-    --barrier.missing;
-    races::release_into(barrier.gathering);
-    end_phase_if_complete(at, barrier);
-    yield();
+    check_shared(site, "mbarrier.arrive", at, 8, 8);
+    mbarrier_arrive_known(site, at, mbarrier_at(site, "mbarrier.arrive", at), expected_bytes);
 }
 
 void mbarrier_wait(const Site& site, void* at, unsigned parity) {
+    check_shared(site, "mbarrier.try_wait", at, 8, 8);
     const Mbarrier& barrier = mbarrier_at(site, "mbarrier.try_wait", at);
     if (parity > 1) fail(site, "mbarrier.try_wait: parity %u; 0 or 1", parity);
     Thread& self = *block.running;
@@ -116,7 +133,8 @@ std::string describe_mbarriers() {
         for (int i = 0; i < block.threads; i++)
             awaited = awaited || (block.pool[i]->state == State::phase && block.pool[i]->mbarrier == at);
         if (awaited)
-            text += "; the mbarrier at " + std::to_string(static_cast<unsigned char*>(at) - block.dynamic) +
+            text += "; the mbarrier at " +
+                    std::to_string((static_cast<unsigned char*>(at) - block.dynamic) % shared_span()) +
                     " is in phase " + std::to_string(barrier.phase) + ", " + std::to_string(barrier.missing) + " of " +
                     std::to_string(barrier.arrivals) + " arrivals and " + std::to_string(barrier.bytes) +
                     " bytes missing";

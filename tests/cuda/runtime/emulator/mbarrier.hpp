@@ -19,6 +19,8 @@ struct Mbarrier {
 
 // Fails where there is none.
 Mbarrier& mbarrier_at(const Site& site, const char* name, void* barrier);
+// The same place in the shared memory of another block of the cluster; fails where that has returned.
+void* in_block(const Site& site, const char* name, void* local, int rank);
 // Bytes of a copy that has ended; a message if that cannot be.
 std::string complete_bytes(void* barrier, std::int64_t bytes, const races::Agent& agent);
 

@@ -33,18 +33,21 @@ __attribute__((section("cuda_shared"), used)) unsigned char behind_variables[256
 constexpr std::size_t most_dynamic = 228 * 1024, red_zone = 1024;
 unsigned char garbage = 0xFF;
 
-// 1024-aligned, a page that may not be touched behind it.
-unsigned char* arena() {
+constexpr std::size_t page = 4096, mapped = (most_dynamic + red_zone + page - 1) / page * page;
+
+// Of the blocks of a cluster, one behind the other: 1024-aligned, a page that may not be touched behind each.
+unsigned char* arena(int rank) {
     static unsigned char* const begin = [] {
-        const std::size_t page = 4096, bytes = (most_dynamic + red_zone + page - 1) / page * page;
-        void* map = mmap(nullptr, bytes + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        void* map =
+            mmap(nullptr, most_blocks * (mapped + page), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         if (map == MAP_FAILED) throw std::bad_alloc();
-        auto* end = static_cast<unsigned char*>(map) + bytes;
-        mprotect(end, page, PROT_NONE);
-        return end - most_dynamic - red_zone;
+        for (int i = 1; i <= most_blocks; i++)
+            mprotect(static_cast<unsigned char*>(map) + i * static_cast<std::ptrdiff_t>(mapped + page) - page, page,
+                     PROT_NONE);
+        return static_cast<unsigned char*>(map) + mapped - most_dynamic - red_zone;
     }();
     static_assert((most_dynamic + red_zone) % 1024 == 0, "keeps the alignment");
-    return begin;
+    return begin + rank * static_cast<std::ptrdiff_t>(mapped + page);
 }
 
 // The red zones between variables, where AddressSanitizer puts them, are filled too: no one may read them.
@@ -69,40 +72,51 @@ void prepare_shared_memory(std::size_t dynamic_bytes) {
     garbage = block.random() % 4 ? 0xFF : 0x7F;
     // The end of the array, not its begin, lies against the red zone; 1024-alignment leaves a gap of up to 1023 bytes.
     const std::size_t rounded = (dynamic_bytes + 1023) / 1024 * 1024;
-    block.dynamic = arena() + most_dynamic - rounded;
+    block.dynamic = arena(0) + most_dynamic - rounded;
     block.dynamic_bytes = dynamic_bytes;
-    unpoison(arena(), most_dynamic + red_zone);
-    fill(block.dynamic, rounded + red_zone);
-    poison(block.dynamic + dynamic_bytes, rounded - dynamic_bytes + red_zone);
-    if (block.dynamic > arena()) poison(arena(), static_cast<std::size_t>(block.dynamic - arena()));
+    for (int rank = 0; rank < block.blocks; rank++) {
+        unsigned char* const dynamic = block.dynamic + rank * shared_span();
+        unpoison(arena(rank), most_dynamic + red_zone);
+        fill(dynamic, rounded + red_zone);
+        poison(dynamic + dynamic_bytes, rounded - dynamic_bytes + red_zone);
+        if (dynamic > arena(rank)) poison(arena(rank), static_cast<std::size_t>(dynamic - arena(rank)));
+    }
     if (__start_cuda_shared)
         fill(__start_cuda_shared, static_cast<std::size_t>(__stop_cuda_shared - __start_cuda_shared));
 }
 
-SharedRange dynamic_shared_range() { return {block.dynamic, arena(), block.dynamic_bytes, most_dynamic + red_zone}; }
+std::ptrdiff_t shared_span() { return static_cast<std::ptrdiff_t>(mapped + page); }
+
+SharedRange dynamic_shared_range(int rank) {
+    return {block.dynamic + rank * shared_span(), arena(rank), block.dynamic_bytes, most_dynamic + red_zone};
+}
 
 SharedRange shared_variables_range() {
     const auto bytes = __start_cuda_shared ? static_cast<std::size_t>(__stop_cuda_shared - __start_cuda_shared) : 0;
     return {__start_cuda_shared, __start_cuda_shared, bytes, bytes};
 }
 
-void release_shared_memory() { poison(arena(), most_dynamic + red_zone); }
+void release_shared_memory() {
+    for (int rank = 0; rank < block.blocks; rank++) poison(arena(rank), most_dynamic + red_zone);
+}
 
 std::string check_shared_red_zone() {
-    unpoison(arena(), most_dynamic + red_zone);
-    const unsigned char* const end = arena() + most_dynamic + red_zone;
-    for (const unsigned char* p = block.dynamic + block.dynamic_bytes; p < end; p++)
-        if (*p != garbage)
-            return "someone wrote " +
-                   std::to_string(p - block.dynamic - static_cast<std::ptrdiff_t>(block.dynamic_bytes)) +
-                   " bytes behind the end of " + std::to_string(block.dynamic_bytes) +
-                   " bytes of dynamic shared memory";
+    for (int rank = 0; rank < block.blocks; rank++) {
+        unpoison(arena(rank), most_dynamic + red_zone);
+        const unsigned char* const behind =
+            block.dynamic + rank * shared_span() + static_cast<std::ptrdiff_t>(block.dynamic_bytes);
+        for (const unsigned char* p = behind; p < arena(rank) + most_dynamic + red_zone; p++)
+            if (*p != garbage)
+                return "someone wrote " + std::to_string(p - behind) + " bytes behind the end of " +
+                       std::to_string(block.dynamic_bytes) + " bytes of dynamic shared memory";
+    }
     return {};
 }
 
 bool in_shared_memory(const void* data, std::size_t bytes) {
     const auto* p = static_cast<const unsigned char*>(data);
-    if (p >= block.dynamic && p + bytes <= block.dynamic + block.dynamic_bytes) return true;
+    const unsigned char* const dynamic = dynamic_shared_memory();
+    if (p >= dynamic && p + bytes <= dynamic + block.dynamic_bytes) return true;
     return __start_cuda_shared && p >= __start_cuda_shared && p + bytes <= __stop_cuda_shared;
 }
 
@@ -113,19 +127,19 @@ void check_aligned(const Site& site, const char* name, const void* data, std::si
 
 void check_shared(const Site& site, const char* name, const void* data, std::size_t bytes, std::size_t alignment) {
     if (!in_shared_memory(data, bytes)) {
-        const auto offset = static_cast<const unsigned char*>(data) - block.dynamic;
+        const auto offset = static_cast<const unsigned char*>(data) - dynamic_shared_memory();
         fail(site, "%s: %zu bytes at %td of the %zu bytes of dynamic shared memory, and in no __shared__ variable",
              name, bytes, offset, block.dynamic_bytes);
     }
     check_aligned(site, name, data, alignment);
 }
 
-unsigned char* dynamic_shared_memory() { return block.dynamic; }
+unsigned char* dynamic_shared_memory() { return block.dynamic + block.running->rank * shared_span(); }
 
-unsigned char* shared_window_begin() { return arena(); }
+unsigned char* shared_window_begin() { return arena(block.running->rank); }
 
 std::uint32_t shared_window_address(const void* data) {
-    return static_cast<std::uint32_t>(static_cast<const unsigned char*>(data) - arena());
+    return static_cast<std::uint32_t>(static_cast<const unsigned char*>(data) - shared_window_begin());
 }
 
 // ---- device memory ----
@@ -178,7 +192,7 @@ void* allocate(std::size_t bytes) {
     return data;
 #else
     // 16-aligned, so that vectors of the last elements end at the guard page; cudaMalloc's 256 would hide what is behind.
-    const std::size_t page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE)), rounded = (bytes + 15) / 16 * 16;
+    const std::size_t rounded = (bytes + 15) / 16 * 16;
     const std::size_t inner = std::max(page, (rounded + page - 1) / page * page);
     void* const map = mmap(nullptr, inner + 2 * page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (map == MAP_FAILED) return nullptr;

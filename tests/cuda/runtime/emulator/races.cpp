@@ -52,7 +52,7 @@ struct AgentSlot {
 };
 std::vector<AgentSlot> agents;
 std::size_t first_agent = 0;  // in clocks and marks
-Clock barrier_clocks[16];
+Clock barrier_clocks[most_blocks][17];
 std::map<const void*, Clock> atomic_clocks;
 // Blocks that published with a fence before an atomic of an address, and those that this block has met in the same way.
 std::map<const void*, std::set<std::uint32_t>> published;
@@ -62,7 +62,7 @@ std::map<const unsigned char*, Array>& arrays() {
     static auto* const all = new std::map<const unsigned char*, Array>;
     return *all;
 }
-Array dynamic_memory, variables;
+Array dynamic_memory[most_blocks], variables;
 
 void join(Clock& into, const Clock& from) {
     if (into.size() < from.size()) into.resize(from.size());
@@ -78,8 +78,8 @@ std::string name_of(std::size_t thread) {
 }
 
 Array* find(const unsigned char* p) {
-    if (p >= dynamic_memory.mapping && p < dynamic_memory.mapping + dynamic_memory.mapping_bytes)
-        return &dynamic_memory;
+    for (Array& dynamic : dynamic_memory)
+        if (p >= dynamic.mapping && p < dynamic.mapping + dynamic.mapping_bytes) return &dynamic;
     if (p >= variables.mapping && p < variables.mapping + variables.mapping_bytes) return &variables;
     auto at = arrays().upper_bound(p);
     if (at == arrays().begin()) return nullptr;
@@ -191,32 +191,36 @@ void begin_block(int threads) {
     met.clear();
     fenced = false;
     atomic_clocks.clear();
-    for (Clock& clock : barrier_clocks) clock.clear();
+    for (auto& of_block : barrier_clocks)
+        for (Clock& clock : of_block) clock.clear();
     if (!instrumented) return;
     clocks.assign(static_cast<std::size_t>(threads), Clock(static_cast<std::size_t>(threads), 0));
     for (std::size_t t = 0; t < clocks.size(); t++) clocks[t][t] = 1;
     agents.clear();
     first_agent = 2 * clocks.size();
     // Shared memory is new in every block.
-    const SharedRange dynamic = dynamic_shared_range(), statics = shared_variables_range();
-    dynamic_memory = {dynamic.data, dynamic.mapping, dynamic.bytes, dynamic.mapping_bytes, true, 0, {}};
+    for (int rank = 0; rank < most_blocks; rank++) {
+        const SharedRange dynamic = rank < block.blocks ? dynamic_shared_range(rank) : SharedRange{};
+        dynamic_memory[rank] = {dynamic.data, dynamic.mapping, dynamic.bytes, dynamic.mapping_bytes, true, 0, {}};
+    }
+    const SharedRange statics = shared_variables_range();
     variables = {statics.data, statics.mapping, statics.bytes, statics.mapping_bytes, true, 0, {}};
 }
 
-void arrive_at_barrier(int id) {
+void arrive_at_barrier(int rank, int id) {
     if (!instrumented) return;
     const auto self = static_cast<std::size_t>(block.running->number);
-    join(barrier_clocks[id], clocks[self]);
+    join(barrier_clocks[rank][id], clocks[self]);
     ++clocks[self][self];
 }
 
-void leave_barrier(int id, int thread) {
-    if (instrumented) join(clocks[static_cast<std::size_t>(thread)], barrier_clocks[id]);
+void leave_barrier(int rank, int id, int thread) {
+    if (instrumented) join(clocks[static_cast<std::size_t>(thread)], barrier_clocks[rank][id]);
 }
 
-void reset_barrier(int id) {
+void reset_barrier(int rank, int id) {
     // A barrier of the whole block: everyone has seen everything.
-    barrier_clocks[id].clear();
+    barrier_clocks[rank][id].clear();
 }
 
 void join_warp(int first_thread, unsigned mask) {

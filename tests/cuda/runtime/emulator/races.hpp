@@ -32,9 +32,10 @@ struct Agent {
 void begin_launch(bool is_dependent);
 void wait_for_launch();
 void begin_block(int threads);
-void arrive_at_barrier(int id);
-void leave_barrier(int id, int thread);
-void reset_barrier(int id);
+// Of the block of this rank in its cluster.
+void arrive_at_barrier(int rank, int id);
+void leave_barrier(int rank, int id, int thread);
+void reset_barrier(int rank, int id);
 void join_warp(int first_thread, unsigned mask);
 void fence();
 

@@ -26,9 +26,10 @@ struct Sums {
     int count = 0, users = 0;  // operations under way
 };
 
-// Of a sparse one: each lane's registers.
+// Of a sparse one: each lane's registers, and what they held when it was issued.
 struct Kept {
     const unsigned *elements[32], *positions[32];
+    unsigned held[32][5];
 };
 
 struct Operation {
@@ -201,6 +202,14 @@ void check_untouched(const Site& site, const Sums& sums) {
             fail(site, "wgmma: lane %d has written sums that a wgmma under way has", lane);
 }
 
+void check_untouched(const Operation& operation) {
+    if (!operation.shape->sparse) return;
+    const Kept& kept = operation.kept;
+    for (int lane = 0; lane < 32; lane++)
+        if (std::memcmp(kept.held[lane], kept.elements[lane], 16) != 0 || kept.held[lane][4] != *kept.positions[lane])
+            fail(operation.site, "%s: lane %d has written registers of a that it reads", operation.shape->name, lane);
+}
+
 void run_wgmma(const Lanes& lanes) {
     const Call& call = call_of(lanes, 0);
     const int warp = block.running->number / 32;
@@ -236,6 +245,9 @@ void run_wgmma(const Lanes& lanes) {
     for (int lane = 0; lane < 32; lane++) {
         operation.kept.elements[lane] = call_of(lanes, lane).elements;
         operation.kept.positions[lane] = call_of(lanes, lane).positions;
+        if (!call.shape->sparse) continue;
+        std::memcpy(operation.kept.held[lane], operation.kept.elements[lane], 16);
+        operation.kept.held[lane][4] = *operation.kept.positions[lane];
     }
     state.open.operations.push_back(operation);
     if (state.open.agent.slot < 0) state.open.agent = races::start_agent(lanes.site, "wgmma");
@@ -261,6 +273,7 @@ void run_wait(const Lanes& lanes) {
     while (static_cast<int>(state.groups.size()) > pending) {
         Group& group = state.groups.front();
         for (Operation& operation : group.operations) {
+            check_untouched(operation);
             if (!operation.is_done) compute(warp, operation);
             Sums& sums = *operation.sums;
             if (--sums.users > 0) continue;
@@ -278,8 +291,8 @@ void run_wait(const Lanes& lanes) {
 
 void check_wgmma(const Site& site, const char* name) {
     if (architecture() != 90) fail(site, "%s: sm_%d has none; expected sm_90a", name, architecture());
-    if (block.threads % 128)
-        fail(site, "%s: a block of %d threads has warps outside of warpgroups", name, block.threads);
+    if (block.threads_of_block % 128)
+        fail(site, "%s: a block of %d threads has warps outside of warpgroups", name, block.threads_of_block);
 }
 
 }  // namespace
@@ -287,7 +300,7 @@ void check_wgmma(const Site& site, const char* name) {
 void begin_wgmma() {
     warps = std::vector<Warp>(static_cast<std::size_t>((block.threads + 31) / 32));
     warpgroups.assign(static_cast<std::size_t>((block.threads + 127) / 128), {});
-    registers_of_warp.assign(warpgroups.size() * 4, 0);
+    registers_of_warp.assign(warps.size(), 0);
 }
 
 void wgmma(const Site& site, const Wgmma& shape, void* acc, std::uint64_t a, std::uint64_t b) {
@@ -345,7 +358,9 @@ void set_registers(const Site& site, int registers, bool more) {
             fail(lanes.site, "setmaxnreg: from %d to %d registers", own, count);
         own = count;
         int of_threads = 0;
-        for (const int of_warp : registers_of_warp) of_threads += of_warp * 32;
+        const int warps_of_block = block.threads_of_block / 32, first = block.running->rank * warps_of_block;
+        for (int i = 0; i < warps_of_block; i++)
+            of_threads += registers_of_warp[static_cast<std::size_t>(first + i)] * 32;
         if (of_threads > 65536) fail(lanes.site, "setmaxnreg: %d registers in all; there are 65536", of_threads);
     });
 }

@@ -11,4 +11,6 @@ inline T load_once(const T* global, FASTFFN_SITE) {
     return *global;
 }
 
+inline void prefetch_l2(const void*) {}
+
 }  // namespace fastffn::ptx
