@@ -25,3 +25,7 @@ def pytest_addoption(parser):
         default="auto",
         help="devices of the CUDA tests: a GPU; the emulated plugin at FASTFFN_EMULATED_PLUGIN; auto: the latter where it is set",
     )
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "quick: one of each test on a CUDA device (python/conftest.py)")

@@ -173,14 +173,35 @@ void add_fff(std::vector<Case>& cases) {
 }
 
 void add_hadamard(std::vector<Case>& cases) {
-    for (std::int64_t columns : {4096, 8192, 11008}) {
+    using fastffn::Hadamard;
+    const std::pair<std::int64_t, Hadamard> lengths[] = {
+        {1024, Hadamard::pow2},  {4096, Hadamard::pow2}, {8192, Hadamard::pow2},  {16384, Hadamard::pow2},
+        {6912, Hadamard::block}, {6912, Hadamard::kron}, {11008, Hadamard::kron}, {14336, Hadamard::kron}};
+    for (const auto& [columns, mode] : lengths) {
         Case row;
         row.part = "prefill";
         row.kind = Kind::hadamard;
         row.in = columns;
+        row.hadamard = mode;
         row.tokens = 16384;
         row.rivals = {memcpy_rival()};
         row.bars = {speed(0, 1 / 1.2)};
+        cases.push_back(row);
+    }
+}
+
+// The layer of BitNet's 2.4-billion model; about half of its gates are zero here, and gate first leaves those rows of w_up unread.
+void add_bitnet(std::vector<Case>& cases) {
+    for (const fastffn::GateFirst gate_first : {fastffn::GateFirst::never, fastffn::GateFirst::automatic}) {
+        Case row;
+        row.part = "decode";
+        row.kind = Kind::ffn;
+        row.format = ternary;
+        row.gated = row.bitnet = true;
+        row.gate_first = gate_first;
+        row.in = 2560;
+        row.hidden = 6912;
+        row.rivals = {cublaslt(Element::bf16)};
         cases.push_back(row);
     }
 }
@@ -195,9 +216,9 @@ void add_quick(std::vector<Case>& cases) {
 
 const std::vector<std::pair<std::string, std::vector<void (*)(std::vector<Case>&)>>> suites = {
     {"quick", {add_quick}},
-    {"decode", {add_decode, add_moe_decode}},
+    {"decode", {add_decode, add_bitnet, add_moe_decode}},
     {"prefill", {add_prefill, add_moe_prefill, add_lowrank, add_fff, add_hadamard}},
-    {"all", {add_decode, add_moe_decode, add_prefill, add_moe_prefill, add_lowrank, add_fff, add_hadamard}},
+    {"all", {add_decode, add_bitnet, add_moe_decode, add_prefill, add_moe_prefill, add_lowrank, add_fff, add_hadamard}},
 };
 
 const char* element_name(Element element) {
@@ -224,13 +245,16 @@ std::string Rival::name() const {
 
 std::string Case::name() const {
     std::string text = part + " " + kind_name(kind) + " ";
-    if (kind == Kind::hadamard) text += fastffn::dtype_name(dtype);
+    if (kind == Kind::hadamard)
+        text += fastffn::dtype_name(dtype) + std::string(" ") + fastffn::hadamard_name(hadamard);
     else text += rank ? "lowrank:factors=" + format.name() + ":rank=" + std::to_string(rank) : format.name();
     text += " " + std::to_string(in);
     if (kind == Kind::linear) text += "x" + std::to_string(out);
     else if (kind == Kind::fff) text += " depth " + std::to_string(depth);
     else if (kind != Kind::hadamard) text += "x" + std::to_string(hidden);
     if (gated) text += " gated";
+    if (bitnet) text += " relu2 sub-norm";
+    if (gate_first == fastffn::GateFirst::automatic) text += " gate first";
     if (kind == Kind::moe) text += " " + std::to_string(picks) + " of " + std::to_string(experts);
     return text + ", tokens " + std::to_string(tokens);
 }
@@ -253,7 +277,8 @@ std::vector<Case> suite(const std::string& name, bool tiny) {
         std::vector<Case> small;
         for (Case row : cases) {
             row.tokens = std::min<std::int64_t>(row.tokens, row.is_decode() ? 3 : 20);
-            row.in = row.kind == Kind::hadamard ? 128 : std::min<std::int64_t>(row.in, 128);
+            row.in = row.kind == Kind::hadamard ? (row.hadamard == fastffn::Hadamard::pow2 ? 128 : 192)
+                                                : std::min<std::int64_t>(row.in, 128);
             row.out = std::min<std::int64_t>(row.out, 48);
             row.hidden = std::min<std::int64_t>(row.hidden, 64);
             row.experts = std::min<std::int64_t>(row.experts, 4);

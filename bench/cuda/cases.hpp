@@ -45,6 +45,9 @@ struct Case {
     std::int64_t tokens = 1, in = 0, out = 0, hidden = 0;
     bool gated = false;
     std::int64_t experts = 0, picks = 0, depth = 0;
+    bool bitnet = false;  // ffn: relu² and a sub-norm
+    fastffn::GateFirst gate_first = fastffn::GateFirst::never;
+    fastffn::Hadamard hadamard = fastffn::Hadamard::pow2;
     std::int64_t rank = 0;                        // factors of `format` instead of whole matrices; 0: whole
     fastffn::DType dtype = fastffn::DType::bf16;  // of x and y
     std::vector<Rival> rivals;

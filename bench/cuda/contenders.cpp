@@ -75,13 +75,25 @@ Contender make_ffn(const Session& session, const Case& row) {
     contender.bytes = static_cast<double>(bytes) + rows->bytes();
     const std::int64_t matrix = row.rank ? row.rank * (row.in + row.hidden) : row.in * row.hidden;
     contender.operations = 2.0 * static_cast<double>(row.tokens * matrix * (gate ? 3 : 2));
-    const fastffn::Activation activation = gate ? fastffn::Activation::silu : fastffn::Activation::gelu;
+    const fastffn::Activation activation = row.bitnet ? fastffn::Activation::relu2
+                                           : gate     ? fastffn::Activation::silu
+                                                      : fastffn::Activation::gelu;
+    // The sub-norm's γ: ones.
+    auto ones = std::make_shared<std::vector<float>>(row.bitnet ? row.hidden : 0, 1.0f);
+    auto device_ones = std::make_shared<DeviceBuffer>(session, static_cast<std::int64_t>(ones->size() * 4));
+    if (row.bitnet) session.copy(device_ones->data(), ones->data(), device_ones->bytes());
+    const std::int64_t hidden = row.hidden;
+    const bool bitnet = row.bitnet;
+    const fastffn::GateFirst gate_first = row.gate_first;
     set_call(session, &contender, [=](const fastffn::CudaStream& stream, int variant) {
         fastffn::FfnWeights weights;
         weights.w_up = up->packed(variant);
         weights.w_down = down->packed(variant);
         if (gate) weights.w_gate = gate->packed(variant);
         weights.activation = activation;
+        weights.gate_first = gate_first;
+        const TensorView sub_norm(device_ones->data(), DType::f32, {hidden});
+        if (bitnet) weights.sub_norm = &sub_norm;
         fastffn::cuda_ffn(stream, rows->x_view(), weights, rows->y_view()).value();
     });
     contender.error = [=, &session] {
@@ -91,6 +103,9 @@ Contender make_ffn(const Session& session, const Case& row) {
             weights.w_down = down->on_cpu();
             if (gate) weights.w_gate = gate->on_cpu();
             weights.activation = activation;
+            weights.gate_first = fastffn::GateFirst::never;
+            const TensorView sub_norm(ones->data(), DType::f32, {hidden});
+            if (bitnet) weights.sub_norm = &sub_norm;
             fastffn::ffn(context, x, weights, y).value();
         });
     };
@@ -208,11 +223,9 @@ Contender make_fff(const Session& session, const Case& row) {
     return contender;
 }
 
-// Powers of two whole, other lengths in blocks of the largest power of two that divides them, as H-BitLinear does.
 Contender make_hadamard(const Session& session, const Case& row) {
     auto rows = std::make_shared<Rows>(session, row.dtype, row.tokens, row.in, row.in);
-    const bool whole = (row.in & (row.in - 1)) == 0;
-    const fastffn::HadamardOptions options{whole ? fastffn::Hadamard::pow2 : fastffn::Hadamard::block, 0, false};
+    const fastffn::HadamardOptions options{row.hadamard, 0, false};
     Contender contender;
     contender.bytes = rows->bytes();
     set_call(session, &contender, [=](const fastffn::CudaStream& stream, int) {

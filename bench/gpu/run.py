@@ -7,8 +7,8 @@
     bench/gpu/run.py --dry-run             prints what would run
     bench/gpu/run.py --emulated build      everything that needs no GPU: the emulated plugin of a CMake build, tiny rows
 
-Needs nvcc, CMake, a C++17 compiler, and in this Python what the package builds and tests with (numpy, pybind11, scikit-build-core,
-pytest, ml_dtypes; torch or cupy for arrays on the device). No network. What is built and what was found lies in build/gpu and is
+Needs nvcc, CMake 3.21, a C++17 compiler, and in this Python what the package builds and tests with (numpy, pybind11, pytest, ml_dtypes,
+safetensors; torch or cupy for arrays on the device). No network. What is built and what was found lies in build/gpu and is
 used again; a step that passed for these sources is not repeated unless --again says so.
 
 Exit status: 0: all that ran passed (bars that rows missed are results, not failures); 1: something failed; 2: a wrong argument or
@@ -24,9 +24,7 @@ import hashlib
 import json
 import os
 import platform
-import shlex
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -34,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import parse
+from runner import OutOfTime, Runner
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = ("build", "test", "sanitize", "bench")
@@ -41,64 +40,6 @@ TOOLS = ("memcheck", "racecheck", "synccheck", "initcheck")
 PARTS = ("decode", "prefill")
 # racecheck follows every access of shared memory: minutes where the program alone takes a second.
 PROGRAM_LIMIT = 240
-
-
-class OutOfTime(Exception):
-    pass
-
-
-class Runner:
-    """Commands with a log each, and a clock."""
-
-    def __init__(self, options: argparse.Namespace) -> None:
-        self.options = options
-        self.begin = time.monotonic()
-        self.work: Path = options.work
-        self.logs = self.work / "logs"
-
-    def left(self) -> float:
-        return self.options.minutes * 60 - (time.monotonic() - self.begin) if self.options.minutes else float("inf")
-
-    def say(self, text: str) -> None:
-        print(f"[{time.monotonic() - self.begin:5.0f} s] {text}", flush=True)
-
-    def run(
-        self, name: str, command: list[str], limit: float = float("inf"), **environment: str
-    ) -> tuple[int | None, str]:
-        """Exit status and output; None: it ran past `limit`. Raises OutOfTime where this run's own time ends first."""
-        shown = " ".join([*(f"{k}={shlex.quote(v)}" for k, v in environment.items()), shlex.join(command)])
-        self.say(f"{name}: {shown}")
-        if self.options.dry_run:
-            return 0, ""
-        # Its last seconds belong to what must be written down.
-        seconds = min(limit, self.left() - 10)
-        if seconds <= 0:
-            raise OutOfTime(name)
-        self.logs.mkdir(parents=True, exist_ok=True)
-        log = self.logs / f"{name.replace(' ', '-')}.log"
-        with log.open("w") as out:
-            # A group of its own, so that what it started ends with it.
-            process = subprocess.Popen(
-                command,
-                cwd=ROOT,
-                env={**os.environ, **environment},
-                stdout=out,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-            try:
-                status: int | None = process.wait(None if seconds == float("inf") else seconds)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-                if seconds < limit:
-                    raise OutOfTime(name) from None
-                status = None
-        text = log.read_text(errors="replace")
-        if status != 0:
-            self.say(f"{name}: {'out of its time' if status is None else f'exit status {status}'}; the end of {log}:")
-            print("\n".join(text.splitlines()[-30:]), flush=True)
-        return status, text
 
 
 def commit() -> str:
@@ -206,27 +147,38 @@ class Run:
                 if (h := os.path.join(os.path.dirname(place), "include")) and os.path.isdir(h)
             ]
             configure += [f"-DFASTFFN_CUDA_LIBRARY_HEADERS={';'.join(headers)}"]
-            targets = ["fastffn_cuda", "fastffn_cuda_bench", "fastffn-bench", "cuda_gpu_tests"]
-            build = ["cmake", "--build", str(self.build), "--parallel", str(os.cpu_count()), "--target", *targets]
-            # The Python package takes the plugin of that build.
-            package = [
-                sys.executable,
-                "-m",
-                "pip",
-                "install",
-                "--quiet",
-                "--no-build-isolation",
-                "--no-deps",
-                "--no-index",
+            configure += [
+                "-DFASTFFN_PYTHON=ON",
+                f"-DPython_EXECUTABLE={sys.executable}",
+                f"-Dpybind11_DIR={self.pybind11()}",
             ]
-            package += ["--upgrade", "--target", str(self.work / "site"), f"-Cbuild-dir={self.work / 'py'}"]
-            package += ["-Ccmake.define.FASTFFN_CUDA=OFF", "-Ccmake.define.FASTFFN_BENCH=OFF", str(ROOT)]
-            for name, command in (("build configure", configure), ("build cmake", build), ("build python", package)):
+            targets = ["fastffn_cuda", "fastffn_cuda_bench", "fastffn-bench", "fastffn_python", "cuda_gpu_tests"]
+            build = ["cmake", "--build", str(self.build), "--parallel", str(os.cpu_count()), "--target", *targets]
+            for name, command in (("build configure", configure), ("build cmake", build)):
                 status, _ = self.runner.run(name, command)
                 ok = ok and status == 0
+            ok = ok and self.make_package()
             self.state["architectures"] = architectures
         self.state["build"] = {"ok": ok, "seconds": round(time.monotonic() - begin)}
         self.note(ok, "build")
+
+    def pybind11(self) -> str:
+        command = [sys.executable, "-m", "pybind11", "--cmakedir"]
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+
+    def make_package(self) -> bool:
+        """The Python package as pip would install it, but for headers: no build tools that may not be there, nothing compiled twice."""
+        if self.options.dry_run:
+            return True
+        modules = sorted((self.build / "python").glob("_core*.so"))
+        if not modules:
+            self.runner.say("build: no Python module _core in the build")
+            return False
+        package = self.work / "site" / "fastffn"
+        shutil.rmtree(package, ignore_errors=True)
+        shutil.copytree(ROOT / "python/fastffn", package, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy2(modules[0], package)
+        return True
 
     def test_step(self) -> None:
         tests = self.state.setdefault("tests", {})
@@ -371,7 +323,7 @@ class Run:
             status: int | None = None
             try:
                 status, text = self.runner.run(f"bench {part}", command, **self.environment())
-                if not self.options.dry_run:
+                if status in (0, 1) and not self.options.dry_run:
                     print(text, flush=True)
             finally:
                 found = self.read_rows(path)

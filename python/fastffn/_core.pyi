@@ -138,7 +138,13 @@ def route_topk(
     workspace: Any = None,
 ) -> _Y: ...
 def route_expert_choice(
-    logits: Any, k: int | None, capacity: int | None, capacity_factor: float | None, score: str, out: Any
+    logits: Any,
+    k: int | None,
+    capacity: int | None,
+    capacity_factor: float | None,
+    score: str,
+    out: Any,
+    stream: Any = None,
 ) -> tuple[Any, Any]: ...
 def route_hash(tokens: Any, table: Any, out: Any, stream: Any = None) -> tuple[Any, Any]: ...
 def limit_capacity(

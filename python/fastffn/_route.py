@@ -76,6 +76,7 @@ def route_expert_choice(
     capacity_factor: float | None = None,
     score: str = "softmax",
     out: tuple[Any, Any] | None = None,
+    stream: Any = None,
 ) -> tuple[Any, Any]:
     """Experts choose tokens (Zhou et al. 2022, arXiv:2202.09368).
 
@@ -88,9 +89,7 @@ def route_expert_choice(
         capacity: tokens per expert, 0 or more; or
         capacity_factor: capacity = ⌈tokens · capacity_factor / experts⌉.
         score: "softmax" over the experts, or "sigmoid".
-        out: as :func:`fastffn.route_topk`.
-
-    On the CPU alone: logits on a CUDA device are refused.
+        out, stream: as :func:`fastffn.route_topk`.
 
     Returns:
         ids [..., k] int32 and weights [..., k] f32, each token's from the best weight down, then -1 and 0.
@@ -98,7 +97,7 @@ def route_expert_choice(
     Raises:
         ValueError, TypeError, BufferError, RuntimeError, MemoryError: as :func:`fastffn.linear`.
     """
-    return _core.route_expert_choice(logits, k, capacity, capacity_factor, score, out)
+    return _core.route_expert_choice(logits, k, capacity, capacity_factor, score, out, stream)
 
 
 def route_hash(tokens: Any, table: Any, *, out: tuple[Any, Any] | None = None, stream: Any = None) -> tuple[Any, Any]:

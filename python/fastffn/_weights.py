@@ -68,7 +68,8 @@ def pack(w: Array | tuple[Array, Any], format: str, *, device: Any = None, **opt
             in which they are applied: w ≈ v @ u, as :func:`fastffn.factorize` returns them.
         device: a CUDA device for the packed weights; the default is where w is. "cuda" and "cuda:1" (for torch, cupy or jax, which
             of them is imported), a device of torch, cupy, jax or ``cuda.core``, or an array that lies there. Packing itself runs on
-            the CPU. Not every format has kernels there: an option that has none is refused by name.
+            the CPU. An option without kernels there is refused by name. python/examples/on_a_gpu.py is a tour; :func:`to_device`
+            moves what is packed already.
         **options: what the format lets you choose; None means its default. Formats without options take none.
             "sparse24" (two of every four consecutive weights of a row may be nonzero) has values="bf16" (the default),
             "f16", "f32" or "int8": how the kept weights are stored, and with them the numbers that are multiplied.

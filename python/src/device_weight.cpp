@@ -79,6 +79,7 @@ DeviceWeight open_device_weight(py::object packed, const py::object& stream, py:
         check(check_device_weight({weight.view.data, weight.view.bytes, &weight.header}, operation, "packed", nullptr));
     }
     weight.array = std::move(packed);
+    weight.owner = std::move(array.owner);
     return weight;
 }
 

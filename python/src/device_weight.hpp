@@ -10,6 +10,7 @@ namespace fastffn::python {
 struct DeviceWeight {
     PackedHeader header;
     py::object array;  // the uint8 array on the device, of any framework
+    py::object owner;  // what it exported, which keeps `view` valid
     PackedView view;   // of it; view.header is set by device_weight()
     int device = 0;
 };

@@ -228,10 +228,10 @@ double seconds_per_route(py::args args, py::kwargs keywords, int repeats) {
 }
 
 py::object expert_choice(const py::object& logits, const py::object& k, const py::object& capacity,
-                         const py::object& capacity_factor, const std::string& score, const py::object& out) {
-    const Call call{"route_expert_choice"};
-    if (cuda_device_of(logits) >= 0)
-        raise(PyExc_RuntimeError, "route_expert_choice: experts that choose tokens have no CUDA kernels yet");
+                         const py::object& capacity_factor, const std::string& score, const py::object& out,
+                         const py::object& stream) {
+    const Place place("route_expert_choice", logits, "logits", pointer_or_null(stream));
+    const Call& call = place.call;
     Array source;
     read_array(call, "logits", logits, Role::input, &source);
     const TensorView& view = source.view;
@@ -250,7 +250,9 @@ py::object expert_choice(const py::object& logits, const py::object& k, const py
     check(route_expert_choice_workspace(view, options, 1, &bytes));
     RouteArrays route(call, logits, source, view.ndim - 1, options.k, pointer_or_null(out));
     Status status;
-    {
+    if (place.on_device()) {
+        status = cuda_route_expert_choice(place.stream, view, options, route.id_view(), route.weight_view());
+    } else {
         const ContextLease context;
         const GilRelease release;
         status = route_expert_choice(*context, view, options, route.id_view(), route.weight_view());
@@ -425,7 +427,7 @@ void register_routes(py::module_& module) {
         {}};
     if (PyModule_AddFunctions(module.ptr(), methods) != 0) throw py::error_already_set();
     module.def("route_expert_choice", &expert_choice, py::arg("logits"), py::arg("k"), py::arg("capacity"),
-               py::arg("capacity_factor"), py::arg("score"), py::arg("out"));
+               py::arg("capacity_factor"), py::arg("score"), py::arg("out"), py::arg("stream") = py::none());
     module.def("route_hash", &hash, py::arg("tokens"), py::arg("table"), py::arg("out"),
                py::arg("stream") = py::none());
     module.def("limit_capacity", &capacity, py::arg("ids"), py::arg("weights"), py::arg("num_experts"),

@@ -17,6 +17,18 @@ def pytest_generate_tests(metafunc):
         )
 
 
+def pytest_collection_modifyitems(items):
+    # `-m quick`, for slow ways to run kernels such as compute-sanitizer: of each test on a device its first parameters.
+    seen = set()
+    for item in items:
+        if "cuda" not in getattr(item, "fixturenames", ()):
+            continue
+        backend = item.callspec.params["cuda"]
+        if (item.path, item.originalname, backend) not in seen:
+            seen.add((item.path, item.originalname, backend))
+            item.add_marker(pytest.mark.quick)
+
+
 @pytest.fixture
 def cuda(request):
     """A device to test on."""

@@ -6,13 +6,15 @@
 A test takes the fixture `cuda`, a Backend: it makes arrays and weights for "the device" and brings results back. On the emulated
 device arrays are NumPy's in disguise: host memory, exported as memory of CUDA device 0. Tests that only hardware can answer ask for
 the fixture `gpu` instead and are skipped elsewhere. With neither the variable nor the option, both kinds are skipped; with
-``--cuda gpu`` a machine without a GPU fails. FASTFFN_TEST_SIZE=small takes fewer shapes.
+``--cuda gpu`` a machine without a GPU fails. FASTFFN_TEST_SIZE=small takes fewer shapes, ``-m quick`` one of each test.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
+import weakref
 from typing import Any
 
 import ml_dtypes
@@ -31,6 +33,40 @@ DEVICE_FORMATS = tuple(name for name in dict.fromkeys([*FORMATS, *CODES]) if nam
 _CUDA, _CPU = 2, 1  # DLPack's device types
 
 
+class DeviceMemory:
+    """The emulated plugin's own memory: behind its last element a page that nobody may touch, and with FASTFFN_CUDA_HIDE=1 all of it
+    closed to host code but for copies, as on a GPU."""
+
+    _library: Any = None
+
+    @classmethod
+    def library(cls) -> Any:
+        if cls._library is None:
+            cls._library = ctypes.CDLL(os.environ["FASTFFN_CUDA_PLUGIN"])
+            cls._library.fastffn_emulated_allocate.restype = ctypes.c_void_p
+            cls._library.fastffn_emulated_allocate.argtypes = [ctypes.c_size_t]
+            cls._library.fastffn_emulated_release.argtypes = [ctypes.c_void_p]
+        return cls._library
+
+    @classmethod
+    def empty(cls, shape: Any, dtype: Any) -> np.ndarray:
+        """An array there; nothing may look into it outside of access()."""
+        count = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+        address = cls.library().fastffn_emulated_allocate(count)
+        buffer = (ctypes.c_char * count).from_address(address)
+        weakref.finalize(buffer, cls.library().fastffn_emulated_release, address).atexit = False
+        return np.frombuffer(buffer, np.uint8).view(dtype).reshape(shape) if count else np.empty(shape, dtype)
+
+    @classmethod
+    @contextlib.contextmanager
+    def access(cls):
+        cls.library().fastffn_emulated_access(1)
+        try:
+            yield
+        finally:
+            cls.library().fastffn_emulated_access(0)
+
+
 class Namespace:
     """The array-API namespace of arrays in disguise."""
 
@@ -41,7 +77,7 @@ class Namespace:
 
     @staticmethod
     def asarray(values, *, device):
-        return DeviceArray(np.array(values), device)
+        return DeviceArray(values, device)
 
 
 class Device:
@@ -61,24 +97,56 @@ class Device:
 
 
 class DeviceArray:
-    """An array whose memory is the host's, exported as if it were on a CUDA device."""
+    """An array in the emulated device's memory, exported as memory of a CUDA device."""
 
     def __init__(self, values: np.ndarray, device: Any = None, kind: int = _CUDA) -> None:
-        self.values = values
+        values = np.asarray(values)
+        memory = DeviceMemory.empty(values.shape, values.dtype)
+        with DeviceMemory.access():
+            memory[...] = values
+        self._set(memory, device, kind)
+
+    @classmethod
+    def over(cls, memory: np.ndarray, device: Any = None, kind: int = _CUDA) -> DeviceArray:
+        """Memory that is there, without a copy; of the host's any is the emulated device's too."""
+        made = object.__new__(cls)
+        made._set(memory, device, kind)
+        return made
+
+    def _set(self, memory: np.ndarray, device: Any, kind: int) -> None:
+        self.memory = memory
         self.device = device if isinstance(device, Device) else Device(device or 0)
         self.kind = kind
         self.exports: list[Any] = []  # the stream of every __dlpack__ call
 
     @property
+    def values(self) -> np.ndarray:
+        """A copy on the host."""
+        with DeviceMemory.access():
+            return self.memory.copy()
+
+    def write(self, values: Any, key: Any = ...) -> None:
+        """Copies values there."""
+        with DeviceMemory.access():
+            self.memory[key] = values
+
+    @property
     def dtype(self):
-        return self.values.dtype
+        return self.memory.dtype
 
     @property
     def shape(self):
-        return self.values.shape
+        return self.memory.shape
+
+    def __deepcopy__(self, memo):
+        return DeviceArray(self.values, self.device, self.kind)
+
+    def __reduce__(self):
+        return (DeviceArray, (self.values, self.device, self.kind))
 
     def __getitem__(self, key):
-        return DeviceArray(self.values[key], self.device, self.kind)
+        """A view."""
+        return DeviceArray.over(self.memory[key], self.device, self.kind)
 
     def __array_namespace__(self, api_version=None):
         return Namespace
@@ -88,10 +156,10 @@ class DeviceArray:
 
     def __dlpack__(self, *, stream=None, max_version=None, dl_device=None, copy=None):
         if dl_device is not None and tuple(dl_device) == (_CPU, 0):
-            return self.values.copy().__dlpack__()
+            return self.values.__dlpack__()
         self.exports.append(stream)
-        is_bf16 = self.values.dtype == BF16
-        capsule = (self.values.view(np.uint16) if is_bf16 else self.values).__dlpack__()
+        is_bf16 = self.memory.dtype == BF16
+        capsule = (self.memory.view(np.uint16) if is_bf16 else self.memory).__dlpack__()
         get = ctypes.pythonapi.PyCapsule_GetPointer
         get.restype, get.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
         tensor = get(capsule, b"dltensor")
@@ -152,14 +220,14 @@ class Emulated(Backend):
     name, is_gpu = "emulated", False
 
     def put(self, values):
-        return DeviceArray(np.array(values, order="C"))
+        return DeviceArray(values)
 
     def strided(self, values, rows, cols):
-        return DeviceArray(np.array(values, order="C")[..., rows, cols])
+        return DeviceArray(values)[..., rows, cols]
 
     def bytes(self, count):
-        memory = np.full(count + 256, 0xA5, np.uint8)
-        return DeviceArray(memory[-memory.ctypes.data % 256 :][:count])
+        # Whole multiples of 256 bytes begin at one, as they end at a page.
+        return DeviceArray(np.full((count + 255) // 256 * 256, 0xA5, np.uint8))[:count]
 
     def get(self, array):
         assert isinstance(array, DeviceArray) and array.device.id == 0

@@ -63,6 +63,19 @@ def test_capacity_hash_and_load(cuda):
         assert ff.expert_load(there[0], 12).slots == ff.expert_load(expected[0], 12).slots
 
 
+@pytest.mark.parametrize("score", ["softmax", "sigmoid"])
+def test_expert_choice_is_the_cpus(cuda, score):
+    logits = normal(np.random.default_rng(8), (70, 12))
+    logits[3, 4] = np.nan
+    for capacity in (0, 1, 20, 100):
+        ids, weights = (
+            cuda.get(a) for a in ff.route_expert_choice(cuda.put(logits), 4, capacity=capacity, score=score)
+        )
+        expected = ff.route_expert_choice(logits, 4, capacity=capacity, score=score)
+        np.testing.assert_array_equal(ids, expected[0])
+        np.testing.assert_allclose(weights, expected[1], rtol=4e-6, atol=0)
+
+
 def test_where_results_go(cuda):
     logits = normal(np.random.default_rng(4), (2, 3, 10))
     out = cuda.put(np.zeros((2, 3, 4), np.int32)), cuda.put(np.zeros((2, 3, 4), np.float32))
@@ -96,7 +109,7 @@ def test_refusals(cuda):
         ff.route_topk(logits, 11)
     with pytest.raises(ValueError, match="stream is for arrays on CUDA devices, and logits is on the CPU"):
         ff.route_topk(cuda.get(logits), 2, stream=1)
-    with pytest.raises(RuntimeError, match="experts that choose tokens have no CUDA kernels"):
-        ff.route_expert_choice(logits, 2, capacity=1)
+    with pytest.raises(ValueError, match="route_expert_choice: k is 11, expected 1 to 10"):
+        ff.route_expert_choice(logits, 11, capacity=1)
     with pytest.raises((RuntimeError, ValueError, BufferError)):
         ff.route_topk(logits, 2, bias=np.zeros(10, np.float32))

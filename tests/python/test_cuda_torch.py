@@ -281,3 +281,95 @@ def test_numpy_weights_beside_torch(device):
     there = ff.to_device(packed, device)
     assert isinstance(there.array, torch.Tensor)
     np.testing.assert_array_equal(np.asarray(ff.to_cpu(there)), packed)
+
+
+@pytest.mark.parametrize("form", ["leaves", "nodes"])
+def test_trees_move_and_load(device, form):
+    torch.manual_seed(0)
+    if form == "leaves":
+        plain = ffm.FFF(40, 12, depth=3, activation="gelu")
+    else:
+        plain = ffm.AllNodeFFF(40, 40, depth=4, activation="gelu")
+    layer = ffm.PackedFFF(plain, "bf16")
+    x = normal(5, 40)
+    here = layer(x)
+    before = {name: t.clone() for name, t in layer.state_dict().items()}
+    there = copy.deepcopy(layer).to(device)
+    close(there(x.to(device)), here, 2e-2)
+    assert torch.equal(there.route(x.to(device)).leaf.cpu(), layer.route(x).leaf)
+    assert f"depth={plain.depth}" in repr(there)
+    saved = there.state_dict()
+    again = copy.deepcopy(layer)
+    again.load_state_dict(saved)
+    assert torch.equal(again(x), here)
+    there.load_state_dict(layer.state_dict())
+    close(there(x.to(device)), here, 2e-2)
+    for name, t in there.to("cpu").state_dict().items():
+        assert torch.equal(t, before[name]), name
+
+
+@pytest.mark.parametrize("operation", ["linear", "ffn", "moe", "fff", "route_topk"])
+def test_calls_of_the_gpu_suite(device, operation):
+    """They are right before a GPU sees them; and the same bits come twice."""
+    from test_cuda_gpu import Calls
+
+    for tokens in (1, 20):
+        out, call = Calls(torch, "bf16", tokens).calls[operation]
+        call()
+        first = out.clone()
+        call()
+        assert torch.equal(out.cpu(), first.cpu()) and bool(first.cpu().isfinite().all()) and bool(first.cpu().any())
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_mixtures_move_and_load(device, shared):
+    torch.manual_seed(0)
+    more = {"shared_d_ff": 24, "shared_gate": True} if shared else {}
+    layer = ffm.MoE(40, 32, experts=6, k=2, activation="silu", format="bf16", renormalize=True, **more)
+    x = normal(5, 40)
+    here, picks = layer(x), layer.route(x)
+    before = {name: t.clone() for name, t in layer.state_dict().items()}
+    there = copy.deepcopy(layer).to(device)
+    ids, weights = there.route(x.to(device))
+    assert torch.equal(ids.cpu(), picks[0])
+    close(weights, picks[1], 1e-5)
+    close(there(x.to(device)), here, 2e-2)
+    again = copy.deepcopy(layer)
+    again.load_state_dict(there.state_dict())
+    assert torch.equal(again(x), here)
+    for name, t in there.to("cpu").state_dict().items():
+        assert torch.equal(t, before[name]), name
+
+
+def test_hadamard_and_routers_as_operators(device):
+    x = normal(5, 48)
+    close(ffm.hadamard(x.to(device), "kron"), ffm.hadamard(x, "kron"), 1e-5)
+    w = ff.pack(normal(8, 48), "f32")
+    expected = ffm.router_logits(x, w)
+    close(ffm.router_logits(x.to(device), ff.to_device(w, device)), expected, 1e-5)
+    ids, weights = ffm.route_topk(expected.to(device), 2, renormalize=True)
+    assert torch.equal(ids.cpu(), ffm.route_topk(expected, 2, renormalize=True)[0])
+
+
+def test_streams_are_for_plain_eager_calls(device):
+    w = ff.to_device(ff.pack(normal(8, 48), "f32"), device)
+    x = normal(5, 48).to(device)
+    with (
+        torch.autocast("cuda", dtype=torch.float16),
+        pytest.raises(RuntimeError, match="linear: stream= is for plain eager"),
+    ):
+        ffm.linear(x, w, stream=1)
+    with pytest.raises(RuntimeError, match="linear: workspace= is for plain eager"):
+        ffm.linear(x, w.array, workspace=torch.empty(4096, dtype=torch.uint8, device=device))
+
+
+def test_the_example_of_a_gpu(device, cuda, monkeypatch, capsys):
+    import runpy
+    from pathlib import Path
+
+    program = runpy.run_path(str(Path(__file__).parents[2] / "python/examples/on_a_gpu.py"))
+    if not cuda.is_gpu:
+        monkeypatch.setitem(program["tour"].__globals__, "replay", lambda *_: None)  # graphs need one
+    program["tour"](torch)
+    shown = capsys.readouterr().out
+    assert "ffn   torch" in shown and "picks [[" in shown

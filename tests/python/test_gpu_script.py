@@ -105,7 +105,8 @@ def test_table_of_results():
 def test_table_without_results():
     for results in ([], [{**copy.deepcopy(RESULTS), "device": {**RESULTS["device"], "emulated": True}}]):
         text = table.block(ROWS, results)
-        assert text.count("not yet measured") == 2 and "17.4" not in text and "NVIDIA" not in text
+        assert text.count("not yet measured |") == 2 and "17.4" not in text and "NVIDIA" not in text
+        assert text.startswith("<details>\n<summary>2 rows") and text.endswith("</details>")
     failed = copy.deepcopy(RESULTS)
     failed["rows"] = [{**failed["rows"][0], "ours": {"problem": "refused"}}]
     text = table.block(ROWS, [failed])

@@ -50,7 +50,7 @@ class Disguised(torch.Tensor):
         self, *, stream: Any = None, max_version: Any = None, dl_device: Any = None, copy: Any = None
     ) -> Any:
         assert stream == -1 or stream >= 1
-        return DeviceArray(host_values(self.inner)).__dlpack__(stream=stream)
+        return DeviceArray.over(host_values(self.inner)).__dlpack__(stream=stream)
 
     def copy_(self, source: Any, non_blocking: bool = False) -> Any:
         self.inner.copy_(_bare(source))
@@ -83,12 +83,21 @@ def _run(function: Any, args: Any, kwargs: Any) -> Any:
     if kwargs.get("device") is not None:
         to_device = torch.device(kwargs["device"]).type == "cuda"
         inner_kwargs["device"] = torch.device("cpu")
-        if function is torch.ops.aten._to_copy.default and not kwargs.get("copy"):
-            inner_args = tree_map(lambda t: t.clone() if isinstance(t, torch.Tensor) else t, inner_args)
     made = function(*inner_args, **inner_kwargs)
+    if function is torch.ops.aten._to_copy.default and to_device:
+        made = _aligned(made)
     if function._schema.name.endswith("_") or "out" in kwargs:  # in place: the wrapper itself
         return args[0] if args else made
     return tree_map(lambda t: Disguised(t) if isinstance(t, torch.Tensor) and to_device else t, made)
+
+
+def _aligned(t: Any) -> Any:
+    """A copy that begins at a multiple of 256 bytes, as torch's memory on a device does."""
+    if not t.is_contiguous():
+        return t.clone()
+    memory = torch.empty(t.numel() * t.element_size() + 256, dtype=torch.uint8)
+    copied = memory[-memory.data_ptr() % 256 :][: t.numel() * t.element_size()].view(t.dtype).view(t.shape)
+    return copied.copy_(t)
 
 
 def _bare(t: Any) -> Any:

@@ -132,6 +132,8 @@ inline Status cuda_moe_workspace(CudaStream stream, const TensorView& x, const T
 // cuda_limit_capacity and not counted by cuda_expert_load.
 Status cuda_route_topk(CudaStream stream, const TensorView& logits, const TopkOptions& options, const TensorView& ids,
                        const TensorView& weights);
+Status cuda_route_expert_choice(CudaStream stream, const TensorView& logits, const ExpertChoiceOptions& options,
+                                const TensorView& ids, const TensorView& weights);
 Status cuda_route_hash(CudaStream stream, const TensorView& tokens, const TensorView& table, const TensorView& ids,
                        const TensorView& weights);
 Status cuda_limit_capacity(CudaStream stream, const TensorView& ids, const TensorView& weights, std::int64_t experts,

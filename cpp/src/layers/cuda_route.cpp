@@ -53,6 +53,22 @@ Status cuda_route_topk(CudaStream stream, const TensorView& logits, const TopkOp
     return run_cuda(operation, plugin->route, stream, call);
 }
 
+Status cuda_route_expert_choice(CudaStream stream, const TensorView& logits, const ExpertChoiceOptions& options,
+                                const TensorView& ids, const TensorView& weights) {
+    constexpr const char* operation = "route_expert_choice";
+    const cuda::Plugin* plugin = nullptr;
+    if (Status status = find_cuda_plugin(operation, stream, &plugin); !status.ok()) return status;
+    RowsView rows;
+    if (Status status = check_expert_choice(logits, options, &rows); !status.ok()) return status;
+    if (Status status = check_expert_choice_results(logits, options, ids, weights); !status.ok()) return status;
+    cuda::RouteCall call = route_call(cuda::RouteKind::expert_choice, ids, &weights, rows.rows, options.k, rows.cols);
+    if (Status status = cuda_rows(operation, "logits", rows, &call.logits); !status.ok()) return status;
+    call.score = static_cast<std::int32_t>(options.score);
+    call.capacity = options.capacity;
+    if (rows.rows == 0) return {};
+    return run_cuda(operation, plugin->route, stream, call);
+}
+
 Status cuda_route_hash(CudaStream stream, const TensorView& tokens, const TensorView& table, const TensorView& ids,
                        const TensorView& weights) {
     constexpr const char* operation = "route_hash";

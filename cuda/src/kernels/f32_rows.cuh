@@ -1,4 +1,8 @@
 // y = x · wᵀ in f32 throughout. One warp per output feature and 8 tokens; lanes share the depth, four columns at a time.
+//
+// Not on tensor cores: f16 weights meet whole f32 (or bf16) numbers here, as on the CPU. Sums of tf32 parts could have that: one part
+// of an f16 weight, two of an f32 number, three products of two f32 numbers, each within 2^-21 of the exact one; but infinity would
+// have to be kept from its own remainder, and who is after speed has weights of bf16, or f16 with x of f16.
 #pragma once
 
 #include "kernels/elements.cuh"

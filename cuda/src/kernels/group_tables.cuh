@@ -9,6 +9,7 @@
 
 #include <cuda_runtime.h>
 
+#include "kernels/scan.cuh"
 #include "launch/group_tables.hpp"
 #include "ptx/shared.cuh"
 
@@ -23,29 +24,6 @@ __device__ __forceinline__ int group_of(const SlotIds& ids, int slots, int group
     const std::int64_t id =
         ids.is_64 ? static_cast<const std::int64_t*>(ids.data)[at] : static_cast<const std::int32_t*>(ids.data)[at];
     return id >= 0 && id < groups ? static_cast<int>(id) : -1;
-}
-
-// What comes before this thread's value, and the sum of all; every thread of the block calls it.
-template <int threads>
-__device__ __forceinline__ int before(int value, int* sum) {
-    __shared__ int of_warp[threads / 32];
-    const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
-    int inclusive = value;
-#pragma unroll
-    for (int distance = 1; distance < 32; distance *= 2) {
-        const int other = __shfl_up_sync(0xffffffffu, inclusive, distance);
-        if (lane >= distance) inclusive += other;
-    }
-    __syncthreads();  // the call before this one has read its sums
-    if (lane == 31) of_warp[warp] = inclusive;
-    __syncthreads();
-    int earlier = 0;
-    *sum = 0;
-    for (int w = 0; w < threads / 32; w++) {
-        if (w < warp) earlier += of_warp[w];
-        *sum += of_warp[w];
-    }
-    return earlier + inclusive - value;
 }
 
 // counts (they may be the offsets) → where each group begins, in offsets and, where given, in starts.

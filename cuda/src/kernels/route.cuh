@@ -1,47 +1,26 @@
 // The k best experts of a token, by one warp: lane l has experts l, l + 32, …
 //
 //   scores   p of each expert before it is divided by the row's sum
-//   keys     what picking compares: the bits of a float, the low 31 flipped where it is negative, are in the order of floats, with
-//            room below -infinity for what was picked already
+//   keys     what picking compares: see picks.cuh
 //   picked   the scores of the chosen
-//
-// A pick is two reductions over the warp: the largest key, and the lowest expert that has it.
 #pragma once
 
 #include "abi/route.hpp"
 #include "fastffn/router_score.hpp"
 #include "kernels/elements.cuh"
+#include "kernels/picks.cuh"
 #include "ptx/shared.cuh"
 
 namespace fastffn::cuda {
 namespace {
-
-constexpr int route_warps = 4;
-constexpr int key_picked = static_cast<int>(0x80000000u), key_masked = static_cast<int>(0xff800000u ^ 0x7fffffffu);
-constexpr float route_infinity = __builtin_inff();
 
 // Numbers of 4 bytes that a warp needs.
 __host__ __device__ constexpr std::int64_t route_scratch(std::int64_t experts, std::int64_t groups, std::int64_t k) {
     return 2 * experts + groups + k;
 }
 
-__device__ __forceinline__ int key_of(float x) {
-    const int bits = __float_as_int(x);
-    return bits ^ static_cast<int>(static_cast<unsigned>(bits >> 31) >> 1);
-}
-__device__ __forceinline__ float of_key(int key) { return __int_as_float(key < 0 ? key ^ 0x7fffffff : key); }
-
 __device__ __forceinline__ float load_vector(const DeviceVector& v, std::int64_t i, float otherwise) {
     return v.data ? load_element(v.data, static_cast<DType>(v.dtype), i * v.stride) : otherwise;
-}
-
-__device__ __forceinline__ float warp_sum(float value) {
-#pragma unroll
-    for (int distance = 16; distance > 0; distance /= 2) value += __shfl_xor_sync(0xffffffffu, value, distance);
-    return value;
-}
-__device__ __forceinline__ float warp_largest(float value) {
-    return of_key(__reduce_max_sync(0xffffffffu, key_of(value)));
 }
 
 struct RouteScratch {
@@ -141,18 +120,6 @@ __device__ __forceinline__ void mask_groups(const RouteCall& a, const RouteScrat
         if (better < a.topk_groups) continue;
         for (std::int64_t e = g * size; e < (g + 1) * size; e++) s.keys[e] = key_masked;
     }
-}
-
-// The expert with the largest key, the lowest of equals; the key itself. All lanes get both.
-__device__ __forceinline__ int pick(const int* keys, int experts, int* key) {
-    int best = key_picked, of_best = 0x7fffffff;
-    for (int e = static_cast<int>(threadIdx.x) % 32; e < experts; e += 32)
-        if (keys[e] > best) {
-            best = keys[e];
-            of_best = e;
-        }
-    *key = __reduce_max_sync(0xffffffffu, best);
-    return __reduce_min_sync(0xffffffffu, best == *key ? of_best : 0x7fffffff);
 }
 
 // Scores of the picked to weights; what is not kept is emptied.

@@ -1,25 +1,28 @@
 // sparse24 for many tokens on Hopper: wgmma.sp, weights in registers, x out of shared memory that bulk copies fill. sm_90a only.
 //
 //   block       one per multiprocessor, goes on from tile to tile: 192 tokens × 192 weight rows; gated: 96 of gate and the same 96 of up
+//   cluster     two blocks share 192 tokens, each with rows of its own: each copies half of the tokens for both
 //   warpgroup   0 copies: one of its threads keeps all stages under way, over the ends of tiles too
 //               1, 2, 3 multiply: 64 rows each with all 192 tokens, 128 sums a thread. Gated: a warp has eight rows of gate as rows g
 //               of its tile and the same rows of up as rows g + 8, so that both sums of an output are in one thread
-//   stage       two pieces: 128 bytes of 192 tokens as a box with the 128-byte swizzle, and of each tile of 16 rows the bytes of
-//               both pieces, which lie together. full[stage] counts their bytes, empty[stage] the twelve warps that have done with them
+//   stage       two pieces: 128 bytes of 192 tokens as two boxes with the 128-byte swizzle, and of each tile of 16 rows the bytes of
+//               both pieces, which lie together. full[stage] counts their bytes, empty[stage] the warps that have done with them, in
+//               both blocks
 //   output      each warp takes its 16 rows through 2 KiB of shared memory, 32 tokens at a time
 //
 // Weights lie in the order of mma.sp's registers, which is wgmma.sp's too: a lane reads 16 bytes and a word per piece while the
 // piece before is multiplied.
 //
-// Why 192 rows (estimates, nothing here was timed yet): wgmma.sp takes 128 cycles for 64 rows, in which it reads 16 KiB of x from
-// shared memory, all that this gives in 128 cycles; so sparse weights come to 85% of their peak at most. From L2 a piece of 192 tokens
-// and 192 rows takes 23 KiB for 384 cycles of tensor cores; 128 rows would take 20 KiB for 256. At some 38 bytes a cycle for a
-// multiprocessor that is 62% of the sparse peak, against 46% with 128 rows.
+// Why 192 by 192 (estimates, nothing here was timed yet): wgmma.sp takes 96 cycles for 64 rows and 192 tokens, in which it reads 12 KiB
+// of x from shared memory, all that this gives in 96 cycles; so sparse weights come to 85% of their peak at most. More tokens would
+// leave room for two warpgroups alone: ptxas takes no wgmma of more registers than 512 threads have. From L2 a piece takes 19 KiB
+// of a block alone and 13 KiB of one of two, for 288 cycles of tensor cores; all multiprocessors together get about 30 bytes a cycle
+// each. That is 44% of the sparse peak, and 65%.
 #pragma once
 
 #include "kernels/sm90_dense.cuh"
 #include "kernels/sparse24.cuh"
-#include "ptx/bulk_copy.cuh"
+#include "ptx/cluster.cuh"
 #include "ptx/registers.cuh"
 #include "ptx/wgmma_sp.cuh"
 
@@ -30,8 +33,9 @@ struct Sm90Sparse24 {
     static constexpr int consumers = 3, threads = 128 * (consumers + 1), consumer_warps = 4 * consumers;
     static constexpr int tokens = 192, rows = 64 * consumers, tiles = rows / 16, stages = 5;
     static constexpr int x_bytes = tokens * 128, output_bytes = 32 * 16 * 4;  // of a stage; of a warp
-    // 12 tiles of rows and 11 of tokens are one wave: 2304 weight rows of 9/8 bytes a column, 2112 tokens of 2.
-    static constexpr int band = 12;
+    static constexpr int box_tokens = tokens / 2;
+    // Of clusters: 16 tiles of rows and 8 of tokens are about one wave, 3072 weight rows of 9/8 bytes a column, 1584 tokens of 2.
+    static constexpr int band = 8;
 };
 
 template <class P>
@@ -43,6 +47,11 @@ struct Sm90Sparse24Bytes {
     static constexpr int barriers_offset = output_offset + T::consumer_warps * T::output_bytes;
     static constexpr int shared = barriers_offset + 2 * T::stages * 8;
     static_assert(shared <= 227 * 1024, "what a block may have");
+};
+
+template <int blocks>
+struct Sm90Sparse24Cluster {
+    static constexpr int cluster = blocks;
 };
 
 struct Sm90Sparse24Bf16 : Sparse24Bf16 {
@@ -99,7 +108,7 @@ __device__ __forceinline__ void sm90_load_piece(const unsigned char* w_tiles, in
 }
 
 // Depth of one tile: 64 rows of this warpgroup times all tokens.
-template <class P, bool is_gated>
+template <class P, int cluster, bool is_gated>
 __device__ __forceinline__ void sm90_multiply_sparse(typename P::Sum (&acc)[96], const unsigned char* shared,
                                                      ptx::Mbarrier* full, ptx::Mbarrier* empty,
                                                      Sm90Ring<Sm90Sparse24::stages>& ring, int pieces, int warp,
@@ -124,7 +133,7 @@ __device__ __forceinline__ void sm90_multiply_sparse(typename P::Sum (&acc)[96],
         // Not one group later: registers of a may be loaded only while none of this warpgroup's wgmma is under way (else ptxas
         // waits after each). The other two warpgroups have tensor cores busy meanwhile.
         ptx::wgmma_wait<0>();
-        if (lane == 0) ptx::mbarrier_arrive(empty + ring.stage);
+        sm90_release<Sm90Sparse24Cluster<cluster>>(empty + ring.stage, lane);
         ring.next();
     }
     ptx::wgmma_wait_all(acc);
@@ -182,7 +191,7 @@ __device__ __forceinline__ void sm90_output_sparse(const Sparse24Args& args, con
     }
 }
 
-template <class P, bool is_gated>
+template <class P, int cluster, bool is_gated>
 __global__ void __launch_bounds__(Sm90Sparse24::threads, 1)
     sm90_sparse24_kernel(const __grid_constant__ ptx::TensorMap x_map, Sparse24Args args, Sparse24Tokens tokens,
                          int token_tiles, int row_tiles) {
@@ -194,25 +203,31 @@ __global__ void __launch_bounds__(Sm90Sparse24::threads, 1)
 #pragma unroll
         for (int stage = 0; stage < T::stages; stage++) {
             ptx::mbarrier_init(full + stage, 1);
-            ptx::mbarrier_init(empty + stage, T::consumer_warps);
+            ptx::mbarrier_init(empty + stage, T::consumer_warps * cluster);
         }
         ptx::mbarrier_fence_init();
     }
-    __syncthreads();
-    const int tiles = token_tiles * row_tiles, step_of_tiles = static_cast<int>(gridDim.x);
+    if constexpr (cluster == 1) __syncthreads();
+    else ptx::cluster_sync();
+    // The blocks of a cluster have the same tokens and tiles of rows side by side; one of those may lie behind the last.
+    const int rank = cluster == 1 ? 0 : static_cast<int>(ptx::cluster_rank());
+    const int row_places = (row_tiles + cluster - 1) / cluster, tiles = token_tiles * row_places;
+    const int first_tile = static_cast<int>(blockIdx.x) / cluster,
+              step_of_tiles = static_cast<int>(gridDim.x) / cluster;
     const int pieces = static_cast<int>(args.pieces);
     constexpr int outputs = is_gated ? T::rows / 2 : T::rows;
     // The same in all lanes, and known to be.
     const int warpgroup = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 128, 0);
     Sm90Ring<T::stages> ring;
 
-    // 128 threads with 24 registers and 384 with 160 are 504 with 128.
+    // 128 threads with 32 registers and 384 with 160 are 512 with 128.
     if (warpgroup == 0) {
-        ptx::registers_decrease<24>();
+        ptx::registers_decrease<32>();
         if (threadIdx.x == 0) {
             ptx::prefetch_map(&x_map);
-            for (int index = static_cast<int>(blockIdx.x); index < tiles; index += step_of_tiles) {
-                const Sm90Tile place = sm90_tile<T>(index, token_tiles, row_tiles);
+            for (int index = first_tile; index < tiles; index += step_of_tiles) {
+                const Sm90Tile place = sm90_tile<T>(index, token_tiles, row_places);
+                const std::int64_t rows = static_cast<std::int64_t>(place.rows) * cluster + rank;
                 const TokenTile all = {};  // of one matrix
                 for (int first = 0; first < pieces; first += 2) {
                     unsigned char* const stage = shared + ring.stage * Sm90Sparse24Bytes<P>::stage;
@@ -220,12 +235,20 @@ __global__ void __launch_bounds__(Sm90Sparse24::threads, 1)
                     const int bytes = min(pieces - first, 2) * P::bytes;
                     ptx::mbarrier_wait(empty + ring.stage, ring.parity ^ 1);
                     ptx::mbarrier_arrive_expect(barrier, static_cast<unsigned>(T::x_bytes + T::tiles * bytes));
-                    ptx::bulk_copy_box(stage, &x_map, first * 64, place.tokens * T::tokens, barrier);
+                    const int token0 = place.tokens * T::tokens;
+                    if constexpr (cluster == 1) {
+#pragma unroll
+                        for (int box = 0; box < T::tokens / T::box_tokens; box++)
+                            ptx::bulk_copy_box(stage + box * T::box_tokens * 128, &x_map, first * 64,
+                                               token0 + box * T::box_tokens, barrier);
+                    } else {
+                        ptx::bulk_copy_box_to((1 << cluster) - 1, stage + rank * T::box_tokens * 128, &x_map,
+                                              first * 64, token0 + rank * T::box_tokens, barrier);
+                    }
 #pragma unroll 1
                     for (int i = 0; i < T::tiles; i++) {
                         const bool of_gate = is_gated && i < T::tiles / 2;
-                        const std::int64_t row_tile = static_cast<std::int64_t>(place.rows) * (outputs / 16) +
-                                                      (is_gated ? i % (T::tiles / 2) : i);
+                        const std::int64_t row_tile = rows * (outputs / 16) + (is_gated ? i % (T::tiles / 2) : i);
                         ptx::bulk_copy(stage + T::x_bytes + i * Sm90Sparse24Bytes<P>::tile,
                                        sparse24_tile(of_gate ? args.w_gate : args.w, args, all, row_tile) +
                                            static_cast<std::int64_t>(first) * P::bytes,
@@ -235,22 +258,25 @@ __global__ void __launch_bounds__(Sm90Sparse24::threads, 1)
                 }
             }
         }
+        __syncwarp();
     } else {
         ptx::registers_increase<160>();
         const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32 - 4;
         auto* const sums =
             reinterpret_cast<float*>(shared + Sm90Sparse24Bytes<P>::output_offset + warp * T::output_bytes);
-        for (int index = static_cast<int>(blockIdx.x); index < tiles; index += step_of_tiles) {
+        for (int index = first_tile; index < tiles; index += step_of_tiles) {
             typename P::Sum acc[96] = {};
-            sm90_multiply_sparse<P, is_gated>(acc, shared, full, empty, ring, pieces, warp, lane);
-            const Sm90Tile place = sm90_tile<T>(index, token_tiles, row_tiles);
+            sm90_multiply_sparse<P, cluster, is_gated>(acc, shared, full, empty, ring, pieces, warp, lane);
+            const Sm90Tile place = sm90_tile<T>(index, token_tiles, row_places);
+            const std::int64_t rows = static_cast<std::int64_t>(place.rows) * cluster + rank;
             TokenTile tile = {};
             tokens.tile(place.tokens, T::tokens, &tile);
-            sm90_output_sparse<P, is_gated>(
-                args, tokens, tile, acc, sums, lane,
-                static_cast<std::int64_t>(place.rows) * outputs + warp * (is_gated ? 8 : 16));
+            sm90_output_sparse<P, is_gated>(args, tokens, tile, acc, sums, lane,
+                                            rows * outputs + warp * (is_gated ? 8 : 16));
         }
     }
+    // Others arrive at this block's barriers until they have done with their last tile.
+    if constexpr (cluster > 1) ptx::cluster_sync();
 }
 
 }  // namespace

@@ -1,15 +1,13 @@
 #include "launch/route.hpp"
 
 #include "kernels/route.cuh"
+#include "launch/expert_choice.hpp"
 #include "launch/group_tables.hpp"
 #include "launch/launch.hpp"
 
 namespace fastffn::cuda {
 
 namespace {
-
-constexpr std::int64_t shared_limit = 48 * 1024;  // what a block has without asking
-constexpr std::int64_t workspace_blocks = 264;    // two on each of 132 multiprocessors
 
 bool by_score(const RouteCall& call) {
     const auto score = static_cast<RouterScore>(call.score);
@@ -25,11 +23,12 @@ std::int64_t blocks_for(std::int64_t items, std::int64_t each, std::int64_t most
 
 cudaError_t run_topk(const RouteCall& call, Pieces& pieces, cudaStream_t stream) {
     const std::int64_t warp_bytes = route_scratch(call.logits.cols, call.groups, call.k) * 4;
-    const std::int64_t warps = shared_limit / warp_bytes < route_warps ? shared_limit / warp_bytes : route_warps;
+    const std::int64_t warps =
+        route_shared_limit / warp_bytes < route_warps ? route_shared_limit / warp_bytes : route_warps;
     float* workspace = nullptr;
     std::int64_t blocks = blocks_for(call.logits.rows, warps ? warps : 1, 65536);
     if (warps == 0) {
-        blocks = blocks < workspace_blocks ? blocks : workspace_blocks;
+        blocks = blocks < route_workspace_blocks ? blocks : route_workspace_blocks;
         workspace = pieces.take<float>(blocks * warp_bytes);
     }
     if (pieces.counts_only()) return cudaSuccess;
@@ -55,6 +54,7 @@ cudaError_t run(const RouteCall& call, Pieces& pieces, cudaStream_t stream) {
     };
     switch (call.kind) {
         case RouteKind::topk: return run_topk(call, pieces, stream);
+        case RouteKind::expert_choice: return run_expert_choice(call, pieces, stream);
         case RouteKind::capacity: return run_capacity(call, pieces, stream);
         case RouteKind::hash:
             if (pieces.counts_only()) return cudaSuccess;
@@ -75,7 +75,9 @@ cudaError_t run(const RouteCall& call, Pieces& pieces, cudaStream_t stream) {
 }  // namespace
 
 const char* refusal(const RouteCall& call) {
-    if (call.kind == RouteKind::expert_choice) return "experts that choose tokens have no CUDA kernels yet";
+    // Their counts are 32-bit.
+    if (call.kind == RouteKind::expert_choice && call.logits.rows > most_positions)
+        return "more than 2^31 tokens for experts to choose from have no CUDA kernels";
     if (call.kind == RouteKind::capacity &&
         (call.logits.rows > most_positions / (call.k ? call.k : 1) || call.logits.cols > most_positions))
         return "more than 2^31 slots have no CUDA kernels";

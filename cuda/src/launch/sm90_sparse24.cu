@@ -15,18 +15,32 @@ namespace fastffn::cuda {
 
 namespace {
 
-template <class P, bool is_gated>
-cudaError_t run(const Sparse24Args& args, std::int64_t token_tiles, std::int64_t row_tiles, cudaStream_t stream) {
+template <class P, int cluster, bool is_gated>
+cudaError_t run_tiles(const Sparse24Args& args, std::int64_t token_tiles, std::int64_t row_tiles, cudaStream_t stream) {
     using T = Sm90Sparse24;
     ptx::TensorMap x_map = {};
-    if (!ptx::make_tensor_map(&x_map, {args.x, args.row_bytes, args.tokens, args.x_stride, 0, 0}, T::tokens))
+    if (!ptx::make_tensor_map(&x_map, {args.x, args.row_bytes, args.tokens, args.x_stride, 0, 0}, T::box_tokens))
         return cudaErrorNotSupported;
-    const std::int64_t tiles = token_tiles * row_tiles;
-    const int multiprocessors = device_attribute(cudaDevAttrMultiProcessorCount);
-    const auto blocks = static_cast<unsigned>(tiles < multiprocessors ? tiles : multiprocessors);
-    return launch(sm90_sparse24_kernel<P, is_gated>,
-                  {dim3(blocks), dim3(T::threads), Sm90Sparse24Bytes<P>::shared, stream, "sm90_sparse24"}, x_map, args,
-                  sparse24_tokens(args, nullptr), token_tiles, row_tiles);
+    const auto kernel = sm90_sparse24_kernel<P, cluster, is_gated>;
+    Grid grid = {dim3(cluster), dim3(T::threads), Sm90Sparse24Bytes<P>::shared, stream, "sm90_sparse24"};
+    grid.cluster = cluster;
+    // No more than run at once: a cluster that had to wait for others to return would double the time.
+    const std::int64_t tiles = token_tiles * ((row_tiles + cluster - 1) / cluster);
+    const std::int64_t at_once =
+        cluster == 1 ? device_attribute(cudaDevAttrMultiProcessorCount) : clusters_at_once(kernel, grid);
+    if (at_once <= 0) return cudaErrorNotSupported;
+    grid.blocks.x = static_cast<unsigned>(cluster * (tiles < at_once ? tiles : at_once));
+    return launch(kernel, grid, x_map, args, sparse24_tokens(args, nullptr), token_tiles, row_tiles);
+}
+
+// Two blocks share tokens wherever there are rows for two.
+template <class P, bool is_gated>
+cudaError_t run(const Sparse24Args& args, std::int64_t token_tiles, std::int64_t row_tiles, cudaStream_t stream) {
+    if (row_tiles > 1)
+        if (const cudaError_t status = run_tiles<P, 2, is_gated>(args, token_tiles, row_tiles, stream);
+            status != cudaErrorNotSupported)
+            return status;
+    return run_tiles<P, 1, is_gated>(args, token_tiles, row_tiles, stream);
 }
 
 std::int64_t token_tiles_of(const Sparse24Args& args) {

@@ -17,7 +17,7 @@ plain weights that train    `FFN`, `MoE` (``trainable=True``) and `LowRankFFN` p
                             pass the format's rounding straight through
 second derivatives, jvp,    refused (RuntimeError); reverse mode and torch.no_grad() are what there is
 torch.func.grad
-autocast (CPU)              x is cast to its dtype, which is y's; weights of picks, logits, biases and routers are not
+autocast                    x is cast to its dtype, which is y's; weights of picks, logits, biases and routers are not
 torch.vmap                  over tokens (x, ids, weights, leaf); over weights it is refused (ValueError)
 fake and meta tensors       give a fake or meta result; beside tensors with memory they are refused (ValueError, or by torch)
 out=                        written without a count in its version: do not write over what a recorded graph has kept
@@ -27,7 +27,13 @@ conj and neg views          conjugated ones are complex, which no function takes
 sparse, nested layouts      refused (ValueError)
 not contiguous              any strides; x is copied where its last dimension is not contiguous
 no tokens                   an empty result
-another device              refused (RuntimeError): x and weights must be on the CPU
+CUDA                        x, weights and biases on one CUDA device, where weights are in its order: a module's after
+                            ``to("cuda")``, else those of :func:`fastffn.to_device` (a DeviceWeight, or its uint8 tensor, the
+                            only form that a traced call takes). Calls run on torch's current stream, allocate by torch and the
+                            stream's pool, wait for nothing and can be captured in a CUDA graph, but for the first use of a
+                            weight, whose header is read then; backward passes unpack weights on the host and wait.
+                            Tested on an emulated device; never run on a GPU so far
+other devices               refused (RuntimeError)
 subclasses                  read as plain tensors, y is a plain one; those with __torch_dispatch__ get the operator
 inference_mode              y is an inference tensor; weights made under it cannot take part in a recorded call
 make_fx                     records the operator

@@ -1,7 +1,7 @@
-"""Packed weights on CUDA devices, which are plain uint8 tensors there too: what their headers say, without asking the device.
+"""Packed weights and trees on CUDA devices, which are plain uint8 tensors there too: what their headers say, without asking the device.
 
-A launch depends on the header, and a call must not wait for the device to read it. So the first 64 bytes are read once, when a
-weight is first seen, and remembered here by the tensor's storage. Operators and modules keep plain tensors: their schemas, traced
+A launch depends on the header, and a call must not wait for the device to read it. So the first 64 bytes (128 of a tree) are read
+once, when a weight is first seen, and remembered here by the tensor's storage. Operators and modules keep plain tensors: their schemas, traced
 and exported graphs, state_dicts and safetensors are the same on the CPU and on devices, and nothing has to travel beside the bytes.
 
 An entry is found by the address of the storage's own object and by where in it the tensor lies. It holds a weak reference to the
@@ -49,18 +49,24 @@ def remember(w: Any, header: bytes) -> None:
     _seen[storage._cdata, w.storage_offset(), w.numel()] = _Seen(StorageWeakRef(storage), _version(w), header)
 
 
-def device_weight(w: Any) -> _core.DeviceWeight:
-    """The weight that a uint8 tensor on a CUDA device holds; the first time waits for the device."""
+def _open(w: Any, kind: str) -> Any:
+    make = getattr(_core, kind)
     seen = _seen.get((w.untyped_storage()._cdata, w.storage_offset(), w.numel()))
     if seen is not None and not seen.storage.expired() and seen.version == _version(w):
-        return _core.device_weight(w, None, seen.header)
+        return make(w, None, seen.header)
     if _capturing():
         raise RuntimeError(
-            "device_weight: a CUDA graph is being captured, and this packed weight was never used before: its header has to be read"
+            f"{kind}: a CUDA graph is being captured, and these packed bytes were never used before: their header has to be read"
             " from the device. Call the layer once before the capture"
         )
-    found = _core.device_weight(w)
+    found = make(w)
     remember(w, found.header)
+    return found
+
+
+def device_weight(w: Any) -> _core.DeviceWeight:
+    """The weight that a uint8 tensor on a CUDA device holds; the first time waits for the device."""
+    found: _core.DeviceWeight = _open(w, "device_weight")
     return found
 
 
@@ -71,14 +77,21 @@ def weight(w: Any) -> Any:
     return device_weight(w)
 
 
+def tree(w: Any) -> Any:
+    """The same of a packed tree: a DeviceTree on a device."""
+    if isinstance(w, _core.DeviceTree) or not w.is_cuda:
+        return w
+    return _open(w, "device_tree")
+
+
 def all_weights(parts: Any) -> list[Any]:
-    """The same of a list."""
+    """weight() of each in a list."""
     return [weight(w) for w in parts]
 
 
 def tensor(w: Any) -> Any:
-    """The other way: the uint8 tensor of a DeviceWeight, anything else as it is."""
-    if not isinstance(w, _core.DeviceWeight):
+    """The other way: the uint8 tensor of a DeviceWeight or DeviceTree, anything else as it is."""
+    if not isinstance(w, (_core.DeviceWeight, _core.DeviceTree)):
         return w
     if not isinstance(w.array, torch.Tensor):
         raise TypeError(f"a weight on a device is a {type(w.array).__name__}, expected a torch tensor as its array")
@@ -86,7 +99,7 @@ def tensor(w: Any) -> Any:
     return w.array
 
 
-class Held(dict[str, tuple[Any, int, _core.DeviceWeight]]):
+class Held(dict[str, tuple[Any, int, Any]]):
     """A module's own weights on a device by name, so that an eager call finds them in 0.1 µs. Copies and pickles of it are empty."""
 
     def __reduce__(self) -> Any:
@@ -99,5 +112,5 @@ class Held(dict[str, tuple[Any, int, _core.DeviceWeight]]):
         version = _version(w)
         held = self.get(name)
         if held is None or held[0] is not w or held[1] != version:
-            held = self[name] = (w, version, device_weight(w))
+            held = self[name] = (w, version, tree(w) if name == "tree" else weight(w))
         return held[2]

@@ -22,6 +22,7 @@ from fastffn import _core
 
 from . import _ops
 from ._device_weights import device_weight, tensor
+from ._device_weights import tree as tree_of
 
 _operators = torch.ops.fastffn
 
@@ -167,7 +168,7 @@ def _moe(
 def _fff_width(out_features: int | None, tree: Any, w_down: Any, default: int) -> Any:
     if w_down is not None or out_features is not None or torch.compiler.is_compiling() or not _is_plain(tree):
         return _width("fff", out_features, w_down, default)
-    return ff.tree_info(tree).d_out if tree.device.type == "cpu" else default
+    return ff.tree_info(tree_of(tree)).d_out if tree.device.type in ("cpu", "cuda") else default
 
 
 def _fff(
@@ -189,7 +190,8 @@ def _fff(
     out: Any = None,
     out_features: int | None = None,
 ) -> Any:
-    x, w_up, w_down, master_up, master_down = cast(x), *map(tensor, (w_up, w_down, master_up, master_down))
+    x, tree = cast(x), tensor(tree)
+    w_up, w_down, master_up, master_down = map(tensor, (w_up, w_down, master_up, master_down))
     arguments = (
         x, tree, w_up, w_down, b_up, b_down, activation, leaf, master_up, master_down, master_b_up, master_b_down,
         None if mix is None else float(mix), plan,
@@ -278,6 +280,14 @@ def _handler(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         values = [*args, *keywords.values(), *_ops.flat_shared(keywords.get("shared"))]
         tensors = [t for t in tree_leaves(values) if isinstance(t, torch.Tensor)]
         refuse_tangents(name, tensors)
+        for option in ("stream", "workspace"):
+            if keywords.pop(option, None) is not None:
+                if error is not None and not any(_needs_torch(t) for t in tensors):
+                    raise error
+                raise RuntimeError(
+                    f"{name}: {option}= is for plain eager calls; here one is traced, recorded or under autocast, or its arguments"
+                    " need an operator of torch, which runs on torch's current stream"
+                )
         if error is not None:
             layouts = {"nested" if t.is_nested else t.layout for t in tensors} - {torch.strided}
             if layouts:

@@ -12,6 +12,7 @@ import torch
 from fastffn import SharedExperts, SpecialExperts, _core
 
 from ._device_weights import all_weights, tensor, weight
+from ._device_weights import tree as tree_of
 from ._library import check_input, define, like, readable, result_like
 
 _SHARED = 7  # tensors of one shared expert in the flat list of the moe operators
@@ -72,7 +73,7 @@ define("linear_out(Tensor x, Tensor w, Tensor? bias, Tensor(a!) out) -> ()", _li
 def _router_logits(x: Any, w: Any, bias: Any, experts: int) -> Any:
     out = x.new_empty((*x.shape[:-1], experts), dtype=torch.float32)
     with torch.no_grad():
-        return _core.router_logits(readable(x), weight(w), bias, None, None, out)
+        return _core.router_logits(readable(x), weight(w), bias, None, None, out, None)
 
 
 def _router_logits_fake(x: Any, w: Any, bias: Any, experts: int) -> Any:
@@ -185,7 +186,7 @@ def _run_fff(
     master_down: Any, master_b_up: Any, master_b_down: Any, mix: Any, plan: str, out: Any,
 ) -> Any:  # fmt: skip
     return _core.fff(
-        readable(x), tree, weight(w_up), weight(w_down), b_up, b_down, activation=activation, leaf=leaf,
+        readable(x), tree_of(tree), weight(w_up), weight(w_down), b_up, b_down, activation=activation, leaf=leaf,
         master_up=weight(master_up), master_down=weight(master_down), master_b_up=master_b_up, master_b_down=master_b_down, mix=mix, plan=plan, out=out,
     )  # fmt: skip
 

@@ -10,9 +10,10 @@ from torch import nn
 import fastffn as ff
 from fastffn._fff_packed import pack_fff
 
+from ._device_weights import Held, tree, weight
 from ._formats import as_tensor
 from ._functions import visible
-from ._packed_module import absent_last
+from ._packed_module import absent_last, in_layout_of, moved_weights
 
 _ARRAYS = ("w_up", "w_down", "b_up", "b_down", "master_up", "master_down", "master_b_up", "master_b_down")
 
@@ -21,7 +22,8 @@ class PackedFFF(nn.Module):
     """``fastffn.fff`` as a module, for inference: of trained :class:`FFF` or :class:`AllNodeFFF`, or of imported weights.
 
     The tree and the packed weights are uint8 buffers, biases float buffers, so `state_dict`, deepcopy, pickle, torch.compile
-    and torch.export take them. Loading checks the checksum of each packed one.
+    and torch.export take them. Loading checks the checksum of each packed one; ``to("cuda")`` and loading there bring them into the
+    order that GPUs read.
 
     Args:
         weights: a module with ``export()``, or the :class:`fastffn.FffWeights` that it exports and loaders return.
@@ -44,15 +46,29 @@ class PackedFFF(nn.Module):
 
     def forward(self, x: Any, *, leaf: Any = None, out: Any = None) -> Any:
         """y [..., d_out] of x [..., d_model]; leaf and out as :func:`fastffn.fff`."""
-        held = self._buffers
+        held = self._held()
         return visible("fff")(
             x, held["tree"], activation=self.activation, leaf=leaf, mix=self.mix, out=out, out_features=self.d_out,
             **{name: held[name] for name in _ARRAYS},
         )  # fmt: skip
 
+    def _held(self) -> Any:
+        held = self._buffers
+        if torch.compiler.is_compiling() or not held["tree"].is_cuda:
+            return held
+        mine: Held = self.__dict__.setdefault("_on_device", Held())
+        packed = {name: w for name, w in held.items() if w is not None and w.dtype == torch.uint8}
+        return {**held, **{name: mine.get_weight(name, w) for name, w in packed.items()}}
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        moved = moved_weights(self._buffers, tuple(self._buffers), fn)
+        super()._apply(fn, recurse)
+        self._buffers.update(moved)
+        return self
+
     def route(self, x: Any) -> ff.FffRoute:
         """``fastffn.fff_route`` of x: leaves and margins. Not traced."""
-        return ff.fff_route(x.detach(), self.tree)
+        return ff.fff_route(x.detach(), tree(self.tree))
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
         errors = rest[-1]
@@ -61,12 +77,17 @@ class PackedFFF(nn.Module):
             if mine is None or mine.dtype != torch.uint8 or given is None:
                 continue
             try:
+                keeps = rest[0].get("assign_to_params_buffers", False)
+                if given.dtype == torch.uint8 and given.dim() == 1:
+                    given = in_layout_of(given, given.device if keeps else mine.device, name)
+                    state_dict = {**state_dict, prefix + name: given}
                 if given.shape != mine.shape:
                     raise ValueError(f"{given.numel()} bytes, expected {mine.numel()}")
-                (ff.verify_tree if name == "tree" else ff.verify)(given)
+                here, opened = (tree(given), tree(mine)) if name == "tree" else (weight(given), weight(mine))
+                (ff.verify_tree if name == "tree" else ff.verify)(here)
                 same = ff.tree_info if name == "tree" else ff.info
-                if same(given) != same(mine):
-                    raise ValueError(f"holds {same(given)}, expected {same(mine)}")
+                if same(here) != same(opened):
+                    raise ValueError(f"holds {same(here)}, expected {same(opened)}")
             except (ValueError, BufferError) as error:
                 errors.append(f"PackedFFF: {prefix + name}: {error}")
         if not errors:
@@ -74,7 +95,7 @@ class PackedFFF(nn.Module):
 
     def extra_repr(self) -> str:
         """What the tree is, for print."""
-        about = ff.tree_info(self.tree)
+        about = ff.tree_info(tree(self.tree))
         return (
             f"d_model={self.d_model}, d_out={self.d_out}, form={about.form}, depth={about.depth}, trees={about.trees},"
             f" activation={self.activation}, format={self.format}"

@@ -9,7 +9,7 @@ from torch import nn
 
 import fastffn as ff
 
-from ._device_weights import Held, tensor, weight
+from ._device_weights import Held, tensor, tree, weight
 
 
 def absent_last(module: nn.Module) -> None:
@@ -144,21 +144,25 @@ def moved_weights(buffers: Any, names: Any, fn: Any) -> dict[str, Any]:
             continue
         device = fn(w.new_empty(0)).device
         if device != w.device and device.type in ("cpu", "cuda"):
-            moved[name] = in_layout_of(w, device)
+            moved[name] = in_layout_of(w, device, name)
     return moved
 
 
 def is_for_devices(packed: Any) -> bool:
-    """Whether bytes in the host's memory are in the order that devices read."""
-    return packed.numel() >= 64 and bytes(packed[:8].tolist()) == b"fastffn\0" and int(packed[11]) == 2
+    """Whether bytes in the host's memory, a weight's or a tree's, are in the order that devices read."""
+    if packed.numel() < 64:
+        return False
+    first = bytes(packed[:64].tolist())
+    return first[11] == 2 if first.startswith(b"fastffn\0") else first.startswith(b"ffftree\0") and first[56] == 2
 
 
-def in_layout_of(w: Any, device: Any) -> Any:
-    """Packed bytes, wherever and in whichever order they are, on `device` in its order."""
+def in_layout_of(w: Any, device: Any, name: str = "") -> Any:
+    """Packed bytes, wherever and in whichever order they are, on `device` in its order. `name`: "tree" for a tree."""
     if w.is_cuda:
+        held = tree(w) if name == "tree" else weight(w)
         if device.type == "cuda":
-            return w if w.device == device else tensor(ff.to_device(weight(w), device))
-        return ff.to_cpu(weight(w)) if device.type == "cpu" else w.to(device)
+            return w if w.device == device else tensor(ff.to_device(held, device))
+        return ff.to_cpu(held) if device.type == "cpu" else w.to(device)
     if device.type == "cuda":
         return tensor(ff.to_device(w, device))
     return ff.to_cpu(w) if device.type == "cpu" and is_for_devices(w) else w

@@ -29,6 +29,10 @@ Status check_topk(const TensorView& logits, const TopkOptions& options, RowsView
 Status check_topk_results(const TensorView& logits, const TopkOptions& options, const TensorView& ids,
                           const TensorView& weights);
 
+Status check_expert_choice(const TensorView& logits, const ExpertChoiceOptions& options, RowsView* rows);
+Status check_expert_choice_results(const TensorView& logits, const ExpertChoiceOptions& options, const TensorView& ids,
+                                   const TensorView& weights);
+
 // Those of the other routes, but for the values of tokens, tables and ids.
 Status check_hash(const TensorView& tokens, const TensorView& table, const TensorView& ids, const TensorView& weights);
 Status check_capacity(const TensorView& ids, const TensorView& weights, std::int64_t experts, std::int64_t capacity);

@@ -25,15 +25,8 @@ struct Plan {
 
 Status open(const TensorView& logits, const ExpertChoiceOptions& o, int threads, Plan* plan) {
     if (Status status = check_threading(); !status.ok()) return status;
-    if (Status status = view_rows(operation, "logits", logits, &plan->rows); !status.ok()) return status;
+    if (Status status = check_expert_choice(logits, o, &plan->rows); !status.ok()) return status;
     const std::int64_t experts = plan->rows.cols, tokens = plan->rows.rows;
-    if (Status status = check_experts(operation, experts); !status.ok()) return status;
-    if (o.k < 1 || o.k > experts)
-        return fail("k is " + std::to_string(o.k) + ", expected 1 to " + std::to_string(experts) +
-                    " (the experts of logits)");
-    if (o.capacity < 0) return fail("capacity is " + std::to_string(o.capacity) + ", expected 0 or more");
-    if (o.score != RouterScore::softmax && o.score != RouterScore::sigmoid)
-        return fail(std::string("score is '") + router_score_name(o.score) + "', expected 'softmax' or 'sigmoid'");
     plan->threads = usable_threads(threads > 0 ? threads : default_threads());
     // [experts, tokens] scores, and a permutation of the tokens (or of the experts) per thread.
     plan->scores_bytes = round_up(4 * experts * tokens, 64);
@@ -99,6 +92,27 @@ void collect(const float* column, std::int64_t tokens, std::int64_t experts, std
 
 }  // namespace
 
+Status check_expert_choice(const TensorView& logits, const ExpertChoiceOptions& o, RowsView* rows) {
+    if (Status status = view_rows(operation, "logits", logits, rows); !status.ok()) return status;
+    const std::int64_t experts = rows->cols;
+    if (Status status = check_experts(operation, experts); !status.ok()) return status;
+    if (o.k < 1 || o.k > experts)
+        return fail("k is " + std::to_string(o.k) + ", expected 1 to " + std::to_string(experts) +
+                    " (the experts of logits)");
+    if (o.capacity < 0) return fail("capacity is " + std::to_string(o.capacity) + ", expected 0 or more");
+    if (o.score != RouterScore::softmax && o.score != RouterScore::sigmoid)
+        return fail(std::string("score is '") + router_score_name(o.score) + "', expected 'softmax' or 'sigmoid'");
+    return {};
+}
+
+Status check_expert_choice_results(const TensorView& logits, const ExpertChoiceOptions& options, const TensorView& ids,
+                                   const TensorView& weights) {
+    if (Status status = check_route(operation, logits, "logits", logits.ndim - 1, options.k, ids, weights);
+        !status.ok())
+        return status;
+    return check_apart(operation, logits, "logits", ids, weights);
+}
+
 Status route_expert_choice_workspace(const TensorView& logits, const ExpertChoiceOptions& options, int threads,
                                      std::int64_t* bytes) {
     Plan plan;
@@ -111,10 +125,7 @@ Status route_expert_choice(Context& context, const TensorView& logits, const Exp
                            const TensorView& ids, const TensorView& weights) {
     Plan plan;
     if (Status status = open(logits, options, context.threads(), &plan); !status.ok()) return status;
-    if (Status status = check_route(operation, logits, "logits", logits.ndim - 1, options.k, ids, weights);
-        !status.ok())
-        return status;
-    if (Status status = check_apart(operation, logits, "logits", ids, weights); !status.ok()) return status;
+    if (Status status = check_expert_choice_results(logits, options, ids, weights); !status.ok()) return status;
     const std::int64_t tokens = plan.rows.rows, experts = plan.rows.cols;
     if (tokens == 0) return {};
     std::byte* workspace = context.workspace(plan.workspace_bytes);

@@ -11,7 +11,8 @@ namespace emulator {
 void set_seed(std::uint64_t seed);
 // What cudaDeviceGetAttribute says; 3 at first, so that persistent kernels go round.
 void set_multiprocessors(int count);
-// 80, 90, …: how much shared memory a block may ask for, and which instructions exist.
+// 80, 90, …: how much shared memory a block may ask for, and which instructions exist. FASTFFN_CUDA_ARCHITECTURE in the environment
+// is the first one.
 void set_architecture(int architecture);
 int architecture();
 // Whether the driver can make tensor maps; true at first.

@@ -1,11 +1,16 @@
 // What the emulated device says about itself.
+#include <cstdlib>
+
 #include "emulator/host_api.hpp"
 
 namespace emulator {
 
 namespace {
-int count = 3, level = 80;
-}
+int count = 3, level = [] {
+    const char* const text = std::getenv("FASTFFN_CUDA_ARCHITECTURE");
+    return text ? std::atoi(text) : 80;
+}();
+}  // namespace
 
 void set_multiprocessors(int value) { count = value; }
 int multiprocessors() { return count; }
