@@ -527,6 +527,22 @@ TEST(refused_launches) {
     CHECK(cudaGetLastError() != cudaSuccess && cudaGetLastError() == cudaSuccess);
 }
 
+// Less than half as much on consumer devices as on sm_80: what a kernel takes there must not be what fits an A100.
+TEST(shared_memory_of_each_architecture) {
+    Device<float> y(32);
+    for (const auto& [architecture, kib] : {std::pair{80, 163}, {86, 99}, {89, 99}, {90, 227}, {100, 227}, {120, 99}}) {
+        emulator::set_architecture(architecture);
+        int most = 0;
+        cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, 0);
+        CHECK(most == kib * 1024) << architecture;
+        CHECK(run_ok(launch(read_behind_shared, {dim3(1), dim3(32), kib * 1024}, y.data(), 0))) << architecture;
+        CHECK(launch(read_behind_shared, {dim3(1), dim3(32), kib * 1024 + 16}, y.data(), 0) == cudaErrorInvalidValue)
+            << architecture;
+        cudaGetLastError();
+    }
+    emulator::set_architecture(80);
+}
+
 TEST(half_and_bfloat16) {
     CHECK(__bfloat16_as_ushort(__float2bfloat16_rn(1.00390625f)) == 0x3F80);  // a tie goes to even
     CHECK(__bfloat16_as_ushort(__float2bfloat16_rn(1.01171875f)) == 0x3F82);

@@ -62,6 +62,33 @@ def test_relu2_beyond_f16(cuda, down):
         check(cuda.get(y), expected, "f32")
 
 
+@pytest.mark.parametrize("fmt", ["f16", "sparse24-f16", "lowrank"])
+def test_hidden_beyond_f16(cuda, fmt):
+    """Kept in f32 for x that is not f16; for f16 x a device's f16 ends at 65504, and other tokens do not notice."""
+    rng = np.random.default_rng(9)
+    shapes = {"w_up": (100, D_MODEL), "w_down": (D_OUT, 100)}
+    weights = {name: normal(rng, shape, scale=shape[1] ** -0.5) for name, shape in shapes.items()}
+    if fmt == "lowrank":
+        factors = {n: (normal(rng, (16, w.shape[1]), scale=0.2), normal(rng, (w.shape[0], 16), scale=0.2)) for n, w in weights.items()}  # fmt: skip
+        host = {name: ff.pack(pair, "lowrank", factors="f16") for name, pair in factors.items()}
+        there = {name: cuda.pack(pair, "lowrank", factors="f16") for name, pair in factors.items()}
+    else:
+        host = {name: on_cpu(w, fmt) for name, w in weights.items()}
+        there = {name: cuda.weight(w, fmt) for name, w in weights.items()}
+    for dtype, tokens in ((dtype, tokens) for dtype in cuda.dtypes for tokens in (5, 20)):
+        x = normal(rng, (tokens, D_MODEL), dtype)
+        x[2] *= 1000 if dtype == "f16" else 3000
+        y = cuda.get(ff.ffn(cuda.put(x), **there, activation="relu2"))
+        wanted = ff.ffn(x, **host, activation="relu2").astype(np.float64)
+        rest = np.arange(tokens) != 2
+        limit = {"f32": 4e-6, "f16": 4e-3, "bf16": 1e-2}[dtype]
+        for rows in (rest,) if dtype == "f16" else (rest, ~rest):
+            difference = np.abs(y[rows].astype(np.float64) - wanted[rows]).max(1)
+            assert (difference <= limit * np.abs(wanted[rows]).max(1)).all()
+        if dtype == "f16":
+            assert not np.isfinite(y[2].astype(np.float64)).all()
+
+
 # Runs of a few columns, slices of lines of 64, all.
 SEGMENTS = (
     [(0, 1)],

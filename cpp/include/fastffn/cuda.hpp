@@ -91,6 +91,8 @@ Status read_device_bytes(CudaStream stream, const char* operation, const void* d
 // x and of y must have one stride; biases are contiguous. Formats without device kernels are refused.
 // Segments: rows of w_up and w_gate outside them are not read where the format is f32, f16, bf16, int8, or ternary without groups, one product a segment;
 // of w_down, f32, f16, bf16 or int8, the columns before the first and behind the last are not read.
+// With f16 weights and f16 x, hidden activations, and p of low-rank pairs, are f16 here where the CPU keeps f32: one beyond 65504 makes its
+// token infinite or NaN. f32 or bf16 x, or sub_norm in front of w_down, keep them in f32. moe and fff do the same.
 // gate_first: for up to 8 tokens; automatic takes it where w_up is large enough that reading a part of it saves more than its launch
 // costs (an estimate so far). More tokens run in the dense order. w_down is read whole.
 Status cuda_linear(CudaStream stream, const TensorView& x, const PackedView& w, const TensorView* bias,

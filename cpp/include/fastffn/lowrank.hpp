@@ -9,7 +9,8 @@
 // same u, x · uᵀ is computed once for both.
 //
 // Sums are f32 throughout. The factors' format rounds what it multiplies as it does everywhere (bf16 to bf16, int8 to int8 per
-// token): x and h as they meet u, p and s = h · u_downᵀ as they meet v. f16 factors keep all of these in f32, so s may pass 65504.
+// token): x and h as they meet u, p and s = h · u_downᵀ as they meet v. f16 factors keep all of these in f32, so s may pass 65504 (on
+// CUDA devices with f16 x they are f16, see cuda.hpp).
 #pragma once
 
 #include <cstdint>
