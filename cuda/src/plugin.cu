@@ -1,11 +1,14 @@
 // The plugin's table. It loads on machines without a driver or a device and says there why CUDA cannot be used.
 #include <cuda_runtime.h>
 
+#include <cstdint>
 #include <cstdio>
 #include <cstring>
 
 #include "abi.hpp"
+#include "architectures.hpp"
 #include "fastffn/version.hpp"
+#include "launch/device_guard.hpp"
 #include "launch/fff.hpp"
 #include "launch/ffn.hpp"
 #include "launch/hadamard.hpp"
@@ -19,6 +22,7 @@ namespace {
 
 constexpr std::int32_t invalid_argument = 1, unsupported = 2, out_of_memory = 4;  // fastffn::StatusCode
 constexpr std::int32_t cuda_failure = unsupported;                                // Python raises RuntimeError
+constexpr std::uintptr_t workspace_alignment = 16;                                // what copies and vector loads need
 
 std::int32_t fail(cudaError_t status, const char* what, PluginError* error) {
     // Not kept for the next call: cudaGetLastError clears it.
@@ -64,30 +68,15 @@ std::int32_t device_info(std::int32_t device, DeviceInfo* info, PluginError* err
     info->memory_bytes = static_cast<std::int64_t>(properties.totalGlobalMem);
     info->l2_bytes = properties.l2CacheSize;
     info->shared_bytes = static_cast<std::int64_t>(properties.sharedMemPerBlockOptin);
-    int previous = 0;
-    cudaGetDevice(&previous);
+    // Asking the device makes a context on it, hundreds of megabytes: only where the list does not answer, for PTX.
+    info->has_code = has_machine_code(FASTFFN_CUDA_ARCHITECTURE_NAMES, info->major, info->minor);
+    if (info->has_code) return 0;
+    const DeviceGuard guard(device);
     cudaFuncAttributes attributes{};
-    if (cudaSetDevice(device) == cudaSuccess) info->has_code = cudaFuncGetAttributes(&attributes, probe) == cudaSuccess;
+    info->has_code = guard.status() == cudaSuccess && cudaFuncGetAttributes(&attributes, probe) == cudaSuccess;
     cudaGetLastError();
-    cudaSetDevice(previous);
     return 0;
 }
-
-// Sets the device for a call and puts the caller's back.
-class DeviceGuard {
-  public:
-    explicit DeviceGuard(int device) {
-        cudaGetDevice(&previous_);
-        if (device != previous_) status_ = cudaSetDevice(device);
-    }
-    ~DeviceGuard() { cudaSetDevice(previous_); }
-    DeviceGuard(const DeviceGuard&) = delete;
-    cudaError_t status() const { return status_; }
-
-  private:
-    int previous_ = 0;
-    cudaError_t status_ = cudaSuccess;
-};
 
 std::int32_t read(std::int32_t device, void* stream, const void* source, void* host, std::int64_t bytes,
                   PluginError* error) {
@@ -115,6 +104,12 @@ std::int32_t launch_failed(int device, cudaError_t status, PluginError* error) {
     cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
     cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
     error->code = cuda_failure;
+    if (!*grid.kernel) {
+        std::snprintf(error->message, sizeof error->message, "before a kernel was launched, sm_%d%d: %s (%s)", major,
+                      minor, cudaGetErrorString(status), cudaGetErrorName(status));
+        cudaGetLastError();
+        return error->code;
+    }
     std::snprintf(error->message, sizeof error->message,
                   "kernel %s, grid %u x %u x %u, %u threads, %d bytes of shared memory, sm_%d%d: %s (%s)", grid.kernel,
                   grid.blocks.x, grid.blocks.y, grid.blocks.z, grid.threads.x, grid.shared_bytes, major, minor,
@@ -135,12 +130,19 @@ std::int32_t run_call(std::int32_t device, void* stream, Workspace workspace, co
                       static_cast<long long>(workspace.bytes), static_cast<long long>(bytes));
         return refuse(invalid_argument, text, error);
     }
+    if (bytes > 0 && reinterpret_cast<std::uintptr_t>(workspace.data) % workspace_alignment != 0)
+        return refuse(invalid_argument, "workspace is not 16-byte aligned", error);
     const DeviceGuard guard(device);
     if (guard.status() != cudaSuccess) return fail(guard.status(), "cudaSetDevice", error);
+    failed_launch() = Grid{};  // what fails from here on is this call's
     auto* const queue = static_cast<cudaStream_t>(stream);
     void* own = nullptr;
     if (!workspace.data && bytes > 0) {
-        if (cudaMallocAsync(&own, static_cast<std::size_t>(bytes), queue) != cudaSuccess) {
+        const cudaError_t status = cudaMallocAsync(&own, static_cast<std::size_t>(bytes), queue);
+        // A kernel that failed earlier shows here too: that is not for want of memory.
+        if (status != cudaSuccess && status != cudaErrorMemoryAllocation)
+            return fail(status, "cudaMallocAsync of the workspace", error);
+        if (status != cudaSuccess) {
             cudaGetLastError();
             std::snprintf(text, sizeof text, "no device memory for a workspace of %lld bytes",
                           static_cast<long long>(bytes));

@@ -54,6 +54,9 @@ TEST(linear_and_ffn_where_the_weights_are) {
         Context context;
         const TensorView hidden(y.data(), DType::f32, {tokens, d_ff}),
             hidden_wanted(wanted.data(), DType::f32, {tokens, d_ff});
+        const PackedView misplaced{up.data() + 4, size(up), &up_header};
+        const Status refused = cuda_linear({0, nullptr}, x_view, misplaced, nullptr, hidden);
+        CHECK(refused.message().find("linear: w is not 16-byte aligned") == 0) << refused.message();
         cuda_linear({0, nullptr}, x_view, up_packed, nullptr, hidden).value();
         linear(context, x_view, {host_up.data(), size(host_up)}, nullptr, hidden_wanted).value();
         CHECK(differs(tokens * d_ff) < 3e-6) << format_name(format) << " linear: " << differs(tokens * d_ff);
@@ -159,6 +162,9 @@ TEST(trees_where_their_bytes_are) {
         CHECK(!status.ok() && status.message().find(part) != std::string::npos) << status.message();
     };
     refused(cuda_fff({0, nullptr, workspace.data(), workspace_bytes - 1}, x_view, weights, y_view), "workspace has");
+    std::vector<std::byte> longer(static_cast<std::size_t>(workspace_bytes) + 4);
+    refused(cuda_fff({0, nullptr, longer.data() + 4, workspace_bytes}, x_view, weights, y_view),
+            "workspace is not 16-byte aligned");
     refused(cuda_fff({0, nullptr}, x_view, host_weights, y_view), "fff: tree has no header on the host");
     refused(fff(context, x_view, weights, y_view), "fff: tree is packed for CUDA devices");
     FffWeights misplaced = weights;

@@ -1,4 +1,5 @@
 // The plugin's table on the emulated device beside the CPU library: every format that devices have, the same weights and rows.
+#include "architectures.hpp"
 #include "weights.hpp"
 
 extern "C" const fastffn::cuda::Plugin* fastffn_cuda_plugin();
@@ -170,6 +171,18 @@ TEST(a_failed_launch_says_which) {
     CHECK(fastffn_cuda_plugin()->device_count(&count, &error) == 0 && count == 1);
     CHECK(fastffn_cuda_plugin()->device_info(0, &info, &error) == 0 && info.major == emulator::architecture() / 10 &&
           info.has_code);
+}
+
+TEST(devices_that_machine_code_runs_on) {
+    const char* const all = "80 86 89 90 90a 100 120 ptx120";
+    for (const int capability : {80, 86, 87, 89, 90, 100, 103, 120, 121})
+        CHECK(has_machine_code(all, capability / 10, capability % 10)) << capability;
+    for (const int capability : {75, 70, 110, 130})
+        CHECK(!has_machine_code(all, capability / 10, capability % 10)) << capability;
+    CHECK(has_machine_code("90a", 9, 0) && !has_machine_code("90a", 9, 1) && !has_machine_code("90a", 10, 0));
+    CHECK(!has_machine_code("86", 8, 0) && has_machine_code("80", 8, 9));
+    for (const char* const names : {"", "cpu", "native", "ptx80", "100f", "80x"})
+        CHECK(!has_machine_code(names, 8, 0) && !has_machine_code(names, 10, 0)) << names;
 }
 
 int main(int argc, char** argv) { return check::run_all(argc, argv); }

@@ -193,7 +193,7 @@ TEST(same_bits_under_every_schedule_and_beside_other_tokens) {
 TEST(experts_choose_tokens) {
     for (RouterScore score : {RouterScore::softmax, RouterScore::sigmoid})
         for (auto [tokens, experts] : {std::pair<std::int64_t, std::int64_t>{1, 1}, {40, 7}, {300, 3}, {2, 13000}})
-            for (std::int64_t capacity : {0, 1, 13, 700})
+            for (std::int64_t capacity : {0, 1, 13, 39, 700})
                 for (bool coarse : {false, true}) {
                     if (experts > 1000 && (capacity != 700 || coarse)) continue;  // keys in the workspace
                     std::mt19937 generator(static_cast<unsigned>(tokens + capacity));

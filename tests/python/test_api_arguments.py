@@ -233,10 +233,10 @@ def test_workspace_queries() -> None:
 
 
 def test_signatures_can_be_inspected() -> None:
-    assert str(inspect.signature(ff.linear)) == "(x, w, bias=None, *, out=None, stream=None)"
+    assert str(inspect.signature(ff.linear)) == "(x, w, bias=None, *, out=None, stream=None, workspace=None)"
     assert str(inspect.signature(ff.ffn)) == (
         "(x, w_up, w_down, w_gate=None, b_up=None, b_down=None, b_gate=None, *, activation, segments=None, "
-        "sub_norm=None, sub_norm_eps=1e-05, gate_first='auto', out=None, stream=None)"
+        "sub_norm=None, sub_norm_eps=1e-05, gate_first='auto', out=None, stream=None, workspace=None)"
     )
     for name in ff.__all__:
         if not name.startswith("__"):

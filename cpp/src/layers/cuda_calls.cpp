@@ -1,5 +1,8 @@
 // linear and ffn on CUDA devices: the CPU's checks, then the plugin.
 #include "layers/cuda_calls.hpp"
+
+#include <cstdint>
+
 #include "layers/ffn.hpp"
 
 namespace fastffn {
@@ -62,8 +65,12 @@ cuda::DeviceMatrix cuda_matrix(const PackedView& packed) {
 }
 
 Status check_cuda_header(const char* operation, const char* name, const PackedView& packed) {
-    if (packed.data && packed.header) return {};
-    return invalid(std::string(operation) + ": " + name + " has no header on the host; see read_device_header()");
+    if (!packed.data || !packed.header)
+        return invalid(std::string(operation) + ": " + name + " has no header on the host; see read_device_header()");
+    // Kernels load 16 bytes at a time; a misaligned load ends the process's use of the device.
+    if (reinterpret_cast<std::uintptr_t>(packed.data) % 16 != 0)
+        return invalid(std::string(operation) + ": " + name + " is not 16-byte aligned; copy it to memory of its own");
+    return {};
 }
 
 Status check_workspace(const char* operation, CudaStream stream, std::initializer_list<CudaOperand> operands) {

@@ -147,8 +147,8 @@ __global__ void __launch_bounds__(codes_few_warps * 32, codes_few_blocks(token_t
             for (int piece = 0; piece < C::pieces; piece++)
 #pragma unroll
                 for (int n = 0; n < token_tiles; n++)
-                    v[piece][n] = x[n] ? __ldg(reinterpret_cast<const uint4*>(
-                                             x[n] + static_cast<std::int64_t>(chunk) * C::pieces * 64 + piece * 64))
+                    v[piece][n] = x[n] ? *reinterpret_cast<const uint4*>(
+                                             x[n] + static_cast<std::int64_t>(chunk) * C::pieces * 64 + piece * 64)
                                        : make_uint4(0, 0, 0, 0);
             XSum x_sum[token_tiles][2] = {};
 #pragma unroll
@@ -165,8 +165,8 @@ __global__ void __launch_bounds__(codes_few_warps * 32, codes_few_blocks(token_t
 #pragma unroll
                             for (int c = 0; c < 2; c++)
                                 x_sum[n][c] = has_first && sum_rows[n][c] >= 0
-                                                  ? __ldg(static_cast<const XSum*>(args.x_sums) +
-                                                          sum_rows[n][c] * args.groups + (depth >> shift))
+                                                  ? static_cast<const XSum*>(
+                                                        args.x_sums)[sum_rows[n][c] * args.groups + (depth >> shift)]
                                                   : 0;
                     }
 #pragma unroll

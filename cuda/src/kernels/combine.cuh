@@ -58,7 +58,7 @@ __device__ __forceinline__ float load_slot(const DeviceSlots& slots, std::int64_
 }
 
 // Dynamic shared memory: order, factor [picks]; scales of vectors [constants]; the scale of x.
-// A block has 1024 columns of a token, and goes on to further tokens: a token of a decoding step is spread over blocks.
+// A block has 1024 columns of a token: a token of a decoding step is spread over blocks.
 __global__ void __launch_bounds__(combine_threads)
     combine_kernel(const __grid_constant__ CombineArgs args, const __grid_constant__ SpecialKinds special) {
     auto* const order = reinterpret_cast<std::int32_t*>(ptx::dynamic_shared());
@@ -69,68 +69,65 @@ __global__ void __launch_bounds__(combine_threads)
     const std::int64_t column = static_cast<std::int64_t>(blockIdx.y) * combine_columns + 4 * thread;
     const std::int32_t end = args.picks ? *args.end : 0;
     const auto x_dtype = static_cast<DType>(args.x.dtype);
-    for (std::int64_t token = blockIdx.x; token < args.y.rows; token += gridDim.x) {
-        __syncthreads();  // the token before has been added up
-        const std::int32_t* const places = args.places + token * args.picks;
-        int picked = 0;
-        for (std::int64_t first = 0; first < args.picks; first += combine_threads) {
-            const std::int64_t j = first + thread;
-            const std::int32_t place = j < args.picks ? places[j] : -1;
-            const bool is_routed = place >= 0 && place < end;
-            if (is_routed) {
-                int rank = 0;
-                for (std::int64_t i = 0; i < args.picks; i++) rank += places[i] >= 0 && places[i] < place;
-                order[rank] = place;
-                factor[rank] = args.weights_on_input ? 1.0f : load_slot(args.weights, token, j);
-            }
-            picked += __syncthreads_count(is_routed);
+    const std::int64_t token = blockIdx.x;
+    const std::int32_t* const places = args.places + token * args.picks;
+    int picked = 0;
+    for (std::int64_t first = 0; first < args.picks; first += combine_threads) {
+        const std::int64_t j = first + thread;
+        const std::int32_t place = j < args.picks ? places[j] : -1;
+        const bool is_routed = place >= 0 && place < end;
+        if (is_routed) {
+            int rank = 0;
+            for (std::int64_t i = 0; i < args.picks; i++) rank += places[i] >= 0 && places[i] < place;
+            order[rank] = place;
+            factor[rank] = args.weights_on_input ? 1.0f : load_slot(args.weights, token, j);
         }
-        if (args.special_count && thread == 0) {
-            float of_x_sum = 0;
-            for (std::int64_t v = 0; v < args.constants; v++) vector_scales[v] = 0;
-            for (std::int64_t j = 0; j < args.picks; j++) {
-                if (places[j] < end) continue;  // routed or none
-                const std::int64_t at = token * args.ids.token_stride + j * args.ids.slot_stride;
-                const std::int64_t id = args.ids.is_64 ? static_cast<const std::int64_t*>(args.ids.data)[at]
-                                                       : static_cast<const std::int32_t*>(args.ids.data)[at];
-                const int kind = special.kinds[id - args.experts];
-                const float weight = load_slot(args.weights, token, j);
-                if (kind == special_copy) of_x_sum += weight;
-                if (kind < special_constant) continue;
-                const std::int64_t v = kind - special_constant;
-                const float* const mix = args.mix + (token * args.constants + v) * 2;
-                const float difference = (mix[1] - mix[0]) * (args.weights_on_input ? weight : 1.0f);
-                const float of_x = 1.0f / (1.0f + expf(difference)), of_vector = 1.0f / (1.0f + expf(-difference));
-                of_x_sum += weight * of_x;
-                vector_scales[v] += args.weights_on_input ? of_vector : weight * of_vector;
-            }
-            *x_scale = of_x_sum;
-        }
-        __syncthreads();
-        if (column >= args.y.cols) continue;
-        float4 sum = make_float4(0, 0, 0, 0);
-        if (args.special_count) {
-            const auto four = [&](const void* data, DType dtype, std::int64_t row) {
-                const auto at = [&](int c) {
-                    return column + c < args.y.cols ? load_element(data, dtype, row + column + c) : 0.0f;
-                };
-                return make_float4(at(0), at(1), at(2), at(3));
-            };
-            if (*x_scale != 0) add(&sum, *x_scale, four(args.x.data, x_dtype, token * args.x.stride));
-            for (std::int64_t v = 0; v < args.constants; v++)
-                if (vector_scales[v] != 0)
-                    add(&sum, vector_scales[v],
-                        four(args.vectors.data, static_cast<DType>(args.vectors.dtype), v * args.vectors.stride));
-        }
-#pragma unroll 4
-        for (int j = 0; j < picked; j++)
-            add(&sum, factor[j],
-                load_four(args.routed, static_cast<std::int64_t>(order[j]) * args.routed.stride + column));
-        for (std::int64_t s = 0; s < args.shared_count; s++)
-            add(&sum, args.gates ? args.gates[token * args.shared_count + s] : 1.0f,
-                load_four(args.shared, (s * args.y.rows + token) * args.shared.stride + column));
-        store_four(args.y, token * args.y.stride + column, args.y.cols - column, sum);
+        picked += __syncthreads_count(is_routed);
     }
+    if (args.special_count && thread == 0) {
+        float of_x_sum = 0;
+        for (std::int64_t v = 0; v < args.constants; v++) vector_scales[v] = 0;
+        for (std::int64_t j = 0; j < args.picks; j++) {
+            if (places[j] < end) continue;  // routed or none
+            const std::int64_t at = token * args.ids.token_stride + j * args.ids.slot_stride;
+            const std::int64_t id = args.ids.is_64 ? static_cast<const std::int64_t*>(args.ids.data)[at]
+                                                   : static_cast<const std::int32_t*>(args.ids.data)[at];
+            const int kind = special.kinds[id - args.experts];
+            const float weight = load_slot(args.weights, token, j);
+            if (kind == special_copy) of_x_sum += weight;
+            if (kind < special_constant) continue;
+            const std::int64_t v = kind - special_constant;
+            const float* const mix = args.mix + (token * args.constants + v) * 2;
+            const float difference = (mix[1] - mix[0]) * (args.weights_on_input ? weight : 1.0f);
+            const float of_x = 1.0f / (1.0f + expf(difference)), of_vector = 1.0f / (1.0f + expf(-difference));
+            of_x_sum += weight * of_x;
+            vector_scales[v] += args.weights_on_input ? of_vector : weight * of_vector;
+        }
+        *x_scale = of_x_sum;
+    }
+    __syncthreads();
+    if (column >= args.y.cols) return;
+    float4 sum = make_float4(0, 0, 0, 0);
+    if (args.special_count) {
+        const auto four = [&](const void* data, DType dtype, std::int64_t row) {
+            const auto at = [&](int c) {
+                return column + c < args.y.cols ? load_element(data, dtype, row + column + c) : 0.0f;
+            };
+            return make_float4(at(0), at(1), at(2), at(3));
+        };
+        if (*x_scale != 0) add(&sum, *x_scale, four(args.x.data, x_dtype, token * args.x.stride));
+        for (std::int64_t v = 0; v < args.constants; v++)
+            if (vector_scales[v] != 0)
+                add(&sum, vector_scales[v],
+                    four(args.vectors.data, static_cast<DType>(args.vectors.dtype), v * args.vectors.stride));
+    }
+#pragma unroll 4
+    for (int j = 0; j < picked; j++)
+        add(&sum, factor[j], load_four(args.routed, static_cast<std::int64_t>(order[j]) * args.routed.stride + column));
+    for (std::int64_t s = 0; s < args.shared_count; s++)
+        add(&sum, args.gates ? args.gates[token * args.shared_count + s] : 1.0f,
+            load_four(args.shared, (s * args.y.rows + token) * args.shared.stride + column));
+    store_four(args.y, token * args.y.stride + column, args.y.cols - column, sum);
 }
 
 // One warp per token and row of the table.

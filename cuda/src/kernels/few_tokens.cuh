@@ -21,11 +21,16 @@ namespace {
 
 constexpr int few_rows = 16;
 
-// Blocks on a multiprocessor: 2048 threads where 64 registers are enough, fewer where two matrices or 16 tokens need more.
-// Left to itself ptxas takes 48 registers and spills.
+// Blocks on a multiprocessor: 32 warps where 64 registers are enough, fewer where two matrices or 16 tokens need more; 16 warps have
+// enough loads under way. Left to itself ptxas takes 48 registers and spills. Of the architectures that were tried sm_80 and sm_90
+// get by with the fewest registers; what follows needs more for the same source.
 constexpr int few_tokens_blocks(int warps, int token_tiles, bool is_gated) {
     if (warps == 16) return is_gated ? 1 : 2;
-    return (is_gated && token_tiles == 2 ? 16 : is_gated || token_tiles == 2 ? 24 : 32) / warps;
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ != 800 && __CUDA_ARCH__ != 900
+    return (is_gated || token_tiles == 2 ? 16 : 24) / warps;
+#else
+    return (token_tiles == 2 ? 16 : is_gated ? 24 : 32) / warps;
+#endif
 }
 
 template <class P, int warps, int token_tiles, bool is_gated, class Tokens>
@@ -88,8 +93,7 @@ __global__ void __launch_bounds__(warps * 32, few_tokens_blocks(warps, token_til
                                         : make_uint4(0, 0, 0, 0);
 #pragma unroll
             for (int n = 0; n < token_tiles; n++)
-                v[u][n] =
-                    inside && x[n] ? __ldg(reinterpret_cast<const uint4*>(x[n] + k + u * 64)) : make_uint4(0, 0, 0, 0);
+                v[u][n] = inside && x[n] ? *reinterpret_cast<const uint4*>(x[n] + k + u * 64) : make_uint4(0, 0, 0, 0);
         }
 #pragma unroll
         for (int u = 0; u < unroll; u++)

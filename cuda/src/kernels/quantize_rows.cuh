@@ -1,4 +1,4 @@
-// Rows of x quantised in one pass: a thread keeps up to 4 · 8 columns in registers between the largest magnitude and the codes. One
+// Rows of x quantised in one pass: a thread keeps up to 5 · 8 columns in registers between the largest magnitude and the codes. One
 // block per token, of as many threads as its depth has eights, so that a token's whole row is one load away. rows.cuh has the
 // kernel for rows that do not fit.
 #pragma once
@@ -8,7 +8,7 @@
 namespace fastffn::cuda {
 namespace {
 
-constexpr int quantize_units = 4, quantize_threads = 1024;
+constexpr int quantize_units = 5, quantize_threads = 768;
 
 // Eight columns from k on; what lies behind the depth is 0. x is aligned to 16 bytes or is_aligned is false.
 __device__ __forceinline__ void load_eight(const RowsArgs& r, bool is_aligned, std::int64_t token, std::int64_t k,

@@ -103,8 +103,8 @@ __global__ void __launch_bounds__(Sparse24Few<token_tiles, is_gated>::most_warps
         for (int u = 0; u < unroll; u++)
 #pragma unroll
             for (int n = 0; n < token_tiles; n++) {
-                const uint4 v = first + u < x_pieces[n] ? __ldg(reinterpret_cast<const uint4*>(x[n] + u * 64))
-                                                        : make_uint4(0, 0, 0, 0);
+                const uint4 v =
+                    first + u < x_pieces[n] ? *reinterpret_cast<const uint4*>(x[n] + u * 64) : make_uint4(0, 0, 0, 0);
                 unsigned b[4] = {v.x, v.y, v.z, v.w};
                 transpose_quad(b, t);
 #pragma unroll

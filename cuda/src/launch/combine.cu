@@ -21,8 +21,8 @@ cudaError_t launch_combine(const CombineArgs& args, const SpecialKinds& special,
         return cudaErrorInvalidValue;
     if (args.y.rows == 0 || args.y.cols == 0) return cudaSuccess;
     const std::int64_t columns = (args.y.cols + combine_columns - 1) / combine_columns;
-    if (columns > 65535) return cudaErrorInvalidValue;
-    const Grid grid = {dim3(at_most(args.y.rows, 0x7fffffff), static_cast<unsigned>(columns)), dim3(combine_threads),
+    if (columns > 65535 || args.y.rows > 0x7fffffff) return cudaErrorInvalidValue;
+    const Grid grid = {dim3(static_cast<unsigned>(args.y.rows), static_cast<unsigned>(columns)), dim3(combine_threads),
                        static_cast<int>(args.picks * 8 + args.constants * 4 + 4), stream, "combine"};
     return launch(combine_kernel, grid, args, special);
 }

@@ -4,6 +4,9 @@
 #include <cuda_runtime.h>
 
 #include <cstdint>
+#include <map>
+#include <mutex>
+#include <utility>
 
 namespace fastffn::cuda {
 
@@ -31,12 +34,24 @@ inline bool launches_can_overlap() {
            cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess && major >= 9;
 }
 
-// More than 48 KiB of dynamic shared memory only for kernels that ask.
+// More than 48 KiB of dynamic shared memory only for kernels that ask. Threads may launch one kernel with different sizes at the same
+// time, so the limit of a kernel on a device only ever grows: a lower one, set between another thread's limit and its launch, would
+// fail that launch. It is set every time all the same, as a reset of the device forgets it.
 template <class... Parameters>
 inline cudaError_t allow_shared(void (*kernel)(Parameters...), const Grid& grid) {
     if (grid.shared_bytes <= 48 * 1024) return cudaSuccess;
-    const cudaError_t status = cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
-                                                    cudaFuncAttributeMaxDynamicSharedMemorySize, grid.shared_bytes);
+    static std::mutex mutex;
+    static std::map<std::pair<const void*, int>, int> limits;
+    const auto* const function = reinterpret_cast<const void*>(kernel);
+    int device = 0;
+    cudaError_t status = cudaGetDevice(&device);
+    if (status == cudaSuccess) {
+        const std::lock_guard<std::mutex> lock(mutex);
+        int& limit = limits[{function, device}];
+        const int wanted = limit < grid.shared_bytes ? grid.shared_bytes : limit;
+        status = cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, wanted);
+        if (status == cudaSuccess) limit = wanted;
+    }
     if (status != cudaSuccess) failed_launch() = grid;
     return status;
 }

@@ -1,4 +1,6 @@
-// Loads of weights that a launch reads once: they keep out of L1 and ask L2 for the sectors behind them.
+// Loads of weights that a launch reads once: they keep out of L1 and ask L2 for the sectors behind them. As with __ldg, what is
+// loaded so may not be written while the kernel runs, and a dependent (ptx/dependent.cuh) runs while the launch before it writes:
+// kernels that wait for it load its rows by plain loads.
 #pragma once
 
 #include <cuda_runtime.h>
