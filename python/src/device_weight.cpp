@@ -236,7 +236,7 @@ CudaStream call_stream(const char* operation, PyObject* stream, py::handle x, in
 void read_workspace(const Call& call, PyObject* workspace, CudaStream* stream) {
     if (!workspace) return;
     Array array;
-    read_array(call, "workspace", workspace, Role::packed, &array);
+    read_array(call, "workspace", workspace, Role::output, &array);
     const std::string which = std::string(call.operation) + ": workspace is a " + describe(array.view);
     const bool bytes = array.view.dtype == DType::u8 || array.view.dtype == DType::i8;
     if (!bytes || array.view.ndim != 1 || (array.view.shape[0] > 1 && array.view.strides[0] != 1))

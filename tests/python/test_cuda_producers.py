@@ -1,5 +1,6 @@
 """Producers and streams that misbehave, managed memory, and memory given twice; on the emulated device alone, see cuda_support.py."""
 
+import ctypes
 import gc
 import sys
 import threading
@@ -125,6 +126,26 @@ def test_workspace_is_memory_of_its_own(device, layer):
             call()
     np.testing.assert_array_equal(aligned.values[: w.nbytes], before)
     assert device.get(ff.route_topk(logits, 2, workspace=memory)[0]).shape == (5, 2)
+
+
+@pytest.mark.parametrize(("flags", "text"), [(1, "is read-only"), (2, "exports a copy of itself")])
+def test_workspace_is_written_to(device, layer, flags, text):
+    memory = device.bytes(1 << 14)
+
+    def versioned(self, **_):
+        # A DLManagedTensorVersioned by hand: version, context, deleter, flags, tensor.
+        shape = np.array([self.memory.size], np.int64)
+        raw = np.zeros(10, np.int64)
+        raw[0], raw[3], raw[4], raw[5] = 1, flags, self.memory.ctypes.data, 2
+        raw[6], raw[7] = 1 | (1 << 32) | (8 << 40) | (1 << 48), shape.ctypes.data
+        kept.extend((shape, raw))
+        new = ctypes.pythonapi.PyCapsule_New
+        new.restype, new.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
+        return new(raw.ctypes.data, b"dltensor_versioned", None)
+
+    kept = []
+    with pytest.raises((ValueError, BufferError), match=f"linear: workspace .*{text}"):
+        ff.linear(*layer, workspace=posing(memory, __dlpack__=versioned))
 
 
 def test_calls_leave_no_references(device, layer):
