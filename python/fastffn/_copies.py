@@ -122,7 +122,7 @@ def to_device(host: Any, device: Any, operation: str) -> Any:
         return _BY_DEVICE[kind](host, device)
     if str(device).partition(":")[0] != "cuda":
         raise ValueError(
-            f"{operation}: device is {str(device)!r}, expected the CPU, or a CUDA device: a name such as 'cuda:0', a device of"
+            f"{operation}: device is {str(device)!r}, expected {'' if operation == 'to_device' else 'the CPU, or '}a CUDA device: a name such as 'cuda:0', a device of"
             " torch, cupy, jax or cuda.core, or an array that lies there"
         )
     return _by_name(host, device, operation)

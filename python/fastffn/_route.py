@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from fastffn import _core
+from fastffn import _copies, _core
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,9 @@ def expert_load(ids: Any, num_experts: int, *, stream: Any = None) -> ExpertLoad
     """
     counts = _core.expert_load(ids, num_experts, stream)
     # Arrays of frameworks know tolist; our own speaks the buffer protocol.
-    values: Any = counts if hasattr(counts, "tolist") else memoryview(counts)
+    values: Any = _copies.to_host(counts) if _copies.is_on_device(counts) else counts
+    if not hasattr(values, "tolist"):
+        values = memoryview(values)
     numbers = [int(count) for count in values.tolist()]
     slots = sum(numbers)
     return ExpertLoad(counts, slots, max(numbers), slots / num_experts, numbers.count(0))

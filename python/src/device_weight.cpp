@@ -26,8 +26,17 @@ long long stream_number(const char* operation, PyObject* stream) {
     if (PyObject_HasAttrString(stream, "__cuda_stream__")) {
         // A method since version 0 of the protocol; some early producers had an attribute.
         py::object pair = object.attr("__cuda_stream__");
-        if (PyCallable_Check(pair.ptr())) pair = pair();
-        return py::cast<long long>(py::cast<py::tuple>(pair)[1]);
+        if (PyCallable_Check(pair.ptr()) && !PyType_Check(stream)) pair = pair();
+        long long values[2] = {-1, -1};
+        if (PyTuple_Check(pair.ptr()) && PyTuple_GET_SIZE(pair.ptr()) == 2)
+            for (int i = 0; i < 2; ++i) {
+                values[i] = PyLong_AsLongLong(PyTuple_GET_ITEM(pair.ptr(), i));
+                PyErr_Clear();  // it gave -1
+            }
+        if (values[0] != 0 || values[1] < 0)
+            raise(PyExc_ValueError, std::string(operation) + ": __cuda_stream__ of stream (" + type_name(object) +
+                                        ") gave " + py::cast<std::string>(py::repr(pair)) + ", expected (0, handle)");
+        return values[1];
     }
     const py::object number = py::reinterpret_steal<py::object>(PyNumber_Index(stream));
     if (!number) {
@@ -155,7 +164,7 @@ const DeviceWeight* device_weight(PyObject* object) {
     return py::cast<const DeviceWeight*>(py::handle(object));
 }
 
-int cuda_device_of(py::handle array) {
+int cuda_device_of(const char* operation, const char* name, py::handle array) {
     const TypeEntry& entry = type_entry(Py_TYPE(array.ptr()));
     if (entry.kind == Kind::numpy) return -1;
     if (entry.kind != Kind::other) {
@@ -163,8 +172,10 @@ int cuda_device_of(py::handle array) {
         return py::cast<int>(array.attr("device").attr("index"));
     }
     if (!PyObject_HasAttrString(array.ptr(), "__dlpack_device__")) return -1;
-    const auto device = py::cast<py::tuple>(array.attr("__dlpack_device__")());
-    return py::cast<int>(device[0]) == dlpack::device_cuda ? py::cast<int>(device[1]) : -1;
+    const dlpack::Device device = dlpack_device(operation, name, array);
+    // Managed memory is the device's wherever there is one: what it holds may still be on its way there.
+    const bool is_managed = device.type == dlpack::device_cuda_managed && cuda_report().available;
+    return device.type == dlpack::device_cuda || is_managed ? device.id : -1;
 }
 
 namespace {
@@ -225,7 +236,7 @@ CudaStream call_stream(const char* operation, PyObject* stream, py::handle x, in
 void read_workspace(const Call& call, PyObject* workspace, CudaStream* stream) {
     if (!workspace) return;
     Array array;
-    read_array(call, "workspace", workspace, Role::packed, &array);
+    read_array(call, "workspace", workspace, Role::output, &array);
     const std::string which = std::string(call.operation) + ": workspace is a " + describe(array.view);
     const bool bytes = array.view.dtype == DType::u8 || array.view.dtype == DType::i8;
     if (!bytes || array.view.ndim != 1 || (array.view.shape[0] > 1 && array.view.strides[0] != 1))

@@ -18,8 +18,9 @@ struct DeviceWeight {
 // The weight that an argument is, or nullptr for any other object. Fast: one comparison of types.
 const DeviceWeight* device_weight(PyObject* object);
 
-// The number of the CUDA device that an array lies on; -1: on none.
-int cuda_device_of(py::handle array);
+// The number of the CUDA device that an array lies on; -1: on none. Managed memory is a device's where CUDA is available. Errors name
+// the operation and the argument.
+int cuda_device_of(const char* operation, const char* name, py::handle array);
 
 // The stream of a call: what `stream=` says (an int as __dlpack__ takes it, or an object with __cuda_stream__), else the one that
 // the framework of x works on, else the legacy default stream.

@@ -23,7 +23,7 @@ void check_device(const Call& call, const char* name, dlpack::Device device) {
         if (cuda && (call.device == device.id || call.device < 0)) return;
         if (cuda)
             raise(PyExc_ValueError, std::string(call.operation) + ": " + name + " is on CUDA device " +
-                                        std::to_string(device.id) + ", and the first weight is on CUDA device " +
+                                        std::to_string(device.id) + ", and the call is on CUDA device " +
                                         std::to_string(call.device) + "; all arrays of a call lie on one device");
         raise(PyExc_ValueError, std::string(call.operation) + ": " + name + " is on DLPack device type " +
                                     std::to_string(device.type) +
@@ -69,6 +69,28 @@ py::object call_dlpack(const Call& call, py::handle object, Role role) {
 
 }  // namespace
 
+dlpack::Device dlpack_device(const char* operation, const char* name, py::handle object) {
+    const std::string prefix = std::string(operation) + ": " + name + " (" + type_name(object) + ")";
+    py::object pair;
+    try {
+        pair = object.attr("__dlpack_device__")();
+    } catch (py::error_already_set& cause) {
+        raise_from(PyExc_BufferError, prefix + " could not be exported", cause);
+    }
+    long long values[2] = {};
+    bool is_pair = PyTuple_Check(pair.ptr()) && PyTuple_GET_SIZE(pair.ptr()) == 2;
+    for (int i = 0; is_pair && i < 2; ++i) {
+        values[i] = PyLong_AsLongLong(PyTuple_GET_ITEM(pair.ptr(), i));
+        is_pair = !PyErr_Occurred() && values[i] == static_cast<std::int32_t>(values[i]);
+        PyErr_Clear();
+    }
+    if (!is_pair)
+        raise(PyExc_BufferError, prefix + " could not be exported: __dlpack_device__ gave " +
+                                     py::cast<std::string>(py::repr(pair)) +
+                                     ", expected a tuple of two integers (device type, number)");
+    return {static_cast<std::int32_t>(values[0]), static_cast<std::int32_t>(values[1])};
+}
+
 bool is_immutable(py::handle object) {
     const std::string name = type_name(object);
     for (const char* package : {"jax.", "jaxlib.", "tensorflow."})
@@ -80,12 +102,10 @@ void read_dlpack(const Call& call, const char* name, py::handle object, Role rol
     const std::string prefix = std::string(call.operation) + ": " + name;
     if (role == Role::output && is_immutable(object))
         raise(PyExc_ValueError, prefix + " (" + type_name(object) + ") is immutable; leave it out and use the result");
+    // Asking a GPU array for a capsule may synchronise its stream, so look at the device first.
+    if (PyObject_HasAttrString(object.ptr(), "__dlpack_device__"))
+        check_device(call, name, dlpack_device(call.operation, name, object));
     try {
-        // Asking a GPU array for a capsule may synchronise its stream, so look at the device first.
-        if (PyObject_HasAttrString(object.ptr(), "__dlpack_device__")) {
-            const auto device = py::cast<py::tuple>(object.attr("__dlpack_device__")());
-            check_device(call, name, {py::cast<std::int32_t>(device[0]), py::cast<std::int32_t>(device[1])});
-        }
         array->owner = call_dlpack(call, object, role);
     } catch (py::error_already_set& cause) {
         raise_from(PyExc_BufferError, prefix + " (" + type_name(object) + ") could not be exported", cause);

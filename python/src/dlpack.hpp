@@ -14,6 +14,9 @@ void read_dlpack(const Call& call, const char* name, py::handle object, Role rol
 // Whether arrays of this package are immutable, though their capsules do not say so (measured: jax 0.10).
 bool is_immutable(py::handle object);
 
+// What the object's __dlpack_device__ says. Errors name the operation and the argument.
+dlpack::Device dlpack_device(const char* operation, const char* name, py::handle object);
+
 // Throws for memory that a CPU cannot address, naming the device.
 void check_device(const Call& call, const char* name, dlpack::Device device);
 

@@ -19,7 +19,8 @@ Args:
     stream: with weights on a CUDA device (:class:`fastffn.DeviceWeight`; every other array then lies there too): the stream to
         run on, an int (0 or 1: the legacy default, 2: per thread, else a handle) or an object with ``__cuda_stream__``. None is
         the stream that x's framework works on. The call does not wait for the device (but for results of jax, which knows
-        no streams); on a stream of your own keep the arrays alive until it is done.
+        no streams); a stream of your own waits for what makes the arrays if you have it wait (torch: ``wait_stream``), and keep
+        them alive until it is done.
     workspace: there, device memory for the call alone until it is done: a contiguous uint8 array of at least
         :func:`fastffn.linear_workspace` bytes, aligned to 256. None takes it from the device's stream-ordered pool.
 

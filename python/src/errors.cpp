@@ -24,6 +24,8 @@ Status renamed(const Status& status, const std::string& from, const std::string&
 }
 
 void raise_from(PyObject* type, std::string message, py::error_already_set& cause) {
+    // KeyboardInterrupt and its like are no reasons, and go on as they are.
+    if (!cause.matches(PyExc_Exception)) throw cause;
     // torch appends a stack trace to its reasons.
     const std::string reason = py::cast<std::string>(py::str(cause.value()));
     message += ": " + reason.substr(0, reason.find('\n'));

@@ -20,7 +20,8 @@ struct PythonError {
 // Throws the Python exception that a failed Status stands for.
 void check(const Status& status);
 
-// Throws `type` with `message` and the first line of the reason, which is `cause`; `cause` stays attached.
+// Throws `type` with `message` and the first line of the reason, which is `cause`; `cause` stays attached. A cause that is no
+// Exception is thrown itself.
 [[noreturn]] void raise_from(PyObject* type, std::string message, pybind11::error_already_set& cause);
 
 // The same status with the name of the operation that the Python caller used: `from` is the prefix to replace, "" to

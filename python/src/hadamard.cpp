@@ -35,7 +35,7 @@ struct Place {
 
     Place(const char* operation, const py::object& x, const py::object& stream_argument, const py::object& workspace)
         : call{operation} {
-        const int device = cuda_device_of(x);
+        const int device = cuda_device_of(operation, "x", x);
         if (device >= 0) {
             stream = call_stream(operation, stream_argument.is_none() ? nullptr : stream_argument.ptr(), x, device);
             call = {operation, true, dlpack_stream(stream), device};

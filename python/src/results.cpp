@@ -84,7 +84,8 @@ void Result::allocate_torch(const dlpack::ExchangeApi& exchange, dlpack::Device 
     if (view.dtype == DType::u8) type.code = dlpack::code_uint;
     if (view.dtype == DType::i8 || view.dtype == DType::i32 || view.dtype == DType::i64) type.code = dlpack::code_int;
     // Arrays in pinned or managed memory get plain ones.
-    if (device.type != dlpack::device_cuda) device = {dlpack::device_cpu, 0};
+    if (call_.on_device) device.type = dlpack::device_cuda;
+    else device = {dlpack::device_cpu, 0};
     dlpack::Tensor prototype{nullptr, device, view.ndim, type, view.shape, nullptr, 0};
     dlpack::ManagedTensorVersioned* managed = nullptr;
     std::string failure = "no reason given";

@@ -45,7 +45,7 @@ struct Place {
 
     Place(const char* operation, py::handle array, const char* name, PyObject* given, PyObject* workspace = nullptr)
         : call{operation} {
-        const int device = cuda_device_of(array);
+        const int device = cuda_device_of(operation, name, array);
         if (device >= 0) {
             stream = call_stream(operation, given, array, device);
             call = {operation, true, dlpack_stream(stream), device};

@@ -23,7 +23,7 @@ void read_packed(const Call& call, const char* name, py::handle object, PackedAr
                                         ", and this call runs on the CPU; pack it without device=");
         if (weight->device != call.device)
             raise(PyExc_ValueError, std::string(call.operation) + ": " + name + " is on CUDA device " +
-                                        std::to_string(weight->device) + ", and the first weight is on CUDA device " +
+                                        std::to_string(weight->device) + ", and the call is on CUDA device " +
                                         std::to_string(call.device) + "; all arrays of a call lie on one device");
         packed->view = {weight->view.data, weight->view.bytes, &weight->header};
         return;

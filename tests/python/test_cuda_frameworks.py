@@ -135,7 +135,7 @@ def test_a_name_finds_the_framework_that_is_there(emulated, monkeypatch):
 def test_mixed_devices_are_refused(emulated):
     packed = emulated.weight(W, "f16")
     elsewhere = DeviceArray(X, 1)
-    with pytest.raises(ValueError, match="linear: x is on CUDA device 1, and the first weight is on CUDA device 0"):
+    with pytest.raises(ValueError, match="linear: x is on CUDA device 1, and the call is on CUDA device 0"):
         ff.linear(elsewhere, packed)
     with pytest.raises(ValueError, match="linear: bias is on CUDA device 1"):
         ff.linear(emulated.put(X), packed, DeviceArray(np.zeros(12, np.float32), 1))

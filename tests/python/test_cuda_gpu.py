@@ -243,7 +243,7 @@ def test_the_device_guard(gpu):
         assert gpu.allclose(y.cpu(), x @ gpu.from_numpy(w).T, atol=0.1)
     if count < 2:
         pytest.skip("one device only: the rest needs two")
-    with pytest.raises(ValueError, match="CUDA device 0, and the first weight is on CUDA device 1"):
+    with pytest.raises(ValueError, match="CUDA device 0, and the call is on CUDA device 1"):
         ff.linear(x.to("cuda:0"), packed)
 
 

@@ -2,7 +2,6 @@
 //   FASTFFN_CUDA_PLUGIN, a path to it, or "off";  else the folder of this library or program, the one above, and "lib" in
 //   both;  else the system's search path for libraries.
 // A process without the plugin, without a driver or without a device works as one on a CPU.
-#pragma once
 //
 // Weights are packed on the CPU and copied to the device as they are; arrays, weights and results of a call lie on one device:
 //
@@ -12,6 +11,8 @@
 //
 // Calls launch on the stream that they are given, wait for nothing and can be captured in a graph. Rounding is that of the
 // CPU's calls; sums run in another order. Never run on a GPU by this project so far: the kernels' logic is tested on the CPU.
+#pragma once
+
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -43,8 +44,8 @@ struct CudaReport {
 // Looks once; later calls return the same report.
 const CudaReport& cuda_report();
 
-// Bytes of weights packed for devices: a header of layout 2, and the rows. Formats: f32, f16, bf16, int8, and ternary and int4
-// with act int8 or int4; others are refused.
+// Bytes of weights packed for devices: a header of layout 2, and the rows. All formats that pack() takes; pairs of factors (lowrank)
+// are packed for the CPU first, see below.
 Status device_packed_bytes(const TensorView& w, Format format, const PackOptions& options, std::int64_t* bytes);
 // Like pack(), into host memory that holds exactly device_packed_bytes().
 Status pack_for_device(const TensorView& w, Format format, const PackOptions& options, void* out,
@@ -73,8 +74,8 @@ Status tree_for_cpu(const PackedView& tree, void* out, std::int64_t out_bytes);
 struct CudaStream {
     int device = 0;
     void* stream = nullptr;  // cudaStream_t
-    // Device memory for the call alone until it is done, 256-byte aligned; nullptr: calls take what they need from the device's
-    // stream-ordered pool.
+    // Device memory for the call alone until it is done, 256-byte aligned, apart from all that it reads and writes; nullptr: calls
+    // take what they need from the device's stream-ordered pool.
     void* workspace = nullptr;
     std::int64_t workspace_bytes = 0;
     // Not null: a call makes its checks, runs nothing, and raises this to the bytes of workspace that it would use.
@@ -88,7 +89,7 @@ Status read_device_header(CudaStream stream, const void* data, std::int64_t byte
 Status read_device_bytes(CudaStream stream, const char* operation, const void* data, std::int64_t bytes, void* host);
 
 // linear() and ffn() on a device: x, y, biases and sub_norm are views of its memory, weights are PackedViews with a header. Rows of
-// x and of y must have one stride; biases are contiguous. Formats without device kernels are refused.
+// x and of y must have one stride; biases are contiguous.
 // Segments: rows of w_up and w_gate outside them are not read where the format is f32, f16, bf16, int8, or ternary without groups, one product a segment;
 // of w_down, f32, f16, bf16 or int8, the columns before the first and behind the last are not read.
 // With f16 weights and f16 x, hidden activations, and p of low-rank pairs, are f16 here where the CPU keeps f32: one beyond 65504 makes its
@@ -107,7 +108,14 @@ Status cuda_ffn(CudaStream stream, const TensorView& x, const FfnWeights& weight
 Status cuda_moe(CudaStream stream, const TensorView& x, const TensorView& ids, const TensorView* weights,
                 const MoeWeights& layer, const TensorView& y, std::int64_t* load = nullptr);
 
-// Bytes of workspace of the same calls; x and y as they will be, as their alignment counts.
+// Bytes of workspace of any call below or above: cuda_workspace(stream, [&](CudaStream s) { return cuda_hadamard(s, x, {}, y); }, &bytes).
+template <class Call>
+Status cuda_workspace(CudaStream stream, const Call& call, std::int64_t* bytes) {
+    *bytes = 0;
+    stream.query = bytes;
+    return call(stream);
+}
+// The same of the layers; x and y as they will be, as their alignment counts.
 inline Status cuda_linear_workspace(CudaStream stream, const TensorView& x, const PackedView& w, const TensorView* bias,
                                     const TensorView& y, std::int64_t* bytes) {
     *bytes = 0;

@@ -106,6 +106,7 @@ const TensorView* OptionReader::given_array(const char* name) {
 }
 
 bool is_contiguous(const TensorView& array) noexcept {
+    if (array.size() == 0) return true;
     std::int64_t step = 1;
     for (int i = array.ndim - 1; i >= 0; --i) {
         if (array.shape[i] != 1 && array.strides[i] != step) return false;

@@ -73,6 +73,23 @@ Status check_cuda_header(const char* operation, const char* name, const PackedVi
     return {};
 }
 
+Status check_workspace(const char* operation, CudaStream stream, std::initializer_list<CudaOperand> operands) {
+    if (!stream.workspace || stream.workspace_bytes <= 0) return {};
+    const auto begin = reinterpret_cast<std::uintptr_t>(stream.workspace);
+    const std::uintptr_t end = begin + static_cast<std::uintptr_t>(stream.workspace_bytes);
+    for (const CudaOperand& operand : operands) {
+        bool shares = operand.array && may_overlap(*operand.array, stream.workspace, stream.workspace_bytes);
+        if (operand.packed && operand.packed->data) {
+            const auto first = reinterpret_cast<std::uintptr_t>(operand.packed->data);
+            shares = first < end && begin < first + static_cast<std::uintptr_t>(operand.packed->bytes);
+        }
+        if (shares)
+            return invalid(std::string(operation) + ": workspace and " + operand.name +
+                           " share a range of memory; give workspace memory of its own");
+    }
+    return {};
+}
+
 Status read_device_header(CudaStream stream, const void* data, std::int64_t bytes, PackedHeader* header) {
     constexpr const char* operation = "device_weight";
     const cuda::Plugin* plugin = nullptr;
@@ -109,6 +126,10 @@ Status cuda_linear(CudaStream stream, const TensorView& x, const PackedView& w, 
     if (Status status = cuda_rows(operation, "out", y_rows, &call.y); !status.ok()) return status;
     if (Status status = cuda_bias(operation, "bias", bias, &call.bias); !status.ok()) return status;
     call.w = cuda_matrix(w);
+    if (Status status =
+            check_workspace(operation, stream, {{"x", &x}, {"out", &y}, {"bias", bias}, {"w", nullptr, &w}});
+        !status.ok())
+        return status;
     if (call.x.rows == 0) return {};
     return run_cuda(operation, plugin->linear, stream, call);
 }
@@ -152,6 +173,18 @@ Status cuda_ffn(CudaStream stream, const TensorView& x, const FfnWeights& weight
     if (Status status = cuda_rows(operation, "x", x_rows, &call.x); !status.ok()) return status;
     if (Status status = cuda_rows(operation, "out", y_rows, &call.y); !status.ok()) return status;
     if (Status status = cuda_ffn_weights(operation, weights, &layer, &call, &segments); !status.ok()) return status;
+    if (Status status = check_workspace(operation, stream,
+                                        {{"x", &x},
+                                         {"out", &y},
+                                         {"b_up", weights.b_up},
+                                         {"b_down", weights.b_down},
+                                         {"b_gate", weights.b_gate},
+                                         {"sub_norm", weights.sub_norm},
+                                         {"w_up", nullptr, &weights.w_up},
+                                         {"w_down", nullptr, &weights.w_down},
+                                         {"w_gate", nullptr, &weights.w_gate}});
+        !status.ok())
+        return status;
     if (call.x.rows == 0) return {};
     return run_cuda(operation, plugin->ffn, stream, call);
 }

@@ -1,6 +1,8 @@
 // What calls on CUDA devices share: the plugin, and views as its table takes them. Every error names the operation.
 #pragma once
 
+#include <initializer_list>
+
 #include "core/cuda_plugin.hpp"
 #include "cuda/src/abi.hpp"
 #include "fastffn/cuda.hpp"
@@ -28,6 +30,15 @@ Status check_cuda_header(const char* operation, const char* name, const PackedVi
 // Weights of an ffn whose checks were made (open_ffn), as the plugin takes them; `segments` holds what the call points to.
 Status cuda_ffn_weights(const char* operation, const FfnWeights& weights, DenseLayer* layer, cuda::FfnCall* call,
                         std::vector<cuda::DeviceSegment>* segments);
+
+// What a call reads or writes; one of `array` and `packed`, or neither.
+struct CudaOperand {
+    const char* name;
+    const TensorView* array;
+    const PackedView* packed = nullptr;
+};
+// The caller's workspace must be memory of its own: a call writes to all of it.
+Status check_workspace(const char* operation, CudaStream stream, std::initializer_list<CudaOperand> operands);
 
 // Runs one operation of the plugin, or asks how much workspace it would use; a plugin without it says so.
 template <class Call>

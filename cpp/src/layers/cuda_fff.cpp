@@ -111,6 +111,15 @@ Status cuda_fff(CudaStream stream, const TensorView& x, const FffWeights& weight
     cuda::FffCall call{};
     std::vector<cuda::DeviceSegment> segments;
     if (Status status = plan_call(x, weights, y, &call, &segments); !status.ok()) return status;
+    if (Status status = check_workspace("fff", stream,
+                                        {{"x", &x},
+                                         {"out", &y},
+                                         {"leaf", weights.leaf},
+                                         {"tree", nullptr, &weights.tree},
+                                         {"w_up", nullptr, &weights.w_up},
+                                         {"w_down", nullptr, &weights.w_down}});
+        !status.ok())
+        return status;
     if (call.x.rows == 0) return {};
     return run_cuda("fff", plugin->fff, stream, call);
 }
@@ -132,6 +141,10 @@ Status cuda_fff_route(CudaStream stream, const TensorView& x, const PackedView& 
     call.leaf = static_cast<std::int32_t*>(leaf.data);
     call.margin = margin ? static_cast<float*>(margin->data) : nullptr;
     call.z = z ? static_cast<float*>(z->data) : nullptr;
+    if (Status status = check_workspace(
+            operation, stream, {{"x", &x}, {"leaf", &leaf}, {"margin", margin}, {"z", z}, {"tree", nullptr, &tree}});
+        !status.ok())
+        return status;
     if (call.x.rows == 0) return {};
     return run_cuda(operation, plugin->fff_route, stream, call);
 }

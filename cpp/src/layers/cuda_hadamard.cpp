@@ -17,6 +17,7 @@ Status cuda_hadamard(CudaStream stream, const TensorView& x, const HadamardOptio
     call.mode = static_cast<std::int32_t>(options.mode);
     call.block = options.block;
     call.is_inverse = options.inverse;
+    if (Status status = check_workspace(operation, stream, {{"x", &x}, {"out", &y}}); !status.ok()) return status;
     if (call.x.rows == 0) return {};
     return run_cuda(operation, plugin->hadamard, stream, call);
 }

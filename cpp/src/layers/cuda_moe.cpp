@@ -127,6 +127,18 @@ Status cuda_moe(CudaStream stream, const TensorView& x, const TensorView& ids, c
     call.activation = static_cast<std::int32_t>(layer.activation);
     call.weights_on_input = layer.weights_on_input;
     call.load = load;
+    if (Status s = check_workspace(operation, stream, {{"x", &x}, {"out", &y}, {"ids", &ids}, {"weights", weights}});
+        !s.ok())
+        return s;
+    for (std::int64_t i = 0; i < layer.stacks + layer.shared_stacks; ++i) {
+        const MoeExperts& experts = i < layer.stacks ? layer.experts[i] : layer.shared[i - layer.stacks].experts;
+        if (Status s = check_workspace(operation, stream,
+                                       {{"w_up", nullptr, &experts.w_up},
+                                        {"w_down", nullptr, &experts.w_down},
+                                        {"w_gate", nullptr, &experts.w_gate}});
+            !s.ok())
+            return s;
+    }
     if (call.x.rows == 0 && !load) return {};
     return run_cuda(operation, plugin->moe, stream, call);
 }

@@ -49,6 +49,9 @@ Status cuda_route_topk(CudaStream stream, const TensorView& logits, const TopkOp
     call.group_score = static_cast<std::int32_t>(options.group_score);
     call.top_p = options.top_p;
     call.norm_eps = options.norm_eps;
+    if (Status status = check_workspace(operation, stream, {{"logits", &logits}, {"ids", &ids}, {"weights", &weights}});
+        !status.ok())
+        return status;
     if (rows.rows == 0) return {};
     return run_cuda(operation, plugin->route, stream, call);
 }

@@ -41,5 +41,17 @@ int main() {
     std::printf("fastffn %s, %s: y = %f, expected %f\n", fastffn::version(), context.last_kernel(), y[0], expected);
     for (float value : y)
         if (std::fabs(value - expected) > 0.01f) return 1;
-    return 0;
+
+    // The same weights in the order of CUDA devices, in the host's memory. Without a device calls there say why.
+    std::int64_t bytes = 0;
+    fastffn::device_packed_bytes(weights.w_up, &bytes).value();
+    std::vector<std::byte> for_device(static_cast<std::size_t>(bytes));
+    fastffn::pack_for_device(weights.w_up, for_device.data(), bytes).value();
+    const fastffn::CudaReport& cuda = fastffn::cuda_report();
+    std::printf("CUDA: %s\n", cuda.available ? cuda.devices[0].name.c_str() : cuda.reason.c_str());
+    if (cuda.available) return 0;
+    const fastffn::TensorView x_rows(x.data(), fastffn::DType::f32, {tokens, d_model});
+    const auto refused = [&](fastffn::CudaStream stream) { return fastffn::cuda_hadamard(stream, x_rows, {}, x_rows); };
+    const fastffn::Status status = fastffn::cuda_workspace({}, refused, &bytes);
+    return status.message().find("hadamard: CUDA is unavailable: ") == 0 ? 0 : 1;
 }
