@@ -64,6 +64,11 @@ struct cudaLaunchConfig_t {
 namespace emulator {
 int multiprocessors();
 cudaError_t& pending_error();
+// What a block may have: CUDA C++ Programming Guide, "Technical Specifications per Compute Capability".
+inline int optin_shared_bytes() {
+    const int level = architecture();
+    return (level == 90 || level == 100 ? 227 : level == 80 ? 163 : 99) * 1024;
+}
 }  // namespace emulator
 
 inline const char* cudaGetErrorString(cudaError_t error) {
@@ -89,12 +94,8 @@ inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, 
         case cudaDevAttrComputeCapabilityMajor: *value = emulator::architecture() / 10; break;
         case cudaDevAttrComputeCapabilityMinor: *value = emulator::architecture() % 10; break;
         case cudaDevAttrMaxSharedMemoryPerBlock: *value = 48 * 1024; break;
-        case cudaDevAttrMaxSharedMemoryPerBlockOptin:
-            *value = emulator::architecture() >= 90 ? 227 * 1024 : 163 * 1024;
-            break;
-        case cudaDevAttrMaxSharedMemoryPerMultiprocessor:
-            *value = emulator::architecture() >= 90 ? 228 * 1024 : 164 * 1024;
-            break;
+        case cudaDevAttrMaxSharedMemoryPerBlockOptin: *value = emulator::optin_shared_bytes(); break;
+        case cudaDevAttrMaxSharedMemoryPerMultiprocessor: *value = emulator::optin_shared_bytes() + 1024; break;
         default: return cudaErrorInvalidValue;
     }
     return cudaSuccess;
