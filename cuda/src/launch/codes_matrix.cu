@@ -1,6 +1,7 @@
 #include "launch/codes_matrix.hpp"
 
 #include "launch/codes.hpp"
+#include "launch/product_ends.hpp"
 #include "launch/rows.hpp"
 
 namespace fastffn::cuda {
@@ -74,16 +75,8 @@ cudaError_t multiply_codes(const Input& x, const DeviceMatrix& w, const DeviceMa
     args.padded_depth = layout.padded_depth;
     args.group = layout.group;
     args.groups = layout.groups;
-    args.bias = bias.data;
-    args.gate_bias = gate_bias.data;
-    args.bias_dtype = static_cast<DType>(bias.dtype);
-    args.gate_bias_dtype = static_cast<DType>(gate_bias.dtype);
-    args.y = y.data;
-    args.y_stride = y.stride;
-    args.y_dtype = static_cast<DType>(y.dtype);
-    args.tokens = y.rows;
+    set_ends(args, bias, gate_bias, activation, y);
     args.out_features = slice.rows < 0 ? w.out_features : slice.rows;
-    args.activation = activation;
     args.x_is_fresh = x.is_fresh;
     return launch_codes(args, groups, stream);
 }

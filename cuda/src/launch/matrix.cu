@@ -4,6 +4,8 @@
 #include "launch/dense.hpp"
 #include "launch/hadamard.hpp"
 #include "launch/lowrank.hpp"
+#include "launch/product_ends.hpp"
+#include "launch/product_ends.hpp"
 #include "launch/rows.hpp"
 #include "launch/sparse24.hpp"
 #include "launch/transform.hpp"
@@ -62,16 +64,8 @@ cudaError_t multiply_sparse24(const Input& x, const DeviceMatrix& w, const Devic
     }
     args.matrix_bytes = w.matrix_bytes;
     args.x_is_fresh = x.is_fresh;
-    args.bias = bias.data;
-    args.gate_bias = gate_bias.data;
-    args.bias_dtype = static_cast<DType>(bias.dtype);
-    args.gate_bias_dtype = static_cast<DType>(gate_bias.dtype);
-    args.y = y.data;
-    args.y_stride = y.stride;
-    args.y_dtype = static_cast<DType>(y.dtype);
-    args.tokens = y.rows;
+    set_ends(args, bias, gate_bias, activation, y);
     args.out_features = w.out_features;
-    args.activation = activation;
     const auto product = [&] {
         if (w.flags == sparse24_int8) return Sparse24Product::int8;
         if (w.flags == sparse24_bf16) return Sparse24Product::bf16;
@@ -204,16 +198,8 @@ cudaError_t multiply(const Input& x, const DeviceMatrix& w, const DeviceMatrix& 
         args.w_scales = static_cast<const float*>(part(w, layout.scales_offset + row0 * 4));
         args.w_gate_scales = static_cast<const float*>(part(gate, layout.scales_offset + row0 * 4));
     }
-    args.bias = bias.data;
-    args.gate_bias = gate_bias.data;
-    args.bias_dtype = static_cast<DType>(bias.dtype);
-    args.gate_bias_dtype = static_cast<DType>(gate_bias.dtype);
-    args.y = y.data;
-    args.y_stride = y.stride;
-    args.y_dtype = static_cast<DType>(y.dtype);
-    args.tokens = y.rows;
+    set_ends(args, bias, gate_bias, activation, y);
     args.out_features = out_features;
-    args.activation = activation;
     args.x_is_fresh = x.is_fresh;
     const auto dense = [&](Product product) {
         return groups ? launch_dense(product, args, *groups, stream) : launch_dense(product, args, stream);
