@@ -11,7 +11,7 @@ using support::Device;
 
 namespace {
 
-enum class Mistake { none, reads_early, writes_early, one_thread_waits };
+enum class Mistake { none, reads_early, writes_early, one_thread_waits, reads_as_constant };
 
 __global__ void make_rows(int* rows, const int* seen) {
     fastffn::ptx::let_next_launch_begin();
@@ -26,7 +26,9 @@ __global__ void add_rows(const int* weights, const int* rows, int* seen) {
     const int early = mistake == Mistake::reads_early ? rows[i] : 0;
     if (mistake == Mistake::writes_early) seen[i] = 0;
     if (mistake != Mistake::one_thread_waits || threadIdx.x == 0) fastffn::ptx::wait_for_launch();
-    const int row = mistake == Mistake::reads_early ? early : rows[i];
+    const int row = mistake == Mistake::reads_early         ? early
+                    : mistake == Mistake::reads_as_constant ? __ldg(rows + i)
+                                                            : rows[i];
     seen[i] = weight + row;
 }
 
@@ -71,6 +73,9 @@ TEST(what_dependents_do_too_early_shows) {
         << emulator::last_failure();
     CHECK(!is_right<Mistake::one_thread_waits>(true) && contains(emulator::last_failure(), "has not waited"))
         << emulator::last_failure();
+    CHECK(!is_right<Mistake::reads_as_constant>(true) && contains(emulator::last_failure(), "for read-only"))
+        << emulator::last_failure();
+    CHECK(is_right<Mistake::reads_as_constant>(false)) << "the rows are done: " << emulator::last_failure();
     emulator::set_architecture(80);
 }
 #endif

@@ -61,7 +61,8 @@ __global__ void warp_exchange(int* y) {
     int* const shared = reinterpret_cast<int*>(ptx::dynamic_shared());
     const int t = static_cast<int>(threadIdx.x);
     shared[t] = 3 * t;
-    if (defect != 1) __syncwarp();
+    if (defect == 0) __syncwarp();
+    if (defect == 2) y[t] = __shfl_sync(0xffffffffu, t, 0);  // orders no memory
     y[t] = shared[t ^ 1];
 }
 
@@ -310,6 +311,10 @@ TEST(a_missing_barrier_shows) {
     CHECK(second >= least) << second;
     CHECK(reuse >= least) << reuse;
     CHECK(warp >= least) << warp;
+#ifdef FASTFFN_RACE_CHECK
+    const int shuffle = caught([] { return exchange_is_wrong(warp_exchange<2>); });
+    CHECK(shuffle >= least) << shuffle;
+#endif
 }
 
 TEST(a_missing_wait_for_cp_async_shows) {

@@ -134,7 +134,6 @@ __device__ __forceinline__ void finish_route(const RouteCall& a, float all, cons
         for (std::int64_t j = first; j < a.k; j += 32)
             own += s.picked[j] = s.picked[j] == -route_infinity ? 0.0f : expf(s.picked[j] - most);
         all = warp_sum(own);
-        __syncwarp();  // shuffles order no memory: top_p below reads what other lanes have written
     }
     int kept = static_cast<int>(a.k);
     if (score == RouterScore::relu) {

@@ -24,6 +24,7 @@ cudaError_t launch_codes_many_tokens(const CodesArgs& args, const TokenGroups* g
     return with_codes(args, [&](auto codes, auto is_grouped) {
         using C = decltype(codes);
         constexpr bool grouped = is_grouped.value;
+        static_assert(T::shared_bytes(C::pieces, grouped) <= shared_bytes_everywhere, "or some devices refuse it");
         const Grid grid = {dim3(static_cast<unsigned>(blocks)),
                            dim3(T::threads),
                            T::shared_bytes(C::pieces, grouped),

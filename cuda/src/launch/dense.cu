@@ -26,6 +26,7 @@ std::int64_t tiles(const DenseArgs& args) {
 
 template <class T>
 cudaError_t many(Product product, const DenseArgs& args, cudaStream_t stream) {
+    static_assert(T::shared_bytes <= shared_bytes_everywhere, "or some devices refuse it");
     const int outputs = T::outputs(args.w_gate != nullptr);
     const std::int64_t row_tiles = (args.out_features + outputs - 1) / outputs;
     // Tile numbers are int in the kernel, a band beyond the end included.

@@ -9,6 +9,7 @@ namespace {
 
 // Shared memory for x that every device since sm_80 gives a block (99 KiB are the least), less what kernels hold themselves.
 constexpr std::int64_t most_x_bytes = 96 << 10;
+static_assert(most_x_bytes + 3 * 1024 <= shared_bytes_everywhere && TileWalk::shared_bytes <= shared_bytes_everywhere);
 
 // Floats of x that a row meets: whole steps of a warp.
 std::int64_t x_floats(const TreeArgs& tree) {

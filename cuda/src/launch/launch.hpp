@@ -10,6 +10,10 @@
 
 namespace fastffn::cuda {
 
+// Shared memory that a block may have on every device since sm_80: sm_86, sm_89 and sm_120 give the least. Kernels that want more are
+// Hopper's own, or ask the device.
+constexpr int shared_bytes_everywhere = 99 * 1024;
+
 struct Grid {
     dim3 blocks, threads;
     int shared_bytes = 0;  // dynamic

@@ -5,7 +5,6 @@
 #include "launch/hadamard.hpp"
 #include "launch/lowrank.hpp"
 #include "launch/product_ends.hpp"
-#include "launch/product_ends.hpp"
 #include "launch/rows.hpp"
 #include "launch/sparse24.hpp"
 #include "launch/transform.hpp"

@@ -14,6 +14,7 @@ std::int64_t row_tiles_of(const Sparse24Args& args) {
 
 template <class P, class T>
 cudaError_t many(const Sparse24Args& args, const Sparse24Tokens& tokens, cudaStream_t stream) {
+    static_assert(Sparse24Bytes<P, T>::shared <= shared_bytes_everywhere, "or some devices refuse it");
     const std::int64_t token_tiles = sparse24_token_blocks(tokens, T::tokens), row_tiles = row_tiles_of<T>(args);
     // Tile numbers are int in the kernel, a band beyond the end included.
     if (token_tiles > 0x7fffffff / T::band / 2 || token_tiles * row_tiles > 0x7fffffff) return cudaErrorInvalidValue;

@@ -14,6 +14,7 @@ namespace {
 
 // Every device since sm_80 gives a block 99 KiB; a row within 96 of them needs no scratch.
 constexpr std::int64_t sure_shared_bytes = 96 * 1024;
+static_assert(sure_shared_bytes + 3 * 1024 <= shared_bytes_everywhere);
 // Scratch of long rows, beyond one row: 64 MiB stay in an H200's L2 in part, and are enough to fill it.
 constexpr std::int64_t scratch_floats = 16 << 20;
 // Columns of a long row that are transformed as rows of their own.

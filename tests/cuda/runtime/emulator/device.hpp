@@ -70,6 +70,9 @@ void copy_unseen(void* to, const void* from, std::size_t bytes);
 // What the running thread does to memory: for the race check, where it is on (see races.hpp).
 enum class Access { read, write, atomic };
 void note_access(const Site& site, Access access, const void* data, std::size_t bytes);
+namespace races {
+void check_read_only(const Site& site, const char* name, const void* data, std::size_t bytes);
+}
 
 // ---- cp.async ----
 

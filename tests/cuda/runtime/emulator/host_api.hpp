@@ -64,6 +64,11 @@ struct cudaLaunchConfig_t {
 namespace emulator {
 int multiprocessors();
 cudaError_t& pending_error();
+// What a block may have: CUDA C++ Programming Guide, "Technical Specifications per Compute Capability".
+inline int optin_shared_bytes() {
+    const int level = architecture();
+    return (level == 90 || level == 100 ? 227 : level == 80 ? 163 : 99) * 1024;
+}
 }  // namespace emulator
 
 inline const char* cudaGetErrorString(cudaError_t error) {
@@ -83,26 +88,14 @@ inline cudaError_t cudaGetLastError() { return std::exchange(emulator::pending_e
 inline cudaError_t cudaGetDevice(int* device) { return *device = 0, cudaSuccess; }
 inline cudaError_t cudaSetDevice(int device) { return device == 0 ? cudaSuccess : cudaErrorInvalidDevice; }
 inline cudaError_t cudaGetDeviceCount(int* count) { return *count = 1, cudaSuccess; }
-// Of a multiprocessor, as the CUDA C++ Programming Guide has it; a block may have 1 KiB less.
-inline int emulated_shared_bytes() {
-    switch (emulator::architecture()) {
-        case 80:
-        case 87: return 164 * 1024;
-        case 86:
-        case 89:
-        case 120:
-        case 121: return 100 * 1024;
-        default: return 228 * 1024;
-    }
-}
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
     switch (attribute) {
         case cudaDevAttrMultiProcessorCount: *value = emulator::multiprocessors(); break;
         case cudaDevAttrComputeCapabilityMajor: *value = emulator::architecture() / 10; break;
         case cudaDevAttrComputeCapabilityMinor: *value = emulator::architecture() % 10; break;
         case cudaDevAttrMaxSharedMemoryPerBlock: *value = 48 * 1024; break;
-        case cudaDevAttrMaxSharedMemoryPerBlockOptin: *value = emulated_shared_bytes() - 1024; break;
-        case cudaDevAttrMaxSharedMemoryPerMultiprocessor: *value = emulated_shared_bytes(); break;
+        case cudaDevAttrMaxSharedMemoryPerBlockOptin: *value = emulator::optin_shared_bytes(); break;
+        case cudaDevAttrMaxSharedMemoryPerMultiprocessor: *value = emulator::optin_shared_bytes() + 1024; break;
         default: return cudaErrorInvalidValue;
     }
     return cudaSuccess;
@@ -122,7 +115,7 @@ inline cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int devic
                    emulator::multiprocessors(),
                    1 << 20,
                    std::size_t{1} << 32,
-                   static_cast<std::size_t>(emulated_shared_bytes() - 1024)};
+                   static_cast<std::size_t>(emulator::optin_shared_bytes())};
     return cudaSuccess;
 }
 struct cudaFuncAttributes {

@@ -243,7 +243,11 @@ inline unsigned long long atomicCAS(unsigned long long* data, unsigned long long
     inline T name(const T* data) { \
         return *data;              \
     }
-FASTFFN_LOAD(__ldg)
+template <class T>
+inline T __ldg(const T* data, FASTFFN_SITE) {
+    emulator::races::check_read_only(site, "__ldg", data, sizeof(T));
+    return *data;
+}
 FASTFFN_LOAD(__ldcg)
 FASTFFN_LOAD(__ldca)
 FASTFFN_LOAD(__ldcs)

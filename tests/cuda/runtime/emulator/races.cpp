@@ -185,6 +185,21 @@ void begin_launch(bool dependent) {
 
 void wait_for_launch() { has_waited[static_cast<std::size_t>(block.running->number)] = true; }
 
+void check_read_only(const Site& site, const char* name, const void* data, std::size_t bytes) {
+    if (!instrumented || !is_dependent || !block.running || bytes == 0) return;
+    check(site, Access::read, data, bytes, nullptr, running_thread());
+    const auto* const p = static_cast<const unsigned char*>(data);
+    const Array* const array = find(p);
+    if (!array || array->marks_before.empty()) return;
+    for (std::size_t i = 0; i < bytes; i++)
+        if (array->marks_before[static_cast<std::size_t>(p - array->data) + i].write.time != 0)
+            fail(site,
+                 "%s takes %zu bytes at %td of a device array for read-only that the launch before, which may still "
+                 "run, "
+                 "has written",
+                 name, bytes, p - array->data);
+}
+
 void begin_block(int threads) {
     ++block_number;
     has_waited.assign(static_cast<std::size_t>(threads), false);

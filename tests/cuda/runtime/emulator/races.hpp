@@ -31,6 +31,9 @@ struct Agent {
 // A dependent launch could have begun during the one before: until a thread has waited for that, it may touch nothing that it wrote.
 void begin_launch(bool is_dependent);
 void wait_for_launch();
+// A load that wants memory which nothing writes while the kernel runs: a dependent runs while the launch before it writes, so this
+// fails for what that has written, waited or not.
+void check_read_only(const Site& site, const char* name, const void* data, std::size_t bytes);
 void begin_block(int threads);
 // Of the block of this rank in its cluster.
 void arrive_at_barrier(int rank, int id);

@@ -39,7 +39,8 @@ void warp_operation(const Site& site, const char* name, unsigned mask, void* ope
     }
     lanes.operand[own] = operand;
     if (run) run(lanes);
-    races::join_warp(first, mask);
+    // "Shuffles, votes, matches and reductions imply no memory barrier" (CUDA C++ Programming Guide); __syncwarp does.
+    if (std::strncmp(name, "__", 2) != 0 || std::strcmp(name, "__syncwarp") == 0) races::join_warp(first, mask);
     for (int i = 0; i < 32; i++)
         if ((mask >> i & 1) && i != own) block.set_ready(*block.pool[first + i]);
     yield();
