@@ -15,6 +15,7 @@
 #include "launch/launch.hpp"
 #include "launch/moe.hpp"
 #include "launch/route.hpp"
+#include "launch/workspace_pool.hpp"
 
 namespace fastffn::cuda {
 
@@ -118,8 +119,8 @@ std::int32_t launch_failed(int device, cudaError_t status, PluginError* error) {
     return error->code;
 }
 
-// Workspace that the caller does not bring comes from the device's stream-ordered pool: nothing waits, and a graph that is
-// being captured takes it as a node of its own.
+// Workspace that the caller does not bring comes from a stream-ordered pool: nothing waits, and a graph that is being captured
+// takes it as a node of its own.
 template <class Call>
 std::int32_t run_call(std::int32_t device, void* stream, Workspace workspace, const Call& call, PluginError* error) {
     if (const char* reason = refusal(call)) return refuse(unsupported, reason, error);
@@ -138,10 +139,10 @@ std::int32_t run_call(std::int32_t device, void* stream, Workspace workspace, co
     auto* const queue = static_cast<cudaStream_t>(stream);
     void* own = nullptr;
     if (!workspace.data && bytes > 0) {
-        const cudaError_t status = cudaMallocAsync(&own, static_cast<std::size_t>(bytes), queue);
+        const cudaError_t status = take_workspace(&own, bytes, device, queue);
         // A kernel that failed earlier shows here too: that is not for want of memory.
         if (status != cudaSuccess && status != cudaErrorMemoryAllocation)
-            return fail(status, "cudaMallocAsync of the workspace", error);
+            return fail(status, "the workspace's allocation", error);
         if (status != cudaSuccess) {
             cudaGetLastError();
             std::snprintf(text, sizeof text, "no device memory for a workspace of %lld bytes",
