@@ -94,6 +94,7 @@ Status read_device_bytes(CudaStream stream, const char* operation, const void* d
 // of w_down, f32, f16, bf16 or int8, the columns before the first and behind the last are not read.
 // With f16 weights and f16 x, hidden activations, and p of low-rank pairs, are f16 here where the CPU keeps f32: one beyond 65504 makes its
 // token infinite or NaN. f32 or bf16 x, or sub_norm in front of w_down, keep them in f32. moe and fff do the same.
+// sub_norm in front of a low-rank w_down: h is normed before it is rounded for u; the CPU divides by the rms behind u. Both round once.
 // gate_first: for up to 8 tokens; automatic takes it where w_up is large enough that reading a part of it saves more than its launch
 // costs (an estimate so far). More tokens run in the dense order. w_down is read whole.
 Status cuda_linear(CudaStream stream, const TensorView& x, const PackedView& w, const TensorView* bias,
