@@ -59,7 +59,7 @@ __global__ void __launch_bounds__(blocked_warps * 32) blocked_codes_kernel(Block
 
 // One block of rows; the tiles of tokens that its place in the grid has, 16 tokens at a time.
 template <class Tokens>
-__global__ void __launch_bounds__(blocked_warps * 32)
+__global__ void __launch_bounds__(blocked_warps * 32, 1)
     blocked_int8_kernel(BlockedInt8Args args, Tokens tokens, int tile_tokens) {
     const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
     const int g = lane / 4, t = lane % 4;
