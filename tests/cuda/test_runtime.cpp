@@ -147,6 +147,13 @@ __global__ void read_behind_shared(float* y, int offset) {
     y[threadIdx.x] = shared[static_cast<int>(threadIdx.x) + offset];
 }
 
+template <int>
+__global__ void first_shared(float* y) {
+    auto* const shared = reinterpret_cast<float*>(ptx::dynamic_shared());
+    shared[threadIdx.x] = 1;
+    y[threadIdx.x] = shared[threadIdx.x];
+}
+
 __global__ void write_behind_shared(int offset) {
     reinterpret_cast<float*>(ptx::dynamic_shared())[static_cast<int>(threadIdx.x) + offset] = 1;
 }
@@ -535,14 +542,20 @@ TEST(refused_launches) {
 // Less than half as much on consumer devices as on sm_80: what a kernel takes there must not be what fits an A100.
 TEST(shared_memory_of_each_architecture) {
     Device<float> y(32);
-    for (const auto& [architecture, kib] : {std::pair{80, 163}, {86, 99}, {89, 99}, {90, 227}, {100, 227}, {120, 99}}) {
+    // A kernel each: launch() remembers what it asked for a kernel on a device, whose architecture does not change elsewhere.
+    using Kernel = void (*)(float*);
+    struct {
+        int architecture, kib;
+        Kernel kernel;
+    } const cases[] = {{80, 163, first_shared<80>}, {86, 99, first_shared<86>},    {89, 99, first_shared<89>},
+                       {90, 227, first_shared<90>}, {100, 227, first_shared<100>}, {120, 99, first_shared<120>}};
+    for (const auto& [architecture, kib, kernel] : cases) {
         emulator::set_architecture(architecture);
         int most = 0;
         cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, 0);
         CHECK(most == kib * 1024) << architecture;
-        CHECK(run_ok(launch(read_behind_shared, {dim3(1), dim3(32), kib * 1024}, y.data(), 0))) << architecture;
-        CHECK(launch(read_behind_shared, {dim3(1), dim3(32), kib * 1024 + 16}, y.data(), 0) == cudaErrorInvalidValue)
-            << architecture;
+        CHECK(run_ok(launch(kernel, {dim3(1), dim3(32), kib * 1024}, y.data()))) << architecture;
+        CHECK(launch(kernel, {dim3(1), dim3(32), kib * 1024 + 16}, y.data()) == cudaErrorInvalidValue) << architecture;
         cudaGetLastError();
     }
     emulator::set_architecture(80);
