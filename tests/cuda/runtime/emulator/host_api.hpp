@@ -181,6 +181,7 @@ inline cudaError_t cudaMemsetAsync(void* to, int value, std::size_t bytes, cudaS
 inline cudaError_t cudaMemset2DAsync(void* to, std::size_t pitch, int value, std::size_t width, std::size_t height,
                                      cudaStream_t = nullptr) {
     if (width > pitch && height > 1) return cudaErrorInvalidValue;
+    const emulator::DeviceAccess access;
     for (std::size_t row = 0; row < height; row++) std::memset(static_cast<char*>(to) + row * pitch, value, width);
     return cudaSuccess;
 }
