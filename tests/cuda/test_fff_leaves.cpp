@@ -7,29 +7,15 @@
 #include "fastffn/cuda.hpp"
 #include "fastffn/fastffn.hpp"
 #include "launch/fff.hpp"
-#include "reference.hpp"
 #include "routes/tree/tree.hpp"
-#include "support.hpp"
+#include "weights.hpp"
 
 using namespace fastffn;
+using support::bytes_as;
 using support::Device;
+using support::random;
 
 namespace {
-
-std::vector<float> random(std::int64_t count, std::mt19937& generator, float scale = 1) {
-    std::normal_distribution<float> normal(0, scale);
-    std::vector<float> values(static_cast<std::size_t>(count));
-    for (float& v : values) v = normal(generator);
-    return values;
-}
-
-std::vector<std::byte> bytes_as(const std::vector<float>& values, DType dtype) {
-    const auto element = static_cast<std::size_t>(reference::bytes_of(dtype));
-    std::vector<std::byte> bytes(values.size() * element);
-    for (std::size_t i = 0; i < values.size(); i++)
-        reference::store(reinterpret_cast<unsigned char*>(bytes.data()) + i * element, dtype, values[i]);
-    return bytes;
-}
 
 // A matrix, or a stack of them, for both sides.
 struct Weights {

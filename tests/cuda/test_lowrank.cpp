@@ -10,32 +10,19 @@
 #include "formats/device_layout.hpp"
 #include "launch/matrix.hpp"
 #include "layout/lowrank.hpp"
-#include "reference.hpp"
-#include "support.hpp"
+#include "weights.hpp"
 
 extern "C" const fastffn::cuda::Plugin* fastffn_cuda_plugin();
 
 using namespace fastffn;
 using namespace fastffn::cuda;
+using support::bytes_as;
 using support::contains;
 using support::Device;
+using support::difference;
+using support::random;
 
 namespace {
-
-std::vector<float> random(std::int64_t count, std::mt19937& generator, float scale = 1) {
-    std::normal_distribution<float> normal(0, scale);
-    std::vector<float> values(static_cast<std::size_t>(count));
-    for (float& v : values) v = normal(generator);
-    return values;
-}
-
-std::vector<std::byte> bytes_as(const std::vector<float>& values, DType dtype) {
-    const auto element = static_cast<std::size_t>(reference::bytes_of(dtype));
-    std::vector<std::byte> bytes(values.size() * element);
-    for (std::size_t i = 0; i < values.size(); i++)
-        reference::store(reinterpret_cast<unsigned char*>(bytes.data()) + i * element, dtype, values[i]);
-    return bytes;
-}
 
 // One pair for both sides.
 struct Pair {
@@ -79,19 +66,6 @@ struct Pair {
                 header.matrix_bytes};
     }
 };
-
-// The largest difference over the largest result.
-double difference(const std::vector<std::byte>& host, const std::vector<std::byte>& device, DType dtype) {
-    double largest = 0, apart = 0;
-    const auto element = static_cast<std::size_t>(reference::bytes_of(dtype));
-    for (std::size_t i = 0; i < host.size(); i += element) {
-        const double a = reference::load(reinterpret_cast<const unsigned char*>(host.data()) + i, dtype),
-                     b = reference::load(reinterpret_cast<const unsigned char*>(device.data()) + i, dtype);
-        largest = std::fmax(largest, std::fabs(a));
-        apart = std::fabs(a - b) <= apart ? apart : std::fabs(a - b);
-    }
-    return apart / largest;
-}
 
 Pair random_pair(std::int64_t out, std::int64_t rank, std::int64_t in, Format factors, std::mt19937& generator) {
     return {random(rank * in, generator, 1 / std::sqrt(static_cast<float>(in))),
